@@ -1,0 +1,136 @@
+"""How every program of this project starts, talks and ends.
+
+One frozen dataclass per program is the only source of its defaults: `add_options` turns it into command-line flags,
+`read_options` turns the parsed flags back into it. Nothing here imports torch, so `--help` answers at once.
+
+Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Something the user can mend: bad input, a missing file, an impossible combination.
+
+    The message names the value or file, the valid ones and the remedy; `main` prints it without a traceback, exit 1.
+    """
+
+
+class UsageError(UserError):
+    """A value on the command line that no run could accept; printed like `UserError`, but with exit status 2."""
+
+
+def option(default: Any, help: str, *, choices: Iterable[Any] | None = None) -> Any:
+    """A dataclass field that is also a command-line flag. `help` is the flag's line in `--help`."""
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
+    if isinstance(default, list | dict | set):
+        raise TypeError("mutable default")
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Adds one flag per field of the dataclass `config` that was made with `option`.
+
+    bool fields become `--x/--no-x`; `X | None` fields accept the value or are left out; tuples take several values.
+    """
+    hints = typing.get_type_hints(config)
+    for f in dataclasses.fields(config):
+        if "help" not in f.metadata:
+            continue
+        kind, many = _value_type(hints[f.name])
+        shown = "" if f.default in (None, ()) else f" (default: {_show(f.default)})"
+        kwargs: dict[str, Any] = {"default": f.default, "help": (f.metadata["help"] + shown).replace("%", "%%")}
+        if kind is bool:
+            kwargs["action"] = argparse.BooleanOptionalAction
+        else:
+            kwargs["type"] = kind
+            kwargs["metavar"] = None if f.metadata["choices"] else f.name.upper()
+            if f.metadata["choices"]:
+                kwargs["choices"] = f.metadata["choices"]
+            if many:
+                kwargs["nargs"] = "+"
+        parser.add_argument("--" + f.name.replace("_", "-"), **kwargs)
+
+
+def read_options(config: type[T], parsed: argparse.Namespace) -> T:
+    """The dataclass `config` filled from a parsed command line; a ValueError from its checks is a `UsageError`."""
+    values = {}
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        if "help" in f.metadata:
+            value = getattr(parsed, f.name)
+            values[f.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return config(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values (paths as strings), for checkpoints, metrics files and HDF5 attributes."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
+    """Runs `program` and ends the process: no traceback for a user's mistake, 130 on Ctrl-C, quiet on a closed pipe."""
+    try:
+        status = program(argv) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(error)
+        status = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise  # not a file's fault: a defect, and its traceback is wanted
+        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        status = 1
+    sys.exit(status)
+
+
+def _fail(message: object) -> None:
+    name = Path(sys.argv[0])
+    program = f"{name.parent.name}.{name.stem}" if name.suffix == ".py" else name.name
+    print(f"{program}: error: {message}", file=sys.stderr)
+
+
+def progress(items: Iterable[T], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterator[T]:
+    """Iterates with a progress bar on stderr, or quietly when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False)
+
+
+def _value_type(hint: Any) -> tuple[type, bool]:
+    """The converter of a field's annotation, and whether it takes several values."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _value_type(next(a for a in typing.get_args(hint) if a is not type(None)))
+    if origin is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,53 @@
+"""Files that are either the old one or the new one, whole: never half of one."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on a clean exit it is synced and renamed over `path`.
+
+    On any exception the temporary file is removed and `path` is left as it was. The folder is made when missing.
+    A SIGKILL in between leaves the old file and a `.NAME.*.tmp` beside it (`sweep` removes such leftovers).
+    Raises OSError with the file's name where the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes it private to its owner
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def sweep(path: Path | str) -> int:
+    """Removes temporaries that killed runs left beside `path`; returns how many."""
+    path = Path(path)
+    leftovers = list(path.parent.glob(f".{path.name}.*.tmp"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""What all tests share: the real photographs beside the checkout, and programs run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs, `../shared/data`; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real photographs here: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_module() -> Callable[..., subprocess.CompletedProcess]:
+    """`run_module("precompute.boxes", "--dataset", "cub", cwd=..., timeout=...)` as a subprocess of the checkout."""
+
+    def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 120, **env: str):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | env
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo set (96 images), made once a session."""
+    from precompute.demo import make_demo
+
+    root = tmp_path_factory.mktemp("demo") / "demo"
+    make_demo(root, images=96, quiet=True)
+    return root

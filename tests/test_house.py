@@ -1,0 +1,176 @@
+"""The laws of the house: which package may import which, how programs start and end, how files are replaced."""
+
+import ast
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from precompute import cli
+from precompute.files import replacing, sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("precompute", "augment", "trainer", "benchmarks")
+FOUNDATION = {"precompute.cache", "precompute.images", "precompute.files", "precompute.cli"}
+PROGRAMS = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace(os.sep, ".")
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every project module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {f"{node.module}.{a.name}" for a in node.names} if node.module in PACKAGES else {node.module}
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package):
+    allowed = {
+        "precompute": {"precompute"},
+        "augment": {"augment"} | FOUNDATION,
+        "trainer": {"trainer", "augment"} | FOUNDATION,
+        "benchmarks": set(PACKAGES),
+    }[package]
+    for path in (ROOT / package).rglob("*.py"):
+        for name in imports_of(path):
+            assert name.split(".")[0] in allowed or name in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_help_answers_at_once_and_shows_an_example(module, run_module):
+    done = run_module(module, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module}" in done.stdout
+    # Not a stop-watch (these machines are noisy): the slow imports themselves must not have happened.
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "torchvision", "nvidia.dali", "h5py", "scipy", "matplotlib", "kornia"}
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_unknown_flag_is_a_usage_error(module, run_module):
+    done = run_module(module, "--no-such-flag")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: int = cli.option(3, "how many")
+    name: str | None = cli.option(None, "a name")
+    fast: bool = cli.option(True, "be quick")
+    span: tuple[float, ...] = cli.option((0.1, 2.0), "from, to")
+    kind: str = cli.option("a", "which one", choices=("a", "b"))
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError(f"count={self.count}: must be 0 or more")
+
+
+def parse(*arguments: str) -> Settings:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    cli.add_options(parser, Settings)
+    return cli.read_options(Settings, parser.parse_args(arguments))
+
+
+def test_flags_and_dataclass_have_the_same_defaults():
+    assert parse() == Settings()
+    assert parse("--count", "5", "--no-fast", "--span", "1", "2", "--name", "x", "--kind", "b") == Settings(
+        5, "x", False, (1.0, 2.0), "b"
+    )
+    with pytest.raises(cli.UsageError, match="count=-1"):
+        parse("--count", "-1")
+    assert cli.as_json(Settings())["span"] == [0.1, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (cli.UserError("no"), 1),
+        (cli.UsageError("no"), 2),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y.h5"), 1),
+    ],
+)
+def test_exit_status_and_no_traceback(error, status, capsys):
+    def program(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(program, [])
+    assert stopped.value.code == status
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    if isinstance(error, OSError):
+        assert "/x/y.h5" in shown
+        assert "No space left" in shown
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.main(lambda argv: 1 // 0, [])
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    target = tmp_path / "new" / "file.json"
+    with replacing(target) as temporary:
+        temporary.write_text("1")
+        assert not target.exists()
+    assert target.read_text() == "1"
+    with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
+        temporary.write_text(str(1 // 0))
+    assert target.read_text() == "1"
+    assert os.listdir(target.parent) == ["file.json"]
+    (target.parent / ".file.json.abc.tmp").touch()
+    assert sweep(target) == 1
+    assert os.listdir(target.parent) == ["file.json"]
+
+
+class TestDemo:
+    def test_same_call_same_files_and_cub_layout(self, tmp_path, demo_root):
+        from precompute.demo import CLASS_NAMES, make_demo
+
+        make_demo(tmp_path / "again", images=96, quiet=True)
+        names = sorted(p.relative_to(demo_root) for p in demo_root.rglob("*") if p.is_file())
+        assert len([n for n in names if n.suffix == ".jpg"]) == 96
+        for name in names:
+            assert (demo_root / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+        assert len((demo_root / "classes.txt").read_text().split()) == 2 * len(CLASS_NAMES)
+        assert (demo_root / "train_test_split.txt").read_text().split()[1::2].count("1") == 48
+
+    def test_boxes_hold_the_object_and_are_off_centre(self, demo_root):
+        from PIL import Image
+
+        files = dict(line.split() for line in (demo_root / "images.txt").read_text().splitlines())
+        centres = []
+        for line in (demo_root / "bounding_boxes.txt").read_text().splitlines():
+            key, *numbers = line.split()
+            x, y, w, h = map(float, numbers)
+            with Image.open(demo_root / "images" / files[key]) as picture:
+                assert picture.format == "JPEG"
+                assert 0 <= x < x + w <= picture.width
+                assert 0 <= y < y + h <= picture.height
+                assert w * h > 0.02 * picture.width * picture.height
+                centres.append(abs((x + w / 2) / picture.width - 0.5))
+        assert sum(c > 0.15 for c in centres) > len(centres) / 3
+
+    def test_never_touches_a_foreign_folder(self, tmp_path):
+        from precompute.demo import make_demo
+
+        (tmp_path / "keep.txt").write_text("mine")
+        with pytest.raises(cli.UserError, match="is not this demo set"):
+            make_demo(tmp_path)
+        with pytest.raises(cli.UserError, match="at least 32"):
+            make_demo(tmp_path / "few", images=5)
+        assert os.listdir(tmp_path) == ["keep.txt"]
