@@ -1,0 +1,91 @@
+"""Checkpoints that are whole or not there, checked when read, with the last good one kept beside the newest.
+
+The file is torch's own (a zip archive), read with `weights_only=True`. Every record in it has a CRC-32, which torch
+does not look at when it loads; `load` checks them all first, so a flipped bit is an error and not a slightly
+different run.
+"""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precompute.cli import UserError
+from precompute.files import replacing, sweep
+
+NAME = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+SCHEMA = 1
+
+
+class DamagedCheckpoint(UserError):
+    """The file is there and cannot be trusted."""
+
+
+def save(folder: Path, state: dict[str, Any]) -> Path:
+    """Writes `state` (tensors, numbers, strings, dicts, lists) as the newest checkpoint; the last stays as PREVIOUS.
+
+    At every instant NAME is absent (before the first), the old or the new file, whole: a SIGKILL does no harm.
+    """
+    path = folder / NAME
+    with replacing(path) as temporary:
+        torch.save({"schema": SCHEMA, **state}, temporary)
+        if path.exists():
+            _keep(path, folder / PREVIOUS)
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The checked content of one checkpoint file, tensors on the CPU.
+
+    Raises UserError when there is none, DamagedCheckpoint when it is cut, altered, or no checkpoint of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint there. Without --resume a new run starts.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise DamagedCheckpoint(f"{path}: damaged (checksum of {bad} is wrong)")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+    ) as e:
+        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint ({str(e).splitlines()[0]})") from e
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
+        raise DamagedCheckpoint(f"{path}: not a checkpoint of this program (schema {found}, expected {SCHEMA})")
+    return state
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Any], Path, str | None]:
+    """The newest good checkpoint of a run: its content, its path, and a sentence if the newest was damaged."""
+    sweep(folder / NAME)
+    newest, previous = folder / NAME, folder / PREVIOUS
+    try:
+        return load(newest), newest, None
+    except DamagedCheckpoint as error:
+        if not previous.exists():
+            raise
+        return load(previous), previous, f"{error}; the one before it is good and is used"
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """`path` also under the name `previous`, replaced in one instant; a copy where there are no hard links."""
+    with_name = previous.with_name(f".{previous.name}.link")
+    with_name.unlink(missing_ok=True)
+    try:
+        os.link(path, with_name)
+    except OSError:
+        shutil.copyfile(path, with_name)
+    os.replace(with_name, previous)

@@ -1,0 +1,160 @@
+"""What a training run is: one frozen dataclass, the only source of defaults. Light: `--help` imports nothing else.
+
+A field that is None means "chosen by the run, which says what it chose and why".
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.cli import option
+
+METHODS = ("cvsa", "byol", "mocov2", "simclr")
+POLICIES = ("saliencyswap", "rrc", "copy-paste")
+CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
+
+
+@dataclass(frozen=True)
+class LossPreset:
+    """How Eqs 3-5 are computed. See METHOD.md, "CVSA loss"."""
+
+    scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
+    temperature: float  # of "cosine" only
+    reduction: str  # over the cells of one map: the paper's norm is a "sum"; "mean" weakens the term by the cell count
+    weight: float  # of the alignment loss in Eq. 7
+    mask: (
+        str  # the δ of Eq. 5: "cover" (exact share of each cell) or "bilinear" (the letter; off by up to 0.7 in a cell)
+    )
+
+
+LOSS_PRESETS = {
+    "paper": LossPreset("raw", 1.0, "sum", 1.0, "bilinear"),
+    "stable": LossPreset("cosine", 0.1, "sum", 1.0, "cover"),
+}
+
+# What a preset sets instead of the defaults; flags that are given win over it.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "loss": "paper",
+        "batch_size": 1024,
+        "epochs": 800,
+        "base_lr": 0.6,
+        "warmup_epochs": 10.0,
+        "conv_hidden": 4096,
+    },
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of `trainer.run`. ValueError from `__post_init__` names the value, the valid ones and the remedy."""
+
+    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5 (demo: made when missing)")
+    boxes: str | None = option(None, "box file made by precompute.boxes")
+    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    train_split: str = option("train", "split to train on; 'all' for every image")
+    eval_split: str = option("test", "split held out for the evaluation at the end")
+    pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
+    policy: str = option("saliencyswap", "how a view is cut and composed", choices=POLICIES)
+    mode: str = option(
+        "swap", "background from the same set (swap its object away) or another (paste)", choices=("swap", "paste")
+    )
+    size: int = option(224, "side of a view in pixels")
+    crop_scale: float | None = option(None, "smallest share of the box (saliencyswap) or image (rrc) that a crop keeps")
+    workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
+
+    method: str = option("cvsa", "training method", choices=METHODS)
+    arch: str = option(
+        "resnet18", "torchvision ResNet by name, or a narrow one such as resnet10w16 for small views on CPU"
+    )
+    init: str | None = option(
+        None, "weights to start from (torchvision, timm, OpenMixup, ours): second stage of dual-stage"
+    )
+    freeze_stages: int = option(0, "keep the stem and this many ResNet stages as they are, their BN statistics too")
+    align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
+    dim: int = option(256, "width of projections and predictions (the paper's d)")
+    hidden: int | None = option(None, "hidden width of the MLP heads; default 4096, less for narrow encoders")
+    conv_hidden: int | None = option(None, "hidden width of the 1x1-conv heads; default 512, less for narrow encoders")
+
+    loss: str = option("stable", "preset of the alignment loss", choices=tuple(LOSS_PRESETS))
+    scale: str | None = option(None, "scale of the attention map; default by --loss", choices=("raw", "sqrt", "cosine"))
+    temperature: float | None = option(None, "temperature of the cosine scale; default by --loss")
+    reduction: str | None = option(None, "over the cells of a map; default by --loss", choices=("sum", "mean"))
+    align_weight: float | None = option(None, "weight of the alignment loss; default by --loss")
+    mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
+    control: str = option(
+        "none", "control arm of the alignment, to see what the cross-view term buys", choices=CONTROLS
+    )
+
+    epochs: int = option(100, "passes over the training split")
+    batch_size: int | None = option(None, "source images per step, over all processes")
+    accumulate: int = option(1, "split a step's batch into this many parts to save memory (BN then sees a part)")
+    optimizer: str | None = option(None, "default: lars, sgd for mocov2", choices=("lars", "sgd", "adamw"))
+    base_lr: float | None = option(None, "learning rate per 256 images of batch")
+    warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run")
+    weight_decay: float | None = option(None, "default 1e-6 up to 300 epochs, else 1.5e-6 (mocov2 1e-4)")
+    momentum: float = option(0.9, "momentum of the optimizer")
+    ema: float = option(0.996, "momentum of the target network at the start (it rises to 1 by cosine)")
+
+    out: str = option("out/run", "folder of the run: metrics, checkpoints, encoder, figures")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    amp: str = option("auto", "autocast", choices=("auto", "off", "bf16", "fp16"))
+    compile: bool = option(False, "torch.compile the networks (pays off on CUDA in long runs)")
+    seed: int = option(0, "seed of weights and views")
+    log_every: int | None = option(None, "steps between log lines; default: about 10 lines an epoch")
+    save_every: int | None = option(None, "steps between checkpoints; default: every epoch")
+    evaluate: bool = option(True, "kNN accuracy and localisation figure at the end")
+
+    def __post_init__(self) -> None:
+        _positive(
+            self,
+            "size",
+            "epochs",
+            "batch_size",
+            "dim",
+            "hidden",
+            "conv_hidden",
+            "accumulate",
+            "log_every",
+            "save_every",
+        )
+        _positive(self, "base_lr", "temperature", "workers", "crop_scale")
+        _in_range(self, "freeze_stages", 0, 4)
+        _in_range(self, "ema", 0, 1)
+        _in_range(self, "momentum", 0, 1)
+        if self.crop_scale is not None:
+            _in_range(self, "crop_scale", 0, 1)
+        if not self.align_stages or any(s not in (3, 4) for s in self.align_stages):
+            raise ValueError(f"--align-stages {self.align_stages}: valid stages are 3, 4 or both")
+        if self.boxes is not None and self.root is None:
+            raise ValueError(
+                "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
+            )
+        if self.control != "none" and self.method != "cvsa":
+            raise ValueError(
+                f"--control {self.control} needs --method cvsa (given: {self.method}): it changes the alignment"
+            )
+
+    def alignment(self) -> LossPreset:
+        """The loss preset with the options that were given on top."""
+        base = LOSS_PRESETS[self.loss]
+        return LossPreset(
+            scale=self.scale or base.scale,
+            temperature=self.temperature or base.temperature,
+            reduction=self.reduction or base.reduction,
+            weight=base.weight if self.align_weight is None else self.align_weight,
+            mask=self.mask or base.mask,
+        )
+
+
+def _positive(config: RunConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be greater than 0")
+
+
+def _in_range(config: RunConfig, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise ValueError(f"--{name.replace('_', '-')} {value}: must be within {low} and {high}")

@@ -1,0 +1,202 @@
+"""The training methods as compositions of the same parts: networks, heads and losses.
+
+    byol    online predictor chases an EMA target, both directions (Eq. 6)
+    cvsa    byol + alignment of the correspondence maps with the masks (Eq. 7), or one of its control arms
+    mocov2  InfoNCE against a queue of the EMA target's keys, one direction
+    simclr  NT-Xent between both views, no target
+
+A method yields its loss in parts whose graphs are independent (Eqs 5 and 6 separate by online view, since every view
+has its own BN statistics): the loop runs `backward` on one part before the next part's forward is made, which gives
+the same gradient at half the activation memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import LossPreset
+from trainer.losses import alignment_loss, correspondence, info_nce, negative_cosine, nt_xent
+from trainer.model import Network, Projections, ema_update, target_of
+
+Masks = Sequence[
+    dict[int, Tensor]
+]  # per view and stage: [N, H, W], share of each cell that the pasted rectangle covers
+
+
+@dataclass
+class Part:
+    """One independent part of a step's loss, with what a log line or a diagnosis wants to look at."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]  # scalars with graph, by name; their values add up over the parts of a step
+    online: Projections
+    keys: Projections | None = None
+    maps: dict[int, Tensor] = field(default_factory=dict)  # correspondence maps C [N, H, W] by stage
+    masks: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Online network (and target) with a loss. `forward_online` runs it, through DDP's wrapper where there is one."""
+
+    target: Network | None
+
+    def __init__(self, online: Network, has_target: bool) -> None:
+        super().__init__()
+        self.online = online
+        self.target = target_of(online) if has_target else None
+        self._forward_online: list[nn.Module] = [online]  # in a list: DDP's wrapper is no part of the state
+
+    def run_online_by(self, module: nn.Module) -> None:
+        """Lets `module` (DDP, a compiled network) run the online network."""
+        self._forward_online[0] = module
+
+    def forward_online(self, view: Tensor) -> Projections:
+        """The online network's projections of `view` [N, 3, S, S], with graph."""
+        return self._forward_online[0](view)
+
+    @torch.no_grad()
+    def keys(self, views: Sequence[Tensor]) -> list[Projections]:
+        """The target's projections of every view; no gradient ever reaches it."""
+        assert self.target is not None
+        return [self.target(view) for view in views]
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """The step's loss, part by part."""
+        raise NotImplementedError
+
+    def after_step(self, momentum: float) -> None:
+        """Moves the target after the optimizer's step."""
+        if self.target is not None:
+            ema_update(self.target, self.online, momentum)
+
+    def momentum(self, scheduled: float) -> float:
+        """The target's momentum for this step; MoCo keeps a constant one."""
+        return scheduled
+
+
+class Byol(Method):
+    """Both directions of Eq. 6, and of Eq. 5 where an alignment is given."""
+
+    def __init__(self, online: Network, alignment: "Alignment | None" = None) -> None:
+        super().__init__(online, has_target=True)
+        self.alignment = alignment
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """Two parts: q against the target's k, then k against the target's q."""
+        keys = self.keys(views)
+        for this, other in ((0, 1), (1, 0)):
+            out = self.forward_online(views[this])
+            assert out.prediction is not None
+            cont = 0.5 * negative_cosine(out.prediction, keys[other].projection)
+            part = Part(cont, {"contrastive": cont}, out, keys[other])
+            if self.alignment is not None:
+                self.alignment.add_to(part, masks[this])
+            yield part
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Eq. 5 for one online view, with the control arms that show what it buys.
+
+    shuffled-masks  every view gets the mask of another sample: what is left is the mean mask, a centre prior
+    rolled-keys     every view is held against another sample's keys: no cross-view correspondence can be used
+    direct-head     a per-cell mask head of the same depth and no keys at all
+    """
+
+    settings: LossPreset
+    control: str = "none"
+
+    def add_to(self, part: Part, masks: dict[int, Tensor]) -> None:
+        """Adds the weighted alignment term to `part.loss` (Eq. 7), and the maps to look at."""
+        total = part.loss.new_zeros(())
+        for stage in part.online.predicted_maps:
+            mask = masks[stage].roll(1, 0) if self.control == "shuffled-masks" else masks[stage]
+            c = self.correspondence(part.online, part.keys, stage)
+            total = total + alignment_loss(c, mask, self.settings.reduction)
+            part.maps[stage], part.masks[stage] = c, masks[stage]
+        part.terms["alignment"] = total
+        part.loss = part.loss + self.settings.weight * total
+
+    def correspondence(self, online: Projections, keys: Projections | None, stage: int) -> Tensor:
+        """C of the online view at one stage: [N, H, W]."""
+        predicted = online.predicted_maps[stage]
+        if self.control == "direct-head":
+            return torch.sigmoid(predicted[:, 0].float())
+        assert keys is not None
+        key = keys.maps[stage].roll(1, 0) if self.control == "rolled-keys" else keys.maps[stage]
+        return correspondence(predicted, key, self.settings)
+
+
+class MocoV2(Method):
+    """Temperature 0.2, momentum 0.999, a queue of 65,536 keys (He et al. 2020, Chen et al. 2020)."""
+
+    queue: Tensor
+
+    def __init__(self, online: Network, dim: int, queue: int = 65536, temperature: float = 0.2) -> None:
+        super().__init__(online, has_target=True)
+        self.temperature = temperature
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("queue", F.normalize(torch.randn(queue, dim, generator=generator), dim=1))
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part; the keys enter the queue afterwards."""
+        (keys,) = self.keys(views[1:2])
+        out = self.forward_online(views[0])
+        loss = info_nce(out.projection, keys.projection, self.queue, self.temperature)
+        yield Part(loss, {"contrastive": loss}, out, keys)
+        self._enqueue(gather(F.normalize(keys.projection.float(), dim=1)))
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Tensor) -> None:
+        """The oldest keys make room; no pointer, so no host sync and nothing more to checkpoint."""
+        self.queue = torch.cat([keys, self.queue])[: len(self.queue)]
+
+    def momentum(self, scheduled: float) -> float:
+        """Constant."""
+        return 0.999
+
+
+class SimClr(Method):
+    """Both views in one forward (their BN statistics are shared, as in the original), temperature 0.2 as MoCo v2's."""
+
+    def __init__(self, online: Network, temperature: float = 0.2) -> None:
+        super().__init__(online, has_target=False)
+        self.temperature = temperature
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part."""
+        out = self.forward_online(torch.cat(list(views)))
+        first, second = out.projection.chunk(2)
+        loss = nt_xent(gather(first, differentiable=True), gather(second, differentiable=True), self.temperature)
+        yield Part(loss, {"contrastive": loss}, out)
+
+
+def gather(x: Tensor, differentiable: bool = False) -> Tensor:
+    """[n, d] of every process as [world · n, d]; x itself in a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    if differentiable:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(x))
+    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def build_method(
+    name: str, online: Network, dim: int, alignment: Alignment | None = None, queue: int = 65536
+) -> Method:
+    """The method by name around an online network whose heads fit it (see `heads_for`)."""
+    if name == "cvsa":
+        return Byol(online, alignment)
+    if name == "byol":
+        return Byol(online)
+    if name == "mocov2":
+        return MocoV2(online, dim, queue)
+    if name == "simclr":
+        return SimClr(online)
+    raise ValueError(f"Unknown value {name!r} for method. Valid values are cvsa, byol, mocov2, simclr.")
