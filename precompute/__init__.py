@@ -1,0 +1,1 @@
+"""Image set → one HDF5 file of saliency boxes: `python -m precompute.boxes`, `python -m precompute.inspect`."""
