@@ -102,7 +102,7 @@ def test_pillow_sees_the_same_pixels_of_plain_files(judged):
             picture = Image.open(io.BytesIO(source))
             seen = ImageOps.exif_transpose(picture).convert("RGB")
         np.testing.assert_array_equal(np.asarray(seen), pixels, err_msg=row["path"])
-    assert plain > 60
+    assert plain > 50
 
 
 def test_torchvision_sees_the_same_pixels_of_plain_files(judged):
