@@ -30,7 +30,7 @@ from precompute.files import replacing
 SCHEMA = 1
 _BLOCK = 512  # HDF5 wants a power of two from 512 on
 _MAGIC = b"saliencyswap boxes, schema "
-_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of one row; BoxCache says what they mean
+COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of one row; BoxCache says what they mean
     "paths": ("S", ()),
     "file_sizes": ("int64", ()),
     "hashes": ("uint8", (16,)),
@@ -95,7 +95,7 @@ class BoxCache:
     def __post_init__(self) -> None:
         """Raises ValueError where a column has the wrong dtype or shape: a defect of the caller, not of the user."""
         n = len(self.paths)
-        for name, (dtype, row) in _COLUMNS.items():
+        for name, (dtype, row) in COLUMNS.items():
             column = getattr(self, name)
             right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
             if not right or column.shape != (n, *row):
@@ -150,7 +150,7 @@ class BoxCache:
             raise UserError(f"{path}: no such file; make it with: python -m precompute.boxes --out {path}") from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
-        extras = {name: columns.pop(name) for name in sorted(columns) if name not in _COLUMNS}
+        extras = {name: columns.pop(name) for name in sorted(columns) if name not in COLUMNS}
         quarantine = tuple(Quarantined(*pair) for pair in header.pop("quarantine"))
         names = {key: tuple(header.pop(key)) for key in ("class_names", "split_names", "source_names")}
         return BoxCache(**header, **names, **columns, quarantine=quarantine, extras=extras)
@@ -180,7 +180,7 @@ def _to_hdf5(cache: BoxCache) -> memoryview:
         # A dataset, for attributes end at 64 KiB: less than the class names of iNaturalist.
         h5.create_dataset("header", data=np.frombuffer(text, np.uint8))
         group = h5.create_group("columns")
-        for name in _COLUMNS:
+        for name in COLUMNS:
             group.create_dataset(name, data=getattr(cache, name))
         for name in sorted(cache.extras):
             group.create_dataset(name, data=cache.extras[name])

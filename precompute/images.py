@@ -100,6 +100,29 @@ def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     return info
 
 
+def thumbnail(
+    data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[ImageInfo, "np.ndarray"]:
+    """What `check` does, and the picture squashed to uint8 [side, side, 3] (antialiased), without its banner.
+
+    `banner`: rows at the foot of the picture that are cut off first. Raises BadImage, also where nothing is left.
+    """
+    import numpy as np
+    from PIL import Image
+
+    info = probe(data, max_pixels=max_pixels)
+    if info.height <= banner:
+        raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
+    with _loaded(data, max_pixels) as (picture, orientation):
+        picture = _to_rgb(picture)
+        if banner and orientation != 1:
+            picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
+        area = (0, 0, picture.width, picture.height - banner)
+        small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
+        pixels = np.asarray(small)
+    return info, np.ascontiguousarray(_turn(pixels, orientation))
+
+
 def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
     """The same pixels as `decode`, as a PNG file that every decoder reads alike. Raises BadImage."""
     from PIL import Image
@@ -160,7 +183,7 @@ def _is_plain_frame(body: bytes) -> bool:
 
 
 def _exif_orientation(body: bytes) -> int | None:
-    """1-8 from an APP1 segment's body (1 where the tag is absent); None where the block is broken or the tag odd."""
+    """1-8 from an APP1 segment's body (1 where the tag is absent); None where block or tag is broken."""
     tiff = body[6:]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if body[:6] != b"Exif\0\0" or order is None:
@@ -171,7 +194,9 @@ def _exif_orientation(body: bytes) -> int | None:
         for i in range(entries):
             tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * i)
             if tag == _ORIENTATION:
-                return value if kind == 3 and count == 1 and 1 <= value <= 8 else None
+                if kind != 3 or count != 1:
+                    return None
+                return value if 1 <= value <= 8 else 1  # 0 is common in real sets; all decoders leave it upright
     except struct.error:
         return None
     return 1
@@ -271,7 +296,7 @@ def _to_rgb(picture: "ImageFile"):  # -> PIL.Image.Image
 
 
 def _turn(pixels: "np.ndarray", orientation: int) -> "np.ndarray":
-    """[H, W, C] as stored -> as seen, for EXIF orientation 2-8."""
+    """[H, W, C] as stored -> as seen, for an EXIF orientation 1-8."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     down = orientation in (3, 4, 7, 8)  # mirrored top to bottom

@@ -1,0 +1,293 @@
+"""Image set -> one HDF5 file of saliency boxes.
+
+    python -m precompute.boxes --dataset cub --root data/CUB_200_2011 --out cache/cub.h5
+    python -m precompute.boxes --dataset folder --root my_pictures --out cache/mine.h5 --source spectral-residual
+
+Every picture is decoded once, so damaged files are found here and not during training: they are left out, and named
+with the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precompute.cli import UserError, add_options, main, option, progress, read_options
+from precompute.datasets import DATASETS, read_dataset
+from precompute.saliency import DETECTORS
+
+if TYPE_CHECKING:
+    from precompute.cache import BoxCache
+    from precompute.datasets.base import Listing
+    from precompute.work import Pass, Settings
+
+FALLBACK = "spectral-residual"  # the detector for pictures without an annotated box, if none is asked for
+
+
+@dataclass(frozen=True)
+class Config:
+    """The command's settings and their only defaults."""
+
+    dataset: str = option("demo", "layout of the image set", choices=DATASETS)
+    root: str | None = option(None, "its folder (default: data/ and the set's usual folder)")
+    out: str | None = option(None, "the file to write (default: cache/DATASET.h5)")
+    source: str = option(
+        "auto",
+        f"where boxes come from: gt (the set's annotation) or a detector; auto: gt where there is one, else {FALLBACK}",
+        choices=("auto", "gt", *DETECTORS),
+    )
+    weights: str | None = option(None, "file of weights, for detectors that need one (.pth, .onnx)")
+    form: str = option(
+        "tempered",
+        "form of Eq. 2, the search for the best box",
+        choices=("tempered", "literal", "min-area", "min-side", "mass", "tau", "component"),
+    )
+    value: float | None = option(None, "its value: gamma for tempered, ... (default: what suits the detector)")
+    grid: int = option(64, "side of the map that is searched")
+    device: str = option("auto", "where detectors run: auto, cpu, cuda")
+    workers: int = option(0, "threads; 0: one per core")
+    shard: int = option(4096, "pictures between two points from which an interrupted run resumes")
+    rebuild: bool = option(False, "make the file again, whatever is there")
+    json: bool = option(False, "print the summary as one JSON document at the end")
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("shard", 1), ("grid", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if self.grid > 1024:
+            raise ValueError(f"--grid {self.grid}: at most 1024 (64 is enough, see the documentation)")
+        if self.value is not None and not 0 <= self.value <= 1:
+            raise ValueError(f"--value {self.value}: must be from 0 to 1")
+
+
+def program(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m precompute.boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, Config)
+    config = read_options(Config, parser.parse_args(argv))
+    started = time.perf_counter()
+    out = Path(config.out or f"cache/{config.dataset}.h5")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it, e.g. {out / (config.dataset + '.h5')}")
+    listing = read_dataset(config.dataset, config.root)
+    settings, why = choose(config, listing)
+    say(f"{config.dataset}: {len(listing)} pictures listed below {listing.root}")
+    say(f"boxes from {why}")
+    cache, reused = make(config, listing, settings, out)
+    report(cache, out, listing.root, time.perf_counter() - started, reused, config.json)
+    return 0
+
+
+def choose(config: Config, listing: "Listing") -> tuple["Settings", str]:
+    """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
+    from precompute.saliency import make_detector
+    from precompute.search import Form
+    from precompute.work import Settings
+
+    if config.source == "gt" and not listing.has_boxes:
+        raise UserError(
+            f"--source gt: the set {config.dataset!r} has no annotated boxes; take a detector: {', '.join(DETECTORS)}"
+        )
+    truth = config.source in ("auto", "gt") and listing.has_boxes
+    if config.source == "gt" or (truth and listing.every_has_box):
+        why = "the set's annotation (gt)" + ("" if config.source == "gt" else ": every picture of this set has one")
+        return Settings(truth=True, detector=None), why
+    detector = FALLBACK if config.source == "auto" else config.source
+    device, device_why = choose_device(config.device)
+    value = config.value
+    if value is None and config.form == "tempered":
+        value = make_detector(detector, device="cpu", weights=config.weights).gamma
+    form = Form(config.form, value)
+    settings = Settings(truth, detector, form, config.grid, config.weights, device)
+    why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {config.grid}x{config.grid} maps"
+    if truth:
+        why = f"the set's annotation (gt) where a picture has one, else {why}"
+    elif config.source == "auto":
+        why = f"{why}: the set has no annotated boxes"
+    return settings, why
+
+
+def choose_device(wanted: str) -> tuple[str, str]:
+    import torch
+
+    if wanted == "auto":
+        return ("cuda", "a GPU is there") if torch.cuda.is_available() else ("cpu", "no GPU is there")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU; take --device cpu")
+    if wanted.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device {wanted}: auto, cpu or cuda")
+    return wanted, "as asked"
+
+
+def make(config: Config, listing: "Listing", settings: "Settings", out: Path) -> tuple["BoxCache", bool]:
+    """The finished box file, and whether it was there already. Writes `out`."""
+    from precompute.cache import write
+    from precompute.files import sweep
+    from precompute.shards import Shards, annotations, fingerprint, merge
+    from precompute.work import Pass
+
+    lasting, passing = fingerprint(listing)
+    provenance = {
+        "config": described(config, listing, settings),
+        "fingerprint": lasting,
+        "annotations": annotations(listing),
+        "versions": versions(settings),
+    }
+    if not config.rebuild and (old := reusable(out, provenance, listing)) is not None:
+        return old, True
+    key = digest([provenance, passing, config.shard])
+    shards = Shards(out, key, len(listing), config.shard)
+    shards.prepare()
+    work = Pass(listing, settings, config.workers or cores())
+    make_shards(work, shards)
+    parts = [shards.load(k) or work.run(*shards.span(k)) for k in range(len(shards))]
+    if not sum(map(len, parts)):
+        reasons = [f"{bad.path}: {bad.reason}" for part in parts for bad in part.quarantine] + [
+            f"{bad.path}: {bad.reason}" for bad in listing.quarantine
+        ]
+        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n" + "\n".join(reasons[:5]))
+    cache = merge(listing, parts, provenance)
+    write(out, cache)
+    shards.remove()
+    sweep(out)
+    return cache, False
+
+
+def make_shards(work: "Pass", shards: Any) -> None:
+    """Makes every shard that is not there yet."""
+    missing = [k for k in range(len(shards)) if shards.load(k) is None]
+    if len(missing) < len(shards):
+        say(f"an earlier run was interrupted: {len(shards) - len(missing)} of {len(shards)} parts are there already")
+    total = sum(b - a for a, b in map(shards.span, missing))
+    bar = progress(range(total + 1), total=total, what="pictures", unit="image")
+
+    def advance(count: int) -> None:
+        for _ in range(count):
+            next(bar)
+
+    for k in missing:
+        shards.store(k, work.run(*shards.span(k), on_done=advance))
+
+
+def described(config: Config, listing: "Listing", settings: "Settings") -> dict[str, Any]:
+    """The settings as the box file keeps them: those that decide its rows, and the root as it was given."""
+    sources = (["gt"] if settings.truth else []) + ([settings.detector] if settings.detector else [])
+    about: dict[str, Any] = {"dataset": config.dataset, "root": str(listing.root), "source": ", else ".join(sources)}
+    if settings.detector:
+        model = settings.model
+        assert model is not None
+        about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
+        about |= {"detector": model.describe()}
+    return about
+
+
+def versions(settings: "Settings") -> dict[str, str]:
+    """Versions of what the pixels pass through."""
+    import PIL
+    from PIL import features
+
+    found = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
+    if settings.detector:
+        import torch
+
+        found["torch"] = torch.__version__
+    return found
+
+
+def reusable(out: Path, provenance: dict[str, Any], listing: "Listing") -> "BoxCache | None":
+    """The file that is there, if it is what this run would make; None where there is none.
+
+    Raises UserError, with both values and the remedy, where it was made otherwise or is damaged.
+    """
+    from precompute.cache import BoxCache
+
+    if not out.exists():
+        return None
+    old = BoxCache.open(out)
+    then, now = dict(old.provenance.get("config", {})), dict(provenance["config"])
+    then.pop("root", None)
+    now.pop("root", None)
+    remedy = "Name another --out, or make it again with --rebuild."
+    if then != now:
+        keys = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
+        pairs = "; ".join(f"{k}: {then.get(k, 'nothing')} there, {now.get(k, 'nothing')} now" for k in keys)
+        raise UserError(f"{out} exists and was made with other settings ({pairs}). {remedy}")
+    if old.provenance.get("fingerprint") != provenance["fingerprint"]:
+        raise UserError(f"{out} exists, but the pictures have changed since: {difference(old, listing)}. {remedy}")
+    if old.provenance.get("annotations") != provenance["annotations"]:
+        raise UserError(
+            f"{out} exists, but the annotation of {listing.root} (classes, labels, splits, boxes) has changed. {remedy}"
+        )
+    return old
+
+
+def difference(old: "BoxCache", listing: "Listing") -> str:
+    """How the pictures differ from those of an older file, in numbers and an example."""
+    before = {old.path(i): int(size) for i, size in enumerate(old.file_sizes)}
+    left_out = {bad.path for bad in old.quarantine}
+    new = [p for p in listing.paths if p not in before and p not in left_out]
+    gone = sorted(before.keys() - set(listing.paths))
+    other = []
+    for path in listing.paths:
+        if path in before:
+            try:
+                size = os.stat(listing.root / path).st_size
+            except OSError:
+                size = -1
+            if size != before[path]:
+                other.append(path)
+    parts = [f"{len(x)} {what} (e.g. {x[0]})" for what, x in (("new", new), ("gone", gone), ("changed", other)) if x]
+    return ", ".join(parts) or "one that was left out is another now"
+
+
+def report(cache: "BoxCache", out: Path, root: Path, seconds: float, reused: bool, as_json: bool) -> None:
+    """The summary, for people and on request as one JSON line."""
+    import numpy as np
+
+    sources = {n: int((cache.sources == i).sum()) for i, n in enumerate(cache.source_names)}
+    sources = {name: count for name, count in sources.items() if count}
+    splits = {n: int(np.count_nonzero(cache.splits == i)) for i, n in enumerate(cache.split_names)}
+    shown = ", ".join(f"{count} {name}" for name, count in sources.items())
+    say(f"{len(cache)} boxes ({shown}), {len(cache.class_names)} classes, "
+        + ", ".join(f"{count} {name}" for name, count in splits.items()))  # fmt: skip
+    for what, count in cache.provenance.get("notes", {}).items():
+        say(f"  {count} {what}")
+    say(f"{len(cache.quarantine)} left out (quarantined)" + (":" if cache.quarantine else ""))
+    for bad in cache.quarantine[:10]:
+        say(f"  {bad.path}: {bad.reason}")
+    if len(cache.quarantine) > 10:
+        say(f"  ... and {len(cache.quarantine) - 10} more: python -m precompute.inspect {out} --quarantine")
+    if reused:
+        say(f"{out} is up to date: nothing to do ({seconds:.1f} s)")
+    else:
+        size = out.stat().st_size / 1e6
+        say(f"{out} written: {size:.2f} MB in {seconds:.1f} s ({len(cache) / seconds:.0f} pictures/s)")
+        say(f"Look at it: python -m precompute.inspect {out} --root {root} --sheet {out.with_suffix('.png')}")
+    if as_json:
+        summary = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
+        summary |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
+        summary |= {"notes": dict(cache.provenance.get("notes", {})), "reused": reused, "seconds": round(seconds, 3)}
+        print(json.dumps(summary))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def digest(value: Any) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main(program)

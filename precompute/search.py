@@ -1,0 +1,222 @@
+"""The best box of a saliency map: Eq. 2 of the paper, made well-posed, solved exactly.
+
+Eq. 2 asks for the box with the largest mean. No mean exceeds the brightest pixel, so the 1×1 box there always wins
+(`literal` shows it). The forms here constrain or temper it; each is exact over all boxes of the grid:
+
+    tempered   max Σ S′ / |B|^γ     S′ = S where S > 0.75·Otsu(S), else 0; γ = 1 is Eq. 2, γ = 0 the whole support
+    literal    max Σ S / |B|
+    min-area   max Σ S / |B|        |B| ≥ v · |grid|
+    min-side   max Σ S / |B|        height ≥ v · grid's height, width ≥ v · grid's width
+    mass       max Σ S / |B|        Σ S ≥ v · the map's total
+    tau        max Σ (S − v)        the Lagrangian of a constrained mean; v in [0, 1] of the map's range
+    component  the box of the largest 8-connected component of S′
+
+Maps are uint8, so sums are integers and exact, and scores are one float64 division of integers by a number out of one
+table: every implementation and device gets the same score to the last bit. **Tie rule** for equal scores: smallest
+area, then smallest y0, then smallest x0, then smallest height. An empty map (all zero) has no box.
+
+Rectangles are int32 x0, y0, x1, y1 on the grid, end-exclusive.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what the value means
+    "tempered": (0.05, True, "gamma in [0, 1]"),
+    "literal": (0.0, False, "not used"),
+    "min-area": (0.4, False, "least area, as a share of the picture"),
+    "min-side": (0.5, False, "least sides, as a share of the picture's"),
+    "mass": (0.8, False, "least share of the map's total"),
+    "tau": (0.4, False, "threshold in [0, 1]"),
+    "component": (0.0, True, "not used"),
+}
+_TAU_STEPS = 256  # tau is rounded to 1/256 of a grey level, so that its scores are integers
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of Eq. 2 and its value (None: the form's default)."""
+
+    name: str = "tempered"
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in FORMS:
+            raise ValueError(f"form {self.name!r}: one of {', '.join(FORMS)}")
+        if self.value is None:
+            object.__setattr__(self, "value", FORMS[self.name][0])
+        if not 0 <= self.number <= 1:
+            raise ValueError(f"value {self.value} of form {self.name}: {FORMS[self.name][2]}, from 0 to 1")
+
+    @property
+    def number(self) -> float:
+        assert self.value is not None
+        return self.value
+
+    @property
+    def cuts(self) -> bool:
+        return FORMS[self.name][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Boxes of B maps: rectangles int32 [B, 4], sums of the searched map int64 [B]; `usable` False: no box, all 0."""
+
+    rects: np.ndarray
+    sums: np.ndarray
+    usable: np.ndarray
+
+
+def quantise(maps: np.ndarray) -> np.ndarray:
+    """float [B, H, W] of any range -> uint8 over the full range, each map by itself; NaN and constant maps -> 0."""
+    maps = np.nan_to_num(np.asarray(maps, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low = maps.min((1, 2), keepdims=True)
+    span = maps.max((1, 2), keepdims=True) - low
+    scaled = np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0)
+    return np.rint(scaled * 255).astype(np.uint8)
+
+
+def otsu(values: np.ndarray) -> int:
+    """Otsu's threshold of uint8 values: the first t that maximises the variance between `<= t` and `> t`."""
+    counts = np.bincount(values.ravel(), minlength=256).astype(np.int64)
+    below = counts.cumsum()
+    mass = (counts * np.arange(256)).cumsum()
+    apart = (mass[-1] * below - below[-1] * mass).astype(np.float64)
+    between = apart**2 / np.maximum(below * (below[-1] - below), 1)
+    return int(between.argmax())
+
+
+def cut(maps: np.ndarray) -> np.ndarray:
+    """S′: uint8 [B, H, W] with everything at or below 0.75 · Otsu set to 0."""
+    thresholds = np.array([otsu(m) for m in maps], np.int64).reshape(-1, 1, 1)
+    return np.where(4 * maps.astype(np.int64) > 3 * thresholds, maps, 0).astype(np.uint8)
+
+
+def area_powers(largest: int, gamma: float) -> np.ndarray:
+    """float64 [largest + 1]: area^γ. The one table behind all scores; never decreasing, as the bounds need it."""
+    table = np.arange(largest + 1, dtype=np.float64) ** gamma
+    table[0] = 1.0
+    return np.maximum.accumulate(table)
+
+
+def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
+    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered)."""
+    form = form or Form()
+    if maps.dtype != np.uint8 or maps.ndim != 3:
+        raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
+    searched = cut(maps) if form.cuts else maps
+    rects = np.zeros((len(maps), 4), np.int32)
+    for i, one in enumerate(searched):
+        if one.any():
+            rects[i] = _component(one) if form.name == "component" else branch_and_bound(one, Objective.of(form, one))
+    sums = [int(m[y0:y1, x0:x1].sum()) for m, (x0, y0, x1, y1) in zip(searched, rects, strict=True)]
+    return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A form for maps of one size: what a box scores, and what no box of a block of sizes can exceed.
+
+    `score(sum, h, w)` never falls with the sum. -inf: not allowed.
+    """
+
+    score: Callable[[int, int, int], float]
+    upper: Callable[[int, int, int, int, int], float]  # largest sum, h_low, w_low, h_high, w_high
+
+    @staticmethod
+    def of(form: Form, one: np.ndarray) -> "Objective":
+        height, width = one.shape
+        if form.name == "tau":
+            step = round(form.number * 255 * _TAU_STEPS)
+            return Objective(
+                lambda s, h, w: float(_TAU_STEPS * s - step * h * w),
+                lambda s, h0, w0, h1, w1: float(_TAU_STEPS * s - step * h0 * w0),
+            )
+        powers = area_powers(height * width, form.number if form.name == "tempered" else 1.0)
+        least_area, least_h, least_w, least_sum = 1, 1, 1, 0.0
+        if form.name == "min-area":
+            least_area = max(1, int(np.ceil(form.number * height * width)))
+        elif form.name == "min-side":
+            least_h, least_w = max(1, int(np.ceil(form.number * height))), max(1, int(np.ceil(form.number * width)))
+        elif form.name == "mass":
+            least_sum = form.number * int(one.sum(dtype=np.int64))
+
+        def upper(s: int, h0: int, w0: int, h1: int, w1: int) -> float:
+            if h1 * w1 < least_area or h1 < least_h or w1 < least_w or s < least_sum:
+                return -np.inf
+            return s / powers[max(max(h0, least_h) * max(w0, least_w), least_area)]
+
+        return Objective(lambda s, h, w: upper(s, h, w, h, w) if h * w >= least_area else -np.inf, upper)
+
+
+def integral(one: np.ndarray) -> np.ndarray:
+    """int64 [H + 1, W + 1]: sums over all rectangles that begin in the corner."""
+    table = np.zeros((one.shape[0] + 1, one.shape[1] + 1), np.int64)
+    table[1:, 1:] = one.astype(np.int64).cumsum(0).cumsum(1)
+    return table
+
+
+def largest_sum(table: np.ndarray, h: int, w: int) -> tuple[int, int, int]:
+    """The largest sum over boxes of h × w and the first (y0, x0) that has it, by rows."""
+    rows = table[h:] - table[:-h]
+    sums = rows[:, w:] - rows[:, :-w]
+    at = int(sums.argmax())
+    y0, x0 = divmod(at, sums.shape[1])
+    return int(sums[y0, x0]), y0, x0
+
+
+def branch_and_bound(one: np.ndarray, objective: Objective) -> tuple[int, int, int, int]:
+    """The best box of one map with a positive pixel: best-first over blocks of sizes, split down to single sizes.
+
+    For S ≥ 0 no box of a block has a larger sum than the best box of the block's largest size.
+    """
+    height, width = one.shape
+    table = integral(one)
+    known: dict[tuple[int, int], tuple[int, int, int]] = {}
+
+    def at(h: int, w: int) -> tuple[int, int, int]:
+        if (h, w) not in known:
+            known[h, w] = largest_sum(table, h, w)
+        return known[h, w]
+
+    best: tuple[float, int, int, int, int] | None = None  # score, -area, -y0, -x0, -h: larger is better
+    answer = (0, 0, width, height)
+    queue = [(-objective.upper(at(height, width)[0], 1, 1, height, width), 1, 1, height, width)]
+    while queue:
+        bound, h0, w0, h1, w1 = heapq.heappop(queue)
+        if best is not None and -bound < best[0]:
+            break
+        if (h0, w0) == (h1, w1):
+            total, y0, x0 = at(h0, w0)
+            score = objective.score(total, h0, w0)
+            key = (score, -h0 * w0, -y0, -x0, -h0)
+            if score > -np.inf and (best is None or key > best):
+                best, answer = key, (x0, y0, x0 + w0, y0 + h0)
+            continue
+        for block in _split(h0, w0, h1, w1):
+            upper = objective.upper(at(block[2], block[3])[0], *block)
+            if upper > -np.inf and (best is None or upper >= best[0]):
+                heapq.heappush(queue, (-upper, *block))
+    return answer
+
+
+def _split(h0: int, w0: int, h1: int, w1: int) -> list[tuple[int, int, int, int]]:
+    """A block of sizes in two or four."""
+    hm, wm = (h0 + h1) // 2, (w0 + w1) // 2
+    rows = [(h0, hm), (hm + 1, h1)] if h1 > h0 else [(h0, h1)]
+    columns = [(w0, wm), (wm + 1, w1)] if w1 > w0 else [(w0, w1)]
+    return [(a, c, b, d) for a, b in rows for c, d in columns]
+
+
+def _component(one: np.ndarray) -> tuple[int, int, int, int]:
+    """The bounding box of the largest 8-connected component (equal sizes: the first by rows)."""
+    from scipy.ndimage import find_objects, label
+
+    labels = np.zeros(one.shape, np.int32)
+    label(one > 0, structure=np.ones((3, 3), int), output=labels)
+    largest = int(np.bincount(labels.ravel())[1:].argmax())
+    rows, columns = find_objects(labels)[largest]
+    return columns.start, rows.start, columns.stop, rows.stop

@@ -1,0 +1,110 @@
+"""Interrupted work resumes: finished ranges of rows lie as small box files beside the output until they are merged.
+
+A shard is immutable: written beside its name, synced, renamed. Its folder's name is a hash of everything its rows
+depend on (settings, paths, sizes, times of change, annotations), so other settings or changed files never meet it.
+Any process may make any shard; two that make the same one write the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precompute.cache import COLUMNS, BoxCache, Quarantined, write
+from precompute.cli import UserError
+from precompute.datasets.base import Listing
+
+
+def fingerprint(listing: Listing) -> tuple[str, str]:
+    """(of paths and sizes, as the box file keeps it; of the times of change too, for shards). Missing files count."""
+    lasting, passing = hashlib.sha256(), hashlib.sha256()
+    for path in listing.paths:
+        try:
+            status = os.stat(os.path.join(listing.root, path))
+            size, changed = status.st_size, status.st_mtime_ns
+        except OSError:
+            size, changed = -1, -1
+        lasting.update(f"{path}\0{size}\n".encode())
+        passing.update(f"{changed}\n".encode())
+    passing.update(lasting.digest())
+    return lasting.hexdigest(), passing.hexdigest()
+
+
+def annotations(listing: Listing) -> str:
+    """A hash of what the set's own files say: classes, labels, splits, boxes and their faults."""
+    digest = hashlib.sha256()
+    about = [listing.class_names, listing.split_names, sorted(listing.box_faults.items()), listing.banner]
+    about += [[(bad.path, bad.reason) for bad in listing.quarantine], sorted(listing.notes.items())]
+    digest.update(json.dumps(about).encode())
+    for column in (listing.labels, listing.splits, listing.edges):
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+class Shards:
+    """The shards of one box file: rows k·length to (k+1)·length of the listing are shard k."""
+
+    def __init__(self, out: Path, key: str, rows: int, length: int) -> None:
+        self.home = out.parent / f".{out.name}.shards"
+        self.folder = self.home / key[:16]
+        self.rows = rows
+        self.length = length
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.length)
+
+    def span(self, k: int) -> tuple[int, int]:
+        return k * self.length, min((k + 1) * self.length, self.rows)
+
+    def prepare(self) -> None:
+        """Makes the folder: where it cannot be made or written, that is said before the work and not after it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"probe.{os.getpid()}").touch()
+        (self.folder / f"probe.{os.getpid()}").unlink(missing_ok=True)
+
+    def path(self, k: int) -> Path:
+        return self.folder / f"{k:06d}.h5"
+
+    def load(self, k: int) -> BoxCache | None:
+        """Shard k, or None where it is not there or not whole (it is then made again)."""
+        try:
+            return BoxCache.open(self.path(k))
+        except UserError:
+            return None
+
+    def store(self, k: int, shard: BoxCache) -> None:
+        try:
+            write(self.path(k), shard)
+        except FileNotFoundError:  # another run finished the same file just now and tidied up
+            write(self.path(k), shard)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def merge(listing: Listing, shards: Iterable[BoxCache], provenance: dict[str, Any]) -> BoxCache:
+    """One box file of all shards, in their order. Equal shards give an equal result."""
+    parts = list(shards)
+    quarantine: list[Quarantined] = list(listing.quarantine)
+    notes = dict(listing.notes)
+    for part in parts:
+        quarantine += part.quarantine
+        for what, count in part.provenance["notes"].items():
+            notes[what] = notes.get(what, 0) + count
+    columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
+    extras = {name: np.concatenate([p.extras[name] for p in parts]) for name in parts[0].extras}
+    return BoxCache(
+        dataset=listing.dataset,
+        class_names=listing.class_names,
+        split_names=listing.split_names,
+        source_names=parts[0].source_names,
+        quarantine=tuple(quarantine),
+        provenance=provenance | {"notes": notes},
+        extras=extras,
+        **columns,
+    )

@@ -1,0 +1,238 @@
+"""The pass over the pictures: every file is read, hashed and decoded once; what is damaged is named and left out."""
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from precompute import images
+from precompute.cache import BoxCache, Quarantined
+from precompute.datasets.base import BadRow, Listing, clip_box
+from precompute.saliency import Detector, make_detector
+from precompute.search import Form, find_boxes, quantise
+
+GT_CHUNK = 32  # pictures one thread takes at a time when it only decodes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the rows of a box file (and nothing that does not)."""
+
+    truth: bool  # take the annotated box where there is one
+    detector: str | None  # for the others; None: the whole picture
+    form: Form = field(default_factory=Form)
+    grid: int = 64  # side of the map that is searched
+    weights: str | None = None
+    device: str = "cpu"
+    max_pixels: int = images.MAX_PIXELS
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        return ("gt", "whole") if self.detector is None else ("gt", "whole", self.detector)
+
+    @cached_property
+    def model(self) -> Detector | None:
+        """The detector, made when first used: a pass over annotated boxes never loads torch."""
+        if self.detector is None:
+            return None
+        return make_detector(self.detector, device=self.device, weights=self.weights)
+
+
+class _Picture(NamedTuple):
+    """A good picture before its box is known."""
+
+    row: int
+    size: int
+    digest: bytes
+    info: images.ImageInfo
+    truth: tuple[float, float, float, float] | None
+
+
+class Pass:
+    """Turns ranges of rows into box files; `workers` threads decode, detect and search side by side.
+
+    Results depend neither on the number of threads nor on how the rows are split into ranges of whole chunks.
+    """
+
+    def __init__(self, listing: Listing, settings: Settings, workers: int) -> None:
+        self.listing = listing
+        self.settings = settings
+        self.workers = workers
+        self._stop = threading.Event()
+        self._model_lock = threading.Lock()
+
+    def run(self, start: int, stop: int, on_done: Callable[[int], None] = lambda count: None) -> BoxCache:
+        """Rows start to stop (exclusive) as a box file of their own. `on_done(n)`: n more pictures are through."""
+        step = self._chunk_length()
+        chunks = [range(a, min(a + step, stop)) for a in range(start, stop, step)]
+        rows: list[tuple] = []
+        bad: list[Quarantined] = []
+        notes: dict[str, int] = {}
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for chunk, (good, faulty, mended) in zip(chunks, pool.map(self._chunk, chunks), strict=True):
+                    rows += good
+                    bad += faulty
+                    for what, count in mended.items():
+                        notes[what] = notes.get(what, 0) + count
+                    on_done(len(chunk))
+            except BaseException:  # Ctrl-C, or a defect in one thread: the others stop at their next picture
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return self._table(rows, bad, notes)
+
+    def _chunk_length(self) -> int:
+        if self.settings.detector is None or (self.settings.truth and self.listing.every_has_box):
+            return GT_CHUNK
+        with self._model_lock:
+            model = self.settings.model
+        assert model is not None
+        return model.batch
+
+    def _chunk(self, rows: Sequence[int]) -> tuple[list[tuple], list[Quarantined], dict[str, int]]:
+        notes: dict[str, int] = {}
+        good, bad, unboxed, small = [], [], [], []
+        for row in rows:
+            if self._stop.is_set():
+                break
+            try:
+                picture, pixels = self._one(row, notes)
+            except (BadRow, images.BadImage) as error:
+                bad.append(Quarantined(self.listing.paths[row], str(error)))
+                continue
+            if pixels is None:
+                box, source, score = picture.truth, 0, 1.0
+                if box is None:
+                    box, source, score = (0.0, 0.0, 1.0, 1.0), 1, 0.0
+                good.append((picture, box, source, score))
+            else:
+                unboxed.append(picture)
+                small.append(pixels)
+        if small:
+            good += self._detect(unboxed, np.stack(small))
+            good.sort(key=lambda item: item[0].row)
+        return good, bad, notes
+
+    def _one(self, row: int, notes: dict[str, int]) -> tuple[_Picture, np.ndarray | None]:
+        """Reads and judges one picture; its small version only where a detector must find the box."""
+        data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
+        banner = self.listing.banner
+        with_truth = self.settings.truth and self._box_or_none(row, strict=True) is not None
+        pixels = None
+        if self.settings.detector is None or with_truth:
+            info = images.check(data, max_pixels=self.settings.max_pixels)
+            if info.height <= banner:
+                raise images.BadImage(f"{info.height} rows, all of them within the banner of {banner}")
+        else:
+            with self._model_lock:
+                model = self.settings.model
+            assert model is not None
+            info, pixels = images.thumbnail(data, model.side, banner=banner, max_pixels=self.settings.max_pixels)
+        box = self._box_or_none(row, strict=self.settings.truth)
+        truth = None
+        if box is not None:
+            try:
+                truth, clipped = clip_box(box, info.width, info.height - banner)
+            except BadRow:
+                if self.settings.truth:
+                    raise
+                clipped = False
+                _count(notes, "annotated boxes unusable, not compared with")
+            if clipped:
+                _count(notes, "annotated boxes clipped to their pictures")
+        if not info.plain:
+            _count(notes, "pictures in other formats than plain JPEG")
+        return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), pixels
+
+    def _box_or_none(self, row: int, strict: bool):
+        try:
+            return self.listing.box(row)
+        except BadRow:
+            if strict:
+                raise
+            return None
+
+    def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[tuple]:
+        """Boxes of one batch of small pictures, uint8 [B, side, side, 3]."""
+        model = self.settings.model
+        assert model is not None
+        maps = quantise(detect_maps(model, small, self.settings.grid, self.settings.device))
+        found = find_boxes(maps, self.settings.form)
+        grid = self.settings.grid
+        out = []
+        for picture, one, (x0, y0, x1, y1), usable in zip(
+            pictures, maps, found.rects.tolist(), found.usable, strict=True
+        ):
+            if usable:
+                score = float(one[y0:y1, x0:x1].mean(dtype=np.float64)) / 255
+                out.append((picture, (x0 / grid, y0 / grid, x1 / grid, y1 / grid), 2, score))
+            else:
+                out.append((picture, (0.0, 0.0, 1.0, 1.0), 1, 0.0))
+        return out
+
+    def _table(self, rows: list[tuple], bad: Iterable[Quarantined], notes: dict[str, int]) -> BoxCache:
+        listing = self.listing
+        pictures = [picture for picture, *_ in rows]
+        index = np.array([p.row for p in pictures], np.int64)
+        paths = [listing.paths[i].encode() for i in index]
+        width_of_path = max((len(p) for p in paths), default=1)
+        none = (np.nan,) * 4
+        truths = np.array([p.truth or none for p in pictures], np.float32).reshape(-1, 4)
+        return BoxCache(
+            dataset=listing.dataset,
+            class_names=listing.class_names,
+            split_names=listing.split_names,
+            source_names=self.settings.source_names,
+            paths=np.array(paths, dtype=f"S{width_of_path}"),
+            file_sizes=np.array([p.size for p in pictures], np.int64),
+            hashes=np.frombuffer(b"".join(p.digest for p in pictures), np.uint8).reshape(-1, 16),
+            widths=np.array([p.info.width for p in pictures], np.int32),
+            heights=np.array([p.info.height - listing.banner for p in pictures], np.int32),
+            banners=np.full(len(pictures), listing.banner, np.int16),
+            labels=listing.labels[index],
+            splits=listing.splits[index],
+            boxes=np.array([box for _, box, _, _ in rows], np.float32).reshape(-1, 4),
+            sources=np.array([source for *_, source, _ in rows], np.uint8),
+            scores=np.array([score for *_, score in rows], np.float32),
+            plain=np.array([p.info.plain for p in pictures], bool),
+            quarantine=tuple(bad),
+            provenance={"notes": notes},
+            extras={"truths": truths} if listing.has_boxes and self.settings.detector else {},
+        )
+
+
+def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> np.ndarray:
+    """Maps float32 [B, grid, grid] of small pictures uint8 [B, side, side, 3]."""
+    import torch
+    from torch.nn import functional as F
+
+    with torch.inference_mode():
+        maps = model(torch.from_numpy(small).to(device))
+        if maps.shape[1:] != (grid, grid):
+            maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
+        return maps.cpu().numpy()
+
+
+def read_file(path: str) -> bytes:
+    """A regular file's bytes. Raises BadImage for what cannot be read: no path is worth the end of a long run."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe, on which reading would wait for ever
+            raise images.BadImage("not a regular file")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        dangling = os.path.islink(path) and isinstance(error, FileNotFoundError)
+        reason = "a link to nothing" if dangling else error.strerror or str(error)
+        raise images.BadImage(f"cannot be read: {reason}") from error
+
+
+def _count(notes: dict[str, int], what: str) -> None:
+    notes[what] = notes.get(what, 0) + 1
