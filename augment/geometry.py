@@ -1,0 +1,146 @@
+"""Boxes, rectangles, crops and masks. The conventions of the whole package are defined here.
+
+Box: x0, y0, x1, y1, floats in [0, 1] of the picture as a person sees it (EXIF applied, banner excluded), end-exclusive.
+Rectangle, ROI: the same order in whole pixels, end-exclusive; empty when x1 <= x0 or y1 <= y0.
+Pixel i covers [i, i + 1) and has its centre at i + 0.5. A crop never reads pixels outside of its ROI.
+Everything here is vectorised over leading dimensions and pure.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def box_to_pixels(boxes: np.ndarray, width: np.ndarray | int, height: np.ndarray | int) -> np.ndarray:
+    """Boxes [..., 4] to int32 pixels [..., 4]: edges to the nearest pixel edge, inside the picture, never empty."""
+    boxes = np.asarray(boxes, np.float64)
+    side = np.stack(np.broadcast_arrays(width, height), axis=-1).astype(np.int64)
+    low = np.clip(np.rint(boxes[..., :2] * side), 0, side - 1)
+    high = np.clip(np.rint(boxes[..., 2:] * side), low + 1, side)
+    return np.concatenate((low, high), axis=-1).astype(np.int32)
+
+
+def cap_boxes(boxes: np.ndarray, cap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [..., 4] whose area exceeds `cap` are shrunk about their centre to that area; bool [...] says which."""
+    boxes = np.asarray(boxes, np.float64)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    area = sides.prod(axis=-1)
+    bitten = area > cap
+    scale = np.sqrt(cap / np.where(bitten, area, cap))[..., None]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    half = sides * scale / 2
+    capped = np.concatenate((centre - half, centre + half), axis=-1)
+    return np.where(bitten[..., None], capped, boxes), bitten
+
+
+def random_resized_crop(
+    region: np.ndarray, scale: tuple[float, float], aspect: tuple[float, float], u: np.ndarray
+) -> np.ndarray:
+    """torchvision's RandomResizedCrop rule inside `region` int [..., 4]; returns int32 [..., 4] in the same pixels.
+
+    `u` [..., 22] in [0, 1): ten attempts at (area, log aspect), then the place in y and x. The first attempt that fits
+    is taken; where none does, the central crop of the nearest allowed aspect (torchvision's fallback).
+    """
+    width = (region[..., 2] - region[..., 0]).astype(np.float64)
+    height = (region[..., 3] - region[..., 1]).astype(np.float64)
+    area = (width * height)[..., None] * (scale[0] + (scale[1] - scale[0]) * u[..., 0:20:2])
+    low, high = np.log(aspect[0]), np.log(aspect[1])
+    ratio = np.exp(low + (high - low) * u[..., 1:20:2])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w > 0) & (w <= width[..., None]) & (h > 0) & (h <= height[..., None])
+    first = fits.argmax(axis=-1)[..., None]
+    found = fits.any(axis=-1)
+    w, h = np.take_along_axis(w, first, -1)[..., 0], np.take_along_axis(h, first, -1)[..., 0]
+    own = width / height
+    w = np.where(found, w, np.where(own > aspect[1], np.rint(height * aspect[1]), width))
+    h = np.where(found, h, np.where(own < aspect[0], np.rint(width / aspect[0]), height))
+    y = np.where(found, np.floor(u[..., 20] * (height - h + 1)), (height - h) // 2)
+    x = np.where(found, np.floor(u[..., 21] * (width - w + 1)), (width - w) // 2)
+    x, y = x + region[..., 0], y + region[..., 1]
+    return np.stack((x, y, x + w, y + h), axis=-1).astype(np.int32)
+
+
+def place(area: np.ndarray, ratio: np.ndarray, size: int, u: np.ndarray) -> np.ndarray:
+    """Rectangles of `area` (share of the view) and `ratio` (width/height) at random places u [..., 2] of the view.
+
+    Where the ratio would not fit, the rectangle spans the view and the area is kept instead. int32 [..., 4].
+    """
+    w = np.clip(np.sqrt(area * ratio), area, 1.0)  # below `area` the height, area / w, would exceed 1
+    h = area / w
+    w, h = np.clip(np.rint(w * size), 1, size), np.clip(np.rint(h * size), 1, size)
+    x, y = np.floor(u[..., 0] * (size - w + 1)), np.floor(u[..., 1] * (size - h + 1))
+    return np.stack((x, y, x + w, y + h), axis=-1).astype(np.int32)
+
+
+def square_around(boxes: np.ndarray, width: np.ndarray, height: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The picture's largest square at a random place `u` [...] that keeps the box (its middle, where it is too long).
+
+    Boxes [..., 4] to int32 pixels [..., 4].
+    """
+    side = np.minimum(width, height).astype(np.int64)
+    box = box_to_pixels(boxes, width, height).astype(np.int64)
+    start = []
+    for axis, length in enumerate((width, height)):
+        # Starts that keep the box lie in [end - side, begin], and inside the picture in [0, length - side].
+        low = np.clip(box[..., axis + 2] - side, 0, length - side)
+        high = np.clip(box[..., axis], 0, length - side)
+        middle = (low + high) // 2
+        kept = low <= high
+        start.append(np.where(kept, low + np.floor(u * (high - low + 1)).astype(np.int64), middle))
+    x, y = start
+    return np.stack((x, y, x + side, y + side), axis=-1).astype(np.int32)
+
+
+def box_in_roi(boxes: np.ndarray, roi: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Boxes of the picture as boxes of its ROI (pixels), cut to it. float64 [..., 4]."""
+    side = np.stack((width, height, width, height), axis=-1)
+    start = np.concatenate((roi[..., :2], roi[..., :2]), axis=-1)
+    extent = (roi[..., 2:] - roi[..., :2]).astype(np.float64)
+    return np.clip((boxes * side - start) / np.concatenate((extent, extent), axis=-1), 0.0, 1.0)
+
+
+def is_empty(rects: np.ndarray) -> np.ndarray:
+    """bool [...] for rectangles [..., 4]."""
+    return (rects[..., 2] <= rects[..., 0]) | (rects[..., 3] <= rects[..., 1])
+
+
+def flip_rects(rects: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
+    """Rectangles [..., 4] mirrored left to right where `flip` [...]; empty ones become zeros. int32."""
+    mirrored = np.stack((size - rects[..., 2], rects[..., 1], size - rects[..., 0], rects[..., 3]), axis=-1)
+    out = np.where(flip[..., None], mirrored, rects)
+    return np.where(is_empty(rects)[..., None], 0, out).astype(np.int32)
+
+
+def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
+    """The share of each cell of a grid that the rectangle covers: exact, float32 [..., rows, columns].
+
+    `rects` [..., 4] in pixels of a view of `size`, as a NumPy array or a torch tensor (the answer is of the same kind,
+    on the same device). The cover of a cell is separable, so it is an outer product; cells need not be whole pixels.
+    """
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    if min(rows, columns) < 1:
+        raise ValueError(f"grid={grid}: must be at least 1")
+    if isinstance(rects, np.ndarray):
+        across = _cover_numpy(rects[..., 0], rects[..., 2], size, columns)
+        down = _cover_numpy(rects[..., 1], rects[..., 3], size, rows)
+    else:
+        across = _cover_torch(rects[..., 0], rects[..., 2], size, columns)
+        down = _cover_torch(rects[..., 1], rects[..., 3], size, rows)
+    return down[..., :, None] * across[..., None, :]
+
+
+def _cover_numpy(low: np.ndarray, high: np.ndarray, size: int, cells: int) -> np.ndarray:
+    edges = np.arange(cells + 1, dtype=np.float32) * np.float32(size / cells)
+    inside = np.minimum(high[..., None], edges[1:]) - np.maximum(low[..., None], edges[:-1])
+    return np.clip(inside * np.float32(cells / size), 0.0, 1.0).astype(np.float32)
+
+
+def _cover_torch(low: "Tensor", high: "Tensor", size: int, cells: int) -> "Tensor":
+    import torch
+
+    edges = torch.arange(cells + 1, dtype=torch.float32, device=low.device) * (size / cells)
+    inside = torch.minimum(high[..., None].float(), edges[1:]) - torch.maximum(low[..., None].float(), edges[:-1])
+    return (inside * (cells / size)).clamp(0.0, 1.0)

@@ -1,0 +1,132 @@
+"""What is wanted of the views: one frozen dataclass, the only source of defaults. Imports nothing heavy.
+
+A policy is data: it prints, goes to JSON and back, and is stored beside every result. How a view is made from it is
+settled in METHOD.md's "SaliencySwap (one view)"; the numbers of a single view are drawn in `augment.plan`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.cli import UserError, option
+
+NAMES = ("saliencyswap", "rrc")
+MODES = ("swap", "paste")
+COLOURS = ("linear", "torchvision")
+SCENES = ("whole", "crop")
+_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a view is cut, composed and coloured. ValueError names a value that no view could be made with.
+
+    Policies: `saliencyswap` puts a crop of the source's box on another image; `rrc` is torchvision's RandomResizedCrop
+    of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself).
+    """
+
+    name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
+    mode: str = option(
+        "swap",
+        "saliencyswap: onto the background's own box (swap), or anywhere (paste); a background without a box is "
+        "always pasted on",
+        choices=MODES,
+    )
+    size: int = option(224, "side of a view in pixels")
+    views: int = option(2, "views of each source")
+    crop_scale: float | None = option(
+        None, "smallest share of the box (saliencyswap: 0.5) or image (rrc: 0.2) that a crop keeps"
+    )
+    aspect: tuple[float, ...] = option((3 / 4, 4 / 3), "least and largest width/height of a crop, in pixels")
+    paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
+    box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
+    scene: str = option(
+        "whole", "the background as a whole (the paper), or its largest square that keeps its box", choices=SCENES
+    )
+    flip: float = option(0.5, "probability of a horizontal flip")
+    jitter: tuple[float, ...] = option((0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue jitter")
+    jitter_p: float = option(0.8, "probability of colour jitter")
+    gray_p: float = option(0.2, "probability of gray")
+    blur_p: float = option(0.5, "probability of Gaussian blur")
+    blur_sigma: tuple[float, ...] = option((0.1, 2.0), "least and largest sigma of the blur, in view pixels")
+    colour: str = option(
+        "linear",
+        "meaning of the jitter: one matrix a view, equal on every backend (linear), or torchvision's HSV with clamping",
+        choices=COLOURS,
+    )
+    group: int = option(16, "backgrounds come from groups of this many consecutive images of the epoch's order")
+    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "RGB mean taken off (of pixels in [0, 1])")
+    std: tuple[float, ...] = option((0.229, 0.224, 0.225), "RGB standard deviation divided by")
+
+    def __post_init__(self) -> None:
+        for field, valid in (("name", NAMES), ("mode", MODES), ("colour", COLOURS), ("scene", SCENES)):
+            if getattr(self, field) not in valid:
+                raise ValueError(f"policy {field}={getattr(self, field)!r}: must be one of {', '.join(valid)}")
+        if self.crop_scale is None:
+            object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
+        for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
+            object.__setattr__(self, field, tuple(float(x) for x in getattr(self, field)))
+        for field, least in (("size", 8), ("views", 1), ("group", 2)):
+            self._check(field, getattr(self, field) >= least, f"at least {least}")
+        self._check("size", self.size <= 4096, "at most 4096")
+        for field in ("crop_scale", "paste_scale", "box_cap"):
+            self._check(field, 0 < getattr(self, field) <= 1, "above 0 and at most 1")
+        for field in ("flip", "jitter_p", "gray_p", "blur_p"):
+            self._check(field, 0 <= getattr(self, field) <= 1, "within 0 and 1")
+        low, high = self._pair("aspect")
+        self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
+        low, high = self._pair("blur_sigma")
+        self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
+        # A reflected border needs the window's half inside the view.
+        self._check("blur_sigma", blur_radius(high) < self.size, f"small enough for views of {self.size} pixels")
+        self._check("jitter", len(self.jitter) == 4 and min(self.jitter) >= 0, "four numbers of at least 0")
+        self._check("jitter", max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5, "at most 1 1 1 0.5")
+        self._check("mean", len(self.mean) == 3, "three numbers")
+        self._check("std", len(self.std) == 3 and min(self.std) > 0, "three positive numbers")
+
+    def replace(self, **changes: Any) -> "Policy":
+        """This policy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` gives an equal policy back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Policy":
+        """Raises UserError for names that this version does not know, ValueError for values."""
+        known = {f.name for f in dataclasses.fields(Policy)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"unknown policy value {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return Policy(**values)
+
+    def __str__(self) -> str:
+        """One line for a log: the name, then what differs from its defaults."""
+        default = Policy(name=self.name)
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(default, f.name)
+        ]
+        kind = f"{self.name} ({self.mode})" if self.name == "saliencyswap" else self.name
+        return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
+
+    def _check(self, field: str, good: bool, valid: str) -> None:
+        if not good:
+            raise ValueError(f"policy {field}={getattr(self, field)}: must be {valid}")
+
+    def _pair(self, field: str) -> tuple[float, float]:
+        self._check(field, len(getattr(self, field)) == 2, "two numbers")
+        return getattr(self, field)
+
+
+def blur_radius(sigma: float) -> int:
+    """Half of the blur's window 2·ceil(3σ) + 1, in pixels."""
+    return math.ceil(3 * sigma)
+
+
+def paper(**changes: Any) -> Policy:
+    """The letter of the paper: no cap on the background's box, torchvision's colours."""
+    return Policy(**{"box_cap": 1.0, "colour": "torchvision", **changes})
