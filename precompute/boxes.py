@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FALLBACK = "spectral-residual"  # the detector for pictures without an annotated box, if none is asked for
 
+REVISION = 1  # of this package's meaning: another number makes older files and shards stale
+
 
 @dataclass(frozen=True)
 class Config:
@@ -177,6 +179,7 @@ def described(config: Config, listing: "Listing", settings: "Settings") -> dict[
     """The settings as the box file keeps them: those that decide its rows, and the root as it was given."""
     sources = (["gt"] if settings.truth else []) + ([settings.detector] if settings.detector else [])
     about: dict[str, Any] = {"dataset": config.dataset, "root": str(listing.root), "source": ", else ".join(sources)}
+    about["revision"] = REVISION
     if settings.detector:
         model = settings.model
         assert model is not None

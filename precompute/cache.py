@@ -139,6 +139,16 @@ class BoxCache:
             raise BadFile(path, "changed since the boxes were made: same size, other contents")
         return data
 
+    def check_size(self, root: Path | str, i: int) -> None:
+        """Raises BadFile where image i is missing or its size has changed; does not read it."""
+        path = self.path(i)
+        try:
+            size = os.stat(Path(root, path)).st_size
+        except OSError as error:
+            raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
+        if size != self.file_sizes[i]:
+            raise BadFile(path, f"changed since the boxes were made: {size} bytes, not {self.file_sizes[i]}")
+
     @staticmethod
     def open(path: Path | str) -> "BoxCache":
         """Reads and verifies a box file. Raises UserError where it is missing, damaged, cut or of another kind."""

@@ -250,7 +250,7 @@ def _bad_when_failing() -> Iterator[None]:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every built-in exception on damaged files
         message = str(error) or type(error).__name__
-        if isinstance(error, struct.error):
+        if "unpack" in message:  # the struct module's words, often rewrapped by Pillow
             message = "the header is cut or damaged"
         raise BadImage(f"cannot be decoded: {_PLAINER.get(message, message)}") from error
 

@@ -150,7 +150,7 @@ def walk_pictures(folder: Path, notes: dict[str, int]) -> Iterator[str]:
         with os.scandir(current) as entries:
             found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
         for entry in found:
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from inside(entry.path, f"{prefix}{entry.name}/", (*above, identity))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 yield prefix + entry.name
@@ -160,6 +160,13 @@ def walk_pictures(folder: Path, notes: dict[str, int]) -> Iterator[str]:
                 notes[what] = notes.get(what, 0) + 1
 
     yield from inside(str(folder), "", ())
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def drop_unprintable(paths: Iterable[str], quarantine: list[Quarantined]) -> list[str]:

@@ -1,0 +1,211 @@
+"""What is in a box file, and whether the pictures are still those it was made from.
+
+    python -m precompute.inspect cache/cub.h5 --root data/CUB_200_2011 --sheet cub.png
+    python -m precompute.inspect cache/cub.h5 --quarantine
+
+Exit status 1 where a picture is missing or has changed.
+"""
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precompute.cli import UsageError, UserError, add_options, main, option, progress, read_options
+
+if TYPE_CHECKING:
+    from precompute.cache import BoxCache
+
+
+@dataclass(frozen=True)
+class Config:
+    """The command's settings and their only defaults."""
+
+    root: str | None = option(None, "folder of the pictures (default: the one the file was made with)")
+    sheet: str | None = option(None, "write a contact sheet of boxes to this .png")
+    images: int = option(24, "pictures on the sheet, spread over the set")
+    split: str | None = option(None, "only this split on the sheet")
+    check: str = option(
+        "hash", "compare the pictures with the file: hash reads them all", choices=("hash", "size", "none")
+    )
+    quarantine: bool = option(False, "list every picture that was left out, and why")
+    json: bool = option(False, "print everything as one JSON document at the end")
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"--images {self.images}: must be 1 or more")
+
+
+def program(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m precompute.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="box file made by python -m precompute.boxes")
+    add_options(parser, Config)
+    parsed = parser.parse_args(argv)
+    config = read_options(Config, parsed)
+    if config.sheet is not None and not config.sheet.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
+        raise UsageError(f"--sheet {config.sheet}: name a .png file")
+
+    from precompute.cache import BoxCache
+
+    cache = BoxCache.open(parsed.file)
+    facts = summary(cache)
+    print_summary(parsed.file, cache, facts)
+    if config.quarantine:
+        print_quarantine(cache)
+    root = find_root(cache, config)
+    problems: list[str] = []
+    if root is not None:
+        problems = verify(cache, root, config.check)
+        facts["verified"] = {"root": str(root), "check": config.check, "problems": problems}
+        if config.sheet:
+            write_sheet(cache, root, config)
+            facts["sheet"] = config.sheet
+    if config.json:
+        print(json.dumps(facts))
+    return 1 if problems else 0
+
+
+def find_root(cache: "BoxCache", config: Config) -> Path | None:
+    """The folder of the pictures; None where it is not needed and not there. Raises UserError."""
+    given = config.root or cache.provenance.get("config", {}).get("root")
+    if given is not None and Path(given).is_dir():
+        return Path(given)
+    if config.root or config.sheet:
+        raise UserError(f"--root {given}: there is no such folder; say where the pictures of {cache.dataset} are")
+    if config.check != "none":
+        print(f"pictures not compared: {given} is not here (say where they are with --root)")
+    return None
+
+
+def summary(cache: "BoxCache") -> dict[str, Any]:
+    """Counts, shape of the boxes and their agreement with the truth, as JSON values."""
+    import numpy as np
+
+    from precompute.agreement import agreement
+
+    areas = (cache.boxes[:, 2:] - cache.boxes[:, :2]).astype(np.float64).prod(1)
+    centres = (cache.boxes[:, 2:] + cache.boxes[:, :2]) / 2
+    facts: dict[str, Any] = {
+        "dataset": cache.dataset,
+        "images": len(cache),
+        "classes": len(cache.class_names),
+        "labelled": int((cache.labels >= 0).sum()),
+        "splits": {n: int((cache.splits == i).sum()) for i, n in enumerate(cache.split_names)},
+        "sources": {n: int((cache.sources == i).sum()) for i, n in enumerate(cache.source_names)},
+        "quarantined": len(cache.quarantine),
+        "not_plain": int((~cache.plain).sum()),
+        "area": {str(q): float(np.quantile(areas, q / 100)) for q in (5, 25, 50, 75, 95)} if len(areas) else {},
+        "area_mean": float(areas.mean()) if len(areas) else None,
+        "area_histogram": np.histogram(areas, 10, (0, 1 + 1e-6))[0].tolist(),
+        "off_centre": float((np.abs(centres - 0.5).max(1) > 0.15).mean()) if len(areas) else None,
+        "score_mean": float(cache.scores.mean()) if len(cache) else None,
+        "provenance": dict(cache.provenance),
+    }
+    if "truths" in cache.extras:
+        facts["agreement"] = agreement(cache.boxes, cache.extras["truths"])
+    return facts
+
+
+def print_summary(file: str, cache: "BoxCache", facts: dict[str, Any]) -> None:
+    config = cache.provenance.get("config", {})
+    counts = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
+    sources = ", ".join(f"{count} {name}" for name, count in facts["sources"].items() if count)
+    print(f"{file}: {cache.dataset}, {len(cache)} pictures ({counts}), {len(cache.class_names)} classes")
+    print(f"boxes       {sources}")
+    for key, value in config.items():
+        print(f"  {key:<9} {value}")
+    if facts["area"]:
+        quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
+        print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
+        largest = max(facts["area_histogram"])
+        for i, count in enumerate(facts["area_histogram"]):
+            print(f"  {i / 10:.1f}-{(i + 1) / 10:.1f} {'#' * round(40 * count / largest):<40} {count}")
+        print(f"off centre  {facts['off_centre']:.0%} (centre more than 0.15 of a side from the middle)")
+    if "agreement" in facts and facts["agreement"]["pictures"]:
+        a = facts["agreement"]
+        print(f"agreement with the set's annotated boxes, {a['pictures']} pictures:")
+        print(f"  these boxes        mean IoU {a['mean_iou']:.3f}, IoU >= 0.5: {a['iou_at_least_half']:.2f}")
+        middle = a["centred_mean_iou"], a["centred_iou_at_least_half"]
+        print(f"  best centred box   mean IoU {middle[0]:.3f}, IoU >= 0.5: {middle[1]:.2f}")
+    for what, count in cache.provenance.get("notes", {}).items():
+        print(f"note        {count} {what}")
+    more = "" if not cache.quarantine else " (--quarantine lists them)"
+    print(f"left out    {len(cache.quarantine)}{more}")
+
+
+def print_quarantine(cache: "BoxCache") -> None:
+    for bad in cache.quarantine:
+        print(f"  {bad.path}: {bad.reason}")
+    if not cache.quarantine:
+        print("  nothing was left out")
+
+
+def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
+    """Reads every picture and compares it with the file; returns what is wrong and prints the first ten."""
+    from precompute.cache import BadFile
+
+    if check == "none":
+        return []
+
+    def problem(i: int) -> str | None:
+        try:
+            if check == "size":
+                cache.check_size(root, i)
+            else:
+                cache.read(root, i, "hash")
+        except BadFile as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = progress(pool.map(problem, range(len(cache))), total=len(cache), what="compared", unit="image")
+        problems = [text for text in found if text is not None]
+    how = "contents" if check == "hash" else "sizes"
+    if problems:
+        print(f"pictures    {len(problems)} of {len(cache)} below {root} are missing or have changed:")
+        for text in problems[:10]:
+            print(f"  {text}")
+    else:
+        print(f"pictures    all {len(cache)} below {root} are as they were ({how} compared)")
+    return problems
+
+
+def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
+    """Pictures spread evenly over the set: box green, the annotated box white where the box is a detector's."""
+    import numpy as np
+
+    from precompute import images
+    from precompute.cache import BadFile
+    from precompute.files import replacing
+    from precompute.sheet import GREEN, WHITE, Tile, contact_sheet
+
+    rows = cache.indices(config.split)
+    if not len(rows):
+        raise UserError(f"--split {config.split}: no picture in it")
+    chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
+    tiles = []
+    for i in chosen.tolist():
+        try:
+            pixels = images.decode(cache.read(root, i))[: cache.heights[i]]
+        except (BadFile, images.BadImage):
+            continue  # named by verify
+        boxes = [(cache.boxes[i].tolist(), GREEN)]
+        if "truths" in cache.extras and not np.isnan(cache.extras["truths"][i, 0]):
+            boxes.insert(0, (cache.extras["truths"][i].tolist(), WHITE))
+        label = cache.class_names[cache.labels[i]] if cache.labels[i] >= 0 else Path(cache.path(i)).name
+        tiles.append(Tile(pixels, boxes, f"{cache.scores[i]:.2f} {label}"))
+    if not tiles:
+        raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
+    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if "truths" in cache.extras else "")
+    picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
+    with replacing(config.sheet or "") as temporary:
+        picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))
+    print(f"sheet       {config.sheet}: {len(tiles)} pictures, {picture.width}x{picture.height} px")
+
+
+if __name__ == "__main__":
+    main(program)

@@ -1,0 +1,232 @@
+"""The boxes command as a user runs it: sets, reuse, refusals, interruptions, odd files."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from precompute.cache import BoxCache
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def boxes(run_here):
+    def run(*arguments: object, status: int = 0):
+        done = run_here("precompute.boxes", *arguments)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def tree(shared_data, tmp_path):
+    """A small folder set: 12 real pictures in two classes."""
+    root = tmp_path / "tree"
+    for split, kind in (("train", "dress"), ("test", "pants")):
+        source = shared_data / "clothing-cc0" / split / kind
+        (root / split / kind).mkdir(parents=True)
+        for file in sorted(source.iterdir())[:6]:
+            shutil.copy(file, root / split / kind)
+    return root
+
+
+def test_demo_set_and_summary(boxes, demo_root, tmp_path):
+    done = boxes("--dataset", "demo", "--root", demo_root, "--out", tmp_path / "x.h5", "--json")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["images"] == 96
+    assert facts["sources"] == {"gt": 96}
+    assert facts["splits"] == {"train": 48, "test": 48}
+    cache = BoxCache.open(tmp_path / "x.h5")
+    assert (cache.boxes[:, 2:] > cache.boxes[:, :2]).all()
+    assert cache.provenance["config"]["source"] == "gt"
+    assert cache.plain.all()
+
+
+def test_folder_with_a_detector(boxes, tree, tmp_path):
+    done = boxes("--dataset", "folder", "--root", tree, "--out", tmp_path / "x.h5", "--source", "spectral-residual")
+    assert "12 boxes" in done.stdout
+    cache = BoxCache.open(tmp_path / "x.h5")
+    assert cache.class_names == ("dress", "pants")
+    assert cache.split_names == ("train", "test")
+    assert cache.labels[cache.indices("test")].tolist() == [1] * 6
+    assert ((cache.scores > 0) & (cache.scores <= 1)).all()
+    assert cache.source_names[cache.sources[0]] == "spectral-residual"
+    # How many threads there were, and how often it was made, is not in the file.
+    boxes("--dataset", "folder", "--root", tree, "--out", tmp_path / "y.h5", "--source", "spectral-residual",
+          "--workers", 1)  # fmt: skip
+    assert (tmp_path / "x.h5").read_bytes() == (tmp_path / "y.h5").read_bytes()
+
+
+def test_reuse_and_refusal(boxes, tree, tmp_path):
+    out = tmp_path / "x.h5"
+    detect = ("--dataset", "folder", "--root", tree, "--out", out, "--source", "spectral-residual")
+    boxes(*detect)
+    before = out.stat().st_mtime_ns
+    assert "up to date: nothing to do" in boxes(*detect).stdout
+    assert out.stat().st_mtime_ns == before
+    refused = boxes(*detect, "--value", 0.3, status=1).stderr
+    assert "value: 0.05 there, 0.3 now" in refused
+    assert "--rebuild" in refused
+    boxes(*detect, "--value", 0.3, "--rebuild")
+    assert BoxCache.open(out).provenance["config"]["value"] == 0.3
+    # The same settings, but other files
+    victim = next((tree / "train" / "dress").iterdir())
+    shutil.copy(tree / "test" / "pants" / os.listdir(tree / "test" / "pants")[0], tree / "test" / "new.jpg")
+    with open(victim, "ab") as file:
+        file.write(b"\0")
+    refused = boxes(*detect, "--value", 0.3, status=1).stderr
+    assert "1 new (e.g. test/new.jpg), 1 changed" in refused
+    data = bytearray(out.read_bytes())
+    data[700] ^= 1
+    out.write_bytes(data)
+    assert "damaged" in boxes(*detect, status=1).stderr
+    boxes(*detect, "--rebuild")
+    assert len(BoxCache.open(out)) == 13
+
+
+def test_odd_files_are_named(boxes, tree, tmp_path):
+    folder = tree / "train" / "dress"
+    (folder / "dangling.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "circle").symlink_to("..")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "empty.jpg").touch()
+    (folder / "._side.jpg").write_bytes(b"\0\5\x16\7")
+    done = boxes("--dataset", "folder", "--root", tree, "--out", tmp_path / "x.h5")
+    cache = BoxCache.open(tmp_path / "x.h5")
+    assert len(cache) == 12
+    reasons = {Path(bad.path).name: bad.reason for bad in cache.quarantine}
+    assert reasons == {
+        "dangling.jpg": "cannot be read: a link to nothing",
+        "loop.jpg": "cannot be read: Too many levels of symbolic links",
+        "pipe.jpg": "not a regular file",
+        "empty.jpg": "empty file (0 bytes)",
+    }
+    assert "4 left out" in done.stdout
+
+
+def test_faults_mixed_in_leave_the_rest_alone(boxes, tree, shared_data, tmp_path):
+    detect = ("--dataset", "folder", "--root", tree, "--source", "spectral-residual", "--out")
+    boxes(*detect, tmp_path / "clean.h5")
+    for file in (shared_data / "faults" / "damaged").iterdir():
+        shutil.copy(file, tree / "train" / "dress")
+    boxes(*detect, tmp_path / "mixed.h5")
+    clean, mixed = BoxCache.open(tmp_path / "clean.h5"), BoxCache.open(tmp_path / "mixed.h5")
+    rows = {mixed.path(i): i for i in range(len(mixed))}
+    at = [rows[clean.path(i)] for i in range(len(clean))]
+    np.testing.assert_array_equal(clean.boxes, mixed.boxes[at])
+    np.testing.assert_array_equal(clean.scores, mixed.scores[at])
+    assert len(mixed.quarantine) >= 25
+
+
+def test_user_errors(boxes, shared_data, tmp_path):
+    refused = boxes("--dataset", "cub", "--root", tmp_path, "--out", tmp_path / "x.h5", status=1).stderr
+    assert "bounding_boxes.txt" in refused
+    refused = boxes("--dataset", "folder", "--out", tmp_path / "x.h5", status=1).stderr
+    assert "--root DIR" in refused
+    refused = boxes("--dataset", "folder", "--root", tmp_path, "--source", "gt", "--out", tmp_path / "x.h5", status=1)
+    assert "no pictures" in refused.stderr
+    clothes = shared_data / "clothing-cc0"
+    refused = boxes("--dataset", "folder", "--root", clothes, "--source", "gt", "--out", tmp_path / "x.h5", status=1)
+    assert "no annotated boxes; take a detector" in refused.stderr
+    refused = boxes("--dataset", "folder", "--root", clothes, "--out", tmp_path, status=1)
+    assert "is a folder" in refused.stderr
+    refused = boxes("--dataset", "folder", "--root", clothes, "--out", "/proc/no/x.h5", status=1)
+    assert "/proc/no" in refused.stderr
+    boxes("--dataset", "no-such-set", status=2)
+    boxes("--dataset", "demo", "--value", "2", status=2)
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_nothing_usable_is_an_error(boxes, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jpg").write_bytes(b"<html>")
+    refused = boxes("--dataset", "folder", "--root", tmp_path / "set", "--out", tmp_path / "x.h5", status=1).stderr
+    assert "not one usable picture" in refused
+    assert "a.jpg: text (HTML or XML)" in refused
+    assert not (tmp_path / "x.h5").exists()
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "precompute.boxes", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_ctrl_c_leaves_nothing_half_written(demo_root, tmp_path):
+    out = tmp_path / "out" / "x.h5"
+    process = start("--dataset", "demo", "--root", demo_root, "--out", out, "--workers", 1, "--shard", 4)
+    wait_for(lambda: list(tmp_path.glob("out/.x.h5.shards/*/000002.h5")))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not out.exists()
+
+
+def test_killed_runs_end_as_the_unbroken_one(boxes, demo_root, tmp_path):
+    unbroken = tmp_path / "unbroken.h5"
+    common = ("--dataset", "demo", "--root", demo_root, "--shard", 4)
+    boxes(*common, "--out", unbroken)
+    out = tmp_path / "out" / "x.h5"
+    rng = random.Random(0)
+    for kill in range(5):
+        process = start(*common, "--out", out, "--workers", 1)
+        finished = list(tmp_path.glob("out/.x.h5.shards/*/*.h5"))
+        wait_for(lambda: len(list(tmp_path.glob("out/.x.h5.shards/*/*.h5"))) > len(finished) or process.poll() == 0)  # noqa: B023
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.communicate(timeout=60)
+        assert out.exists() or kill < 24
+    done = boxes(*common, "--out", out)
+    assert "an earlier run was interrupted" in done.stdout or "up to date" in done.stdout
+    assert out.read_bytes() == unbroken.read_bytes()
+    assert sorted(os.listdir(out.parent)) == ["x.h5"]
+
+
+def test_full_disk_keeps_the_old_file(boxes, demo_root, tmp_path):
+    out = tmp_path / "x.h5"
+    boxes("--dataset", "demo", "--root", demo_root, "--out", out)
+    before = out.read_bytes()
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000));"
+        "from precompute.boxes import program; from precompute.cli import main; main(program)"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--dataset",
+        "demo",
+        "--root",
+        str(demo_root),
+        "--out",
+        str(out),
+        "--rebuild",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert out.read_bytes() == before
