@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ SCHEMA = 1
 
 class DamagedCheckpoint(UserError):
     """The file is there and cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A loaded checkpoint: its content, where it came from, and a sentence if it is not the newest."""
+
+    state: dict[str, Any]
+    path: Path
+    remark: str | None
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:

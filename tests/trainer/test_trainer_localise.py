@@ -1,0 +1,57 @@
+"""Localisation figures against sklearn-free slow references; the probe against lstsq."""
+
+import math
+
+import pytest
+import torch
+
+from trainer.localise import box_masks, cell_auc, centre_prior, figures, fit_probe, probe_maps
+
+
+def slow_auc(score: torch.Tensor, mask: torch.Tensor) -> float:
+    positive, negative = score[mask >= 0.5].tolist(), score[mask < 0.5].tolist()
+    if not positive or not negative:
+        return math.nan
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    return wins / (len(positive) * len(negative))
+
+
+def test_auc_equals_counting_pairs() -> None:
+    scores = torch.randint(0, 5, (20, 6, 7)).float()  # many ties
+    masks = torch.rand(20, 6, 7)
+    masks[3], masks[4] = 1, 0
+    expected = torch.tensor([slow_auc(s, m) for s, m in zip(scores, masks, strict=True)])
+    torch.testing.assert_close(cell_auc(scores, masks), expected, equal_nan=True)
+
+
+def test_figures_of_a_perfect_a_constant_and_an_inverted_map() -> None:
+    masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.25, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]), 8)
+    perfect, inverted = figures(masks, masks), figures(1 - masks, masks)
+    assert (perfect.auc, perfect.pointing, perfect.energy) == (1.0, 1.0, 1.0)
+    assert (inverted.auc, inverted.pointing, inverted.energy) == (0.0, 0.0, 0.0)
+    assert figures(torch.zeros(3, 8, 8), masks).auc == 0.5
+    assert perfect.images == 2  # a box that covers everything has no background to be told from
+    assert figures(masks[2:], masks[2:]).images == 0
+
+
+def test_centre_prior_is_symmetric_and_highest_in_the_middle() -> None:
+    prior = centre_prior(7)
+    assert prior.argmax() == 24
+    torch.testing.assert_close(prior, prior.flip(0))
+    torch.testing.assert_close(prior, prior.T)
+
+
+def test_probe_finds_a_linear_direction() -> None:
+    z = torch.randn(12, 5, 4, 4)
+    masks = (z[:, 2] - 0.5 * z[:, 0] > 0).float()
+    weight, bias = fit_probe(z, masks, ridge=0.0)
+    x = torch.cat([z.permute(0, 2, 3, 1).reshape(-1, 5), torch.ones(192, 1)], 1).double()
+    expected = torch.linalg.lstsq(x, masks.reshape(-1, 1).double()).solution[:, 0].float()
+    torch.testing.assert_close(torch.cat([weight, bias[None]]), expected, atol=1e-5, rtol=1e-4)
+    assert figures(probe_maps(z, (weight, bias)), masks).auc > 0.97
+
+
+@pytest.mark.parametrize("grid", [5, 8])
+def test_box_masks_hold_the_box_area(grid: int) -> None:
+    boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9]])
+    assert box_masks(boxes, grid).mean().item() == pytest.approx(0.6 * 0.7, abs=1e-6)

@@ -1,0 +1,103 @@
+"""From a config to the things it names: policy, networks, method, the folder of the run."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from augment.policy import Policy
+from precompute.cli import UserError
+from trainer import checkpoint, export, journal
+from trainer.config import RunConfig
+from trainer.data import Data
+from trainer.methods import Alignment, Method, build_method
+from trainer.model import Heads, build_model, freeze_stages
+from trainer.settings import Settings
+
+
+def make_folder(out: Path, resuming: bool) -> Path:
+    """The run's folder. UserError where another run lies in it already."""
+    present = [n for n in (journal.NAME, checkpoint.NAME, export.NAME) if (out / n).exists()]
+    if present and not resuming:
+        raise UserError(
+            f"--out {out} holds a run already ({', '.join(present)}). Go on with it: --resume {out}; "
+            "or name another folder, or remove this one"
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def make_policy(config: RunConfig) -> Policy:
+    """The augmentation policy that the flags ask for; UserError for values that no view could be made with."""
+    if config.method == "cvsa" and config.policy == "rrc":
+        raise UserError(
+            "--method cvsa --policy rrc: without a pasted rectangle there is no mask to align with. "
+            "Use --policy saliencyswap, or --method byol"
+        )
+    try:
+        return Policy(
+            name=config.policy,
+            mode=config.mode,
+            size=config.size,
+            crop_scale=config.crop_scale,
+            paste_scale=config.paste_scale,
+            box_cap=config.box_cap,
+            colour=config.colour,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def make_method(config: RunConfig, settings: Settings) -> Method:
+    """The method with its networks on the CPU, initialised from the seed (and from --init)."""
+    heads = Heads(
+        dim=config.dim,
+        hidden=settings.hidden,
+        conv_hidden=settings.conv_hidden,
+        stages=config.align_stages if config.method == "cvsa" else (),
+        predictor=config.method in ("byol", "cvsa"),
+        direct=config.control == "direct-head",
+    )
+    online = build_model(config.arch, heads, config.seed)
+    freeze_stages(online, config.freeze_stages)
+    alignment = Alignment(config.alignment(), config.control) if config.method == "cvsa" else None
+    return build_method(config.method, online, config.dim, alignment)
+
+
+def describe(config: RunConfig, settings: Settings, method: Method, grids: dict[int, int]) -> str:
+    """What is trained, in a few lines."""
+    count = sum(p.numel() for p in method.online.encoder.parameters())
+    lines = [
+        f"training: {config.method}, {config.arch} ({count / 1e6:.2f} M parameters), {settings.steps} steps of "
+        f"{settings.batch_size} images in {config.epochs} epochs, {settings.optimizer}"
+    ]
+    if config.method == "cvsa":
+        a = config.alignment()
+        scale = f"cosine/{a.temperature:g}" if a.scale == "cosine" else a.scale
+        maps = ", ".join(f"{g}×{g} cells at stage {s}" for s, g in grids.items())
+        lines.append(f"alignment: {scale}, {a.reduction} over cells, weight {a.weight:g}, {a.mask} masks; {maps}")
+        if min(grids.values()) < 4:
+            lines.append(f"note: {maps} are few to localise on; larger --size, or a narrow --arch such as resnet10w16")
+        if config.control != "none":
+            lines.append(f"control arm: {config.control}")
+    return "\n".join(lines)
+
+
+def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
+    """What else one needs to know to make the run again: versions, commit, data."""
+    here = str(Path(__file__).parent)
+    commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return {
+        "commit": commit.stdout.strip() or None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "data": {"name": data.cache.dataset, "images": len(data.cache), "provenance": dict(data.cache.provenance)},
+        "policy": policy.to_json(),
+    }

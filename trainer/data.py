@@ -1,0 +1,55 @@
+"""Which images a run trains on: a box file and its folder, named or the demo set."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from precompute.cache import BoxCache
+from precompute.cli import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """An opened box file, and the folder that its paths are relative to."""
+
+    cache: BoxCache
+    boxes: Path
+    root: Path
+
+    def split(self, name: str) -> str | None:
+        """A split's name as the loader wants it ("all" is None); UserError names the valid ones."""
+        if name == "all":
+            return None
+        self.cache.indices(name)
+        return name
+
+
+def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Callable[[str], None]) -> Data:
+    """Opens what the flags name; with nothing named, the demo set, made when it is missing. Says which it is."""
+    if boxes is None and dataset is None:
+        say("data: none named (--dataset, --boxes, --root), so the demo set of procedural pictures is used")
+        dataset = "demo"
+    path = Path(boxes) if boxes else Path("cache") / f"{dataset}.h5"
+    if not path.exists() and boxes is None and dataset == "demo":
+        say(f"data: {path} is missing; making the demo set and its boxes")
+        _make("demo", path)
+    if not path.exists() and boxes is None:
+        raise UserError(
+            f"{path} is missing. Make it first: python -m precompute.boxes --dataset {dataset} --root DIR --out {path}"
+        )
+    cache = BoxCache.open(path)
+    folder = root or cache.provenance.get("config", {}).get("root") or f"data/{cache.dataset}"
+    if not Path(folder).is_dir():
+        raise UserError(f"--root {folder}: no such folder; it must be the one given to precompute.boxes for {path}")
+    splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
+    say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
+    return Data(cache, path, Path(folder))
+
+
+def _make(dataset: str, path: Path) -> None:
+    """Runs precompute.boxes as its own program: the trainer imports nothing of it but the cache's reader."""
+    command = [sys.executable, "-m", "precompute.boxes", "--dataset", dataset, "--out", str(path)]
+    if (status := subprocess.run(command).returncode) != 0:
+        raise UserError(f"{' '.join(command[1:])} failed with exit status {status}; see its message above")

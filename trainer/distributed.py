@@ -1,0 +1,97 @@
+"""Several processes under torchrun: who am I, and batch normalisation over all of them, on any device."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+MOMENTUM = 0.1  # of running statistics: torch's default, which every ResNet here has
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among `world`; rank 0 talks and writes."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that talks and writes."""
+        return self.rank == 0
+
+
+def start(device: str) -> Process:
+    """Joins the group that torchrun announced (NCCL on CUDA, gloo on CPU); a single process otherwise."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return Process()
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Process(dist.get_rank(), world)
+
+
+def stop() -> None:
+    """Leaves the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the batches of all processes, of equal size each; for CPU, which torch's SyncBatchNorm refuses.
+
+    Statistics of [N, C, ...]: mean and mean of squares are averaged over the processes in one differentiable
+    all-reduce; two processes equal one process with the whole batch to float error.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises by the statistics of all processes in training, by the running ones otherwise."""
+        if not self.training:
+            return super().forward(input)
+        from torch.distributed.nn.functional import all_reduce
+
+        world = dist.get_world_size()
+        dims = [0, *range(2, input.dim())]
+        local = torch.stack([input.mean(dims), input.square().mean(dims)])
+        mean, square = all_reduce(local, op=dist.ReduceOp.SUM) / world
+        variance = square - mean.square()
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                count = world * input.numel() / input.shape[1]
+                self.running_mean.lerp_(mean, MOMENTUM)
+                self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked += 1
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        out = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        return out * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:
+    """Every BatchNorm of `module` over all processes: torch's own on CUDA, `AllReduceBatchNorm` on CPU."""
+    if device.startswith("cuda"):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            synced = AllReduceBatchNorm(child.num_features, child.eps, MOMENTUM)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.to(child.weight.device).train(child.training))
+        else:
+            synchronise_batch_norm(child, device)
+    return module
+
+
+def any_process(flag: bool, device: str) -> bool:
+    """Whether `flag` is set in any process; all must call it at the same step."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return shared.item() > 0

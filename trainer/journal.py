@@ -1,0 +1,115 @@
+"""metrics.jsonl: one JSON object a line, first the run's config; a resumed run neither repeats nor loses a step."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precompute.files import replacing
+
+NAME = "metrics.jsonl"
+
+
+class Journal:
+    """Appends lines to metrics.jsonl. A line is one `write`: a killed run leaves at most one broken line, the last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """A new file with `header` as its first line."""
+        with replacing(self.path) as temporary:
+            temporary.write_text(_line({"kind": "config", **header}))
+
+    def rewind(self, step: int) -> None:
+        """Drops what lies after `step` (it will be done again), broken lines, and evaluations."""
+        kept = [row for row in read(self.path) if row["kind"] == "config" or row.get("step", step + 1) <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(_line(row) for row in kept if row["kind"] != "evaluation"))
+
+    def add(self, kind: str, **values: Any) -> None:
+        """One more line."""
+        with open(self.path, "a") as file:
+            file.write(_line({"kind": kind, **values}))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the last line of a killed run
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+class Meter:
+    """Means over a log interval, summed on the device: reading them is the only sync, once an interval.
+
+    The sums are part of a checkpoint, so the first line after a resume equals that of the unbroken run.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Time before now is not counted."""
+        self.started, self.waited, self.timed = time.perf_counter(), 0.0, 0
+
+    def add(self, terms: dict[str, Tensor], waited: float) -> None:
+        """One step's scalars (detached) and the seconds that its batch kept the loop waiting."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+        self.waited += waited
+        self.timed += 1
+
+    def means(self) -> dict[str, float]:
+        """Means since the last `reset`, in float32."""
+        return {name: value.item() / self.count for name, value in self.sums.items()}
+
+    def timing(self, images_per_step: int) -> dict[str, float]:
+        """Wall-clock figures of the steps timed since `restart_clock`."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {
+            "images_per_second": round(self.timed * images_per_step / seconds, 2),
+            "step_ms": round(1e3 * seconds / max(self.timed, 1), 2),
+            "data_wait": round(self.waited / seconds, 4),
+        }
+
+    def reset(self) -> None:
+        """A new interval."""
+        self.sums, self.count = {}, 0
+        self.restart_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the interval so far."""
+        return {"sums": {k: v.detach().cpu() for k, v in self.sums.items()}, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: str | torch.device = "cpu") -> None:
+        """Back to the middle of an interval."""
+        self.sums, self.count = {k: v.to(device) for k, v in state["sums"].items()}, state["count"]
+
+
+def log_line(row: dict[str, Any]) -> str:
+    """A step's row for a person: losses, rate, speed, and the share of time spent waiting for data."""
+    losses = "  ".join(f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment") if name in row)
+    line = (
+        f"epoch {row['epoch']}/{row['epochs']} step {row['step']}/{row['steps']}  {losses}  lr {row['lr']:.3g}  "
+        f"{row['images_per_second']:.1f} images/s  step {row['step_ms']:.0f} ms  data wait {row['data_wait']:.1%}"
+    )
+    if "mfu" in row:
+        line += f"  MFU {row['mfu']:.1%}"
+    if "memory_gib" in row:
+        line += f"  peak memory {row['memory_gib']:.1f} GiB"
+    return line

@@ -1,0 +1,85 @@
+"""Where a network looks: per-cell scores held against boxes, always beside the centre prior.
+
+Score maps and masks are [N, H, W]; a cell is foreground when the box covers at least half of it. Every figure is a mean
+over images; images without both kinds of cells are left out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well score maps find boxes. Chance: auc 0.5, pointing and energy the mean area share."""
+
+    auc: float  # mean over images of the area under the ROC of the cells
+    pointing: float  # share of images whose highest cell lies in the box
+    energy: float  # share of the map's (shifted to be non-negative) mass that lies in the box
+    images: int
+
+    def __str__(self) -> str:
+        return f"AUC {self.auc:.3f}  pointing {self.pointing:.3f}  energy {self.energy:.3f}"
+
+
+def figures(scores: Tensor, masks: Tensor) -> Figures:
+    """All figures of score maps [N, H, W] against masks of the same shape (share of a cell that is covered)."""
+    auc = cell_auc(scores, masks)
+    valid = auc.isfinite()
+    if not valid.any():
+        return Figures(float("nan"), float("nan"), float("nan"), 0)
+    scores, masks = scores[valid].flatten(1).float(), masks[valid].flatten(1).float()
+    highest = scores.argmax(1, keepdim=True)
+    pointing = (masks.gather(1, highest) >= 0.5).float().mean()
+    mass = scores - scores.amin(1, keepdim=True)
+    energy = ((mass * masks).sum(1) / mass.sum(1).clamp_min(1e-12)).mean()
+    return Figures(auc[valid].mean().item(), pointing.item(), energy.item(), int(valid.sum()))
+
+
+def cell_auc(scores: Tensor, masks: Tensor) -> Tensor:
+    """Area under the ROC of each image's cells [N]: P(foreground > background) + P(equal) / 2; nan without both."""
+    scores, foreground = scores.flatten(1).float(), masks.flatten(1) >= 0.5
+    n, cells = scores.shape
+    ordered, order = scores.sort(1)
+    # Mid-ranks: cells of equal score share the mean of their places.
+    first = torch.searchsorted(ordered, ordered, right=False)
+    last = torch.searchsorted(ordered, ordered, right=True)
+    ranks = torch.empty_like(scores).scatter_(1, order, (first + last + 1).float() / 2)
+    positive = foreground.sum(1).float()
+    auc = (ranks * foreground).sum(1) - positive * (positive + 1) / 2
+    pairs = positive * (cells - positive)
+    return torch.where(pairs > 0, auc / pairs.clamp_min(1), torch.full((n,), float("nan"), device=auc.device))
+
+
+def centre_prior(grid: int, device: str | torch.device = "cpu") -> Tensor:
+    """[grid, grid] scores that fall with the distance from the centre: what beats every method on centred objects."""
+    at = (torch.arange(grid, device=device) + 0.5) / grid - 0.5
+    return 1 - (at[:, None].square() + at[None, :].square()) * 2
+
+
+def fit_probe(features: Tensor, masks: Tensor, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
+    """A linear probe per cell: features [N, C, H, W] to masks [N, H, W] by ridge regression; weight [C] and bias [].
+
+    Closed form in float64 on standardised features: no step size, no seed.
+    """
+    x = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    y = masks.flatten().double()
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    x = (x - mean) / std
+    gram = x.T @ x / len(x) + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (y - y.mean()) / len(x)) / std
+    return weight.float(), (y.mean() - mean @ weight).float()
+
+
+def probe_maps(features: Tensor, probe: tuple[Tensor, Tensor]) -> Tensor:
+    """The probe's scores [N, H, W] of features [N, C, H, W]."""
+    weight, bias = probe
+    return torch.einsum("nchw,c->nhw", features.float(), weight) + bias
+
+
+def box_masks(boxes: Tensor, grid: int) -> Tensor:
+    """Share of each cell that boxes [N, 4] in [0, 1] cover: [N, grid, grid]."""
+    from augment.geometry import masks
+
+    return masks(boxes, size=1, grid=grid)

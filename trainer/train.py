@@ -1,0 +1,237 @@
+"""The training loop: `train` reads top to bottom, `train_step` is one step of it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from augment import open_views
+from precompute.cli import as_json
+from trainer import distributed
+from trainer.build import describe, make_folder, make_method, make_policy, surroundings
+from trainer.checkpoint import Resumed
+from trainer.config import RunConfig
+from trainer.data import Data, open_data
+from trainer.distributed import Process
+from trainer.export import save_encoder
+from trainer.journal import Journal, Meter, log_line
+from trainer.losses import bilinear_masks
+from trainer.methods import Masks, Part
+from trainer.model import Network, build_encoder, feature_widths, grid_of, train_mode
+from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
+from trainer.settings import Hardware, Settings, decide, find_hardware
+from trainer.state import Saver, TrainingState, stop_signal
+
+Say = Callable[[str], None]
+
+
+def train(config: RunConfig, resumed: Resumed | None = None) -> int:
+    """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved)."""
+    hardware, reasons = find_hardware(config.device)
+    process = distributed.start(hardware.device)
+    say = _say if process.first else _keep_quiet
+    out = make_folder(Path(config.out), resuming=resumed is not None)
+    policy = make_policy(config)
+
+    data = open_data(config.dataset, config.boxes, config.root, say)
+    images = len(data.cache.indices(data.split(config.train_split)))
+    encoder = build_encoder(config.arch)
+    settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
+    for reason in reasons + more:
+        say("chosen: " + reason)
+
+    with open_views(
+        data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
+        batch_size=settings.batch_size, device=hardware.device, seed=config.seed,
+        rank=process.rank, world_size=process.world, workers=config.workers, say=lambda line: say("views: " + line),
+    ) as loader:  # fmt: skip
+        grids = {stage: grid_of(encoder, config.size, stage) for stage in config.align_stages}
+        state = _state(config, settings, loader, hardware, process)
+        say(describe(config, settings, state.method, grids))
+
+        journal, saver = Journal(out), Saver(out, settings.save_every, process.first)
+        if resumed:
+            state.restore(resumed)
+            say(f"resumed at step {state.step} of {settings.steps} from {resumed.path}")
+            if resumed.remark:
+                say("note: " + resumed.remark)
+        if process.first and resumed:
+            journal.rewind(state.step)
+        elif process.first:
+            about = surroundings(data, policy)
+            journal.begin({"config": as_json(config), "settings": as_json(settings), "about": about})
+        saver.save(state)
+        done = _loop(state, grids, hardware, process, journal, saver, say)
+    if not done:
+        say(f"stopped at step {state.step} and saved. Go on with: python -m trainer.run --resume {out}")
+    elif process.first:
+        _finish(state, data, journal, out, say)
+    distributed.stop()
+    return 0 if done else 130
+
+
+def _loop(
+    state: TrainingState,
+    grids: dict[int, int],
+    hardware: Hardware,
+    process: Process,
+    journal: Journal,
+    saver: Saver,
+    say: Say,
+) -> bool:
+    """Steps until the end (True) or until a signal asks to stop (False); saves in both cases."""
+    config, settings, meter = state.config, state.settings, state.meter
+    autocast = autocast_of(settings.amp, hardware.device)
+    train_mode(state.method.online, config.freeze_stages)
+    views = _batches(state.loader)
+    meter.restart_clock()
+    with stop_signal() as stop:
+        while state.step < settings.steps:
+            waiting = time.perf_counter()
+            batch = next(views)
+            waited = time.perf_counter() - waiting
+
+            set_lr(state.optimizer, learning_rate(state.step, settings.steps, settings.warmup, settings.peak_lr))
+            terms = train_step(state, batch, grids, autocast)
+            state.method.after_step(state.method.momentum(ema_momentum(state.step, settings.steps, config.ema)))
+            state.step += 1
+            meter.add(terms, waited)
+
+            stopped, last = stop.is_set, state.step == settings.steps
+            if state.step % settings.log_every == 0 or last:
+                row = _row(state)
+                state.check_finite(meter.means(), saver.folder)
+                say(log_line(row))
+                if process.first:
+                    journal.add("step", **row)
+                meter.reset()
+                stopped = distributed.any_process(stopped, hardware.device)
+            elif process.world > 1:
+                stopped = False  # processes agree on stopping at log lines only: an all-reduce a step would sync
+            if stopped or last or saver.due(state.step):
+                state.check_finite(meter.means(), saver.folder, weights=True)
+                saver.save(state)
+                meter.restart_clock()
+            if stopped:
+                return False
+    return True
+
+
+def train_step(
+    state: TrainingState, batch: Any, grids: dict[int, int], autocast: Callable[[], AbstractContextManager]
+) -> dict[str, Tensor]:
+    """One optimizer step on one batch; loss and terms as detached scalars on the device (no host sync)."""
+    config = state.config
+    masks = [{stage: _mask(config, batch, v, grid) for stage, grid in grids.items()} for v in range(len(batch.views))]
+    sums: dict[str, Tensor] = {}
+    for views, cut in _pieces(batch.views, masks, config.accumulate):
+        parts = state.method.parts(views, cut)
+        while (part := _next_part(parts, autocast)) is not None:
+            state.scaler.scale(part.loss / config.accumulate).backward()
+            for name, value in (("loss", part.loss), *part.terms.items()):
+                value = value.detach() / config.accumulate
+                sums[name] = sums[name] + value if name in sums else value
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return sums
+
+
+def _next_part(parts: Iterator[Part], autocast: Callable[[], AbstractContextManager]) -> Part | None:
+    """The next part's forward under autocast; its backward is made outside of it."""
+    with autocast():
+        return next(parts, None)
+
+
+def _mask(config: RunConfig, batch: Any, view: int, grid: int) -> Tensor:
+    """δ(M) of one view on the grid: exact cover, or the letter's bilinear resize."""
+    if config.alignment().mask == "bilinear":
+        return bilinear_masks(batch.rects[:, view], config.size, grid)
+    return batch.masks(view, grid)
+
+
+def _pieces(views: Sequence[Tensor], masks: Masks, pieces: int) -> Iterator[tuple[Sequence[Tensor], Masks]]:
+    """A batch in equal parts along the samples (gradient accumulation)."""
+    if pieces == 1:
+        yield views, masks
+        return
+    length = len(views[0]) // pieces
+    for start in range(0, length * pieces, length):
+        rows = slice(start, start + length)
+        yield [v[rows] for v in views], [{s: m[rows] for s, m in per_view.items()} for per_view in masks]
+
+
+def _batches(loader: Any) -> Iterator[Any]:
+    """Batches without end: epoch after epoch from where the loader stands."""
+    while True:
+        yield from loader
+
+
+def _row(state: TrainingState) -> dict[str, Any]:
+    """The log line's values."""
+    settings = state.settings
+    return {
+        "step": state.step,
+        "steps": settings.steps,
+        "epoch": 1 + (state.step - 1) // settings.steps_per_epoch,
+        "epochs": state.config.epochs,
+        **state.meter.means(),
+        "lr": state.optimizer.param_groups[0]["lr"],
+        **state.meter.timing(settings.batch_size),
+    }
+
+
+def _state(config: RunConfig, settings: Settings, loader: Any, hardware: Hardware, process: Process) -> TrainingState:
+    """Networks and optimizer on their device, ready for the first step."""
+    device = hardware.device
+    method = make_method(config, settings).to(device)
+    if process.world > 1:
+        distributed.synchronise_batch_norm(method, device)
+        method.run_online_by(_parallel(method.online, device))
+    return TrainingState(
+        config=config,
+        settings=settings,
+        method=method,
+        optimizer=build_optimizer(
+            settings.optimizer, [method.online], settings.weight_decay, config.momentum, config.bias_lr
+        ),
+        scaler=torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16"),
+        loader=loader,
+        meter=Meter(),
+    )
+
+
+def _parallel(online: Network, device: str) -> nn.Module:
+    """DDP around the online network alone: the target needs no gradients, and BN statistics are synchronised anyway."""
+    ids = [int(device.split(":")[1])] if device.startswith("cuda") else None
+    return nn.parallel.DistributedDataParallel(online, device_ids=ids, broadcast_buffers=False)
+
+
+def autocast_of(amp: str, device: str) -> Callable[[], AbstractContextManager]:
+    """A maker of autocast contexts; of empty ones for "off"."""
+    if amp == "off":
+        return nullcontext
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    return lambda: torch.autocast(device.split(":")[0], dtype=dtype)
+
+
+def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: Say) -> None:
+    """Exports the encoder and, unless told not to, evaluates it."""
+    path = save_encoder(state.method.online.encoder, out, state.config)
+    say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
+    if state.config.evaluate:
+        from trainer.report import evaluate_run
+
+        journal.add("evaluation", step=state.step, **evaluate_run(state, data, out, say))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _keep_quiet(line: str) -> None:
+    pass
