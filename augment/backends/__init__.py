@@ -1,0 +1,71 @@
+"""Backends: pure functions of (plan, image files) that make the pixels. All of them mean the same (see the tests).
+
+dali     everything as DALI operators, decoding included; CUDA or CPU
+kornia   Kornia and torch operators, anywhere torch runs: the fallback
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from augment.policy import Policy
+from precompute.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from augment.plan import Plan
+
+NAMES = ("auto", "dali", "kornia")
+
+
+class Backend(Protocol):
+    """`render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them.
+
+    Returns one tensor a view, [B, 3, size, size] in channels-last memory, normalised, on the backend's device; nothing
+    writes to it afterwards. Any exception means that this batch could not be made (a file that cannot be decoded);
+    after `reset()` the backend must work again.
+    """
+
+    name: str
+
+    def render(self, plan: "Plan", files: Sequence[bytes]) -> "tuple[torch.Tensor, ...]": ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def choose(name: str, device: "torch.device") -> tuple[str, str]:
+    """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
+
+    Raises UserError for an unknown name, or one whose packages are not installed.
+    """
+    if name not in NAMES:
+        raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
+    missing = "the DALI backend is not built yet"
+    if name == "auto":
+        if missing is None:
+            return "dali", f"DALI is installed, on {device.type}"
+        return "kornia", f"fallback, slow: {missing}"
+    if name == "dali" and missing is not None:
+        raise UserError(f"backend=dali: {missing}; or use backend=kornia")
+    return name, "as asked"
+
+
+def why_no_dali() -> str | None:
+    """None where DALI can be imported, else the reason and the remedy."""
+    try:
+        found = importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        found = False
+    if found:
+        return None
+    return "DALI is not installed (Linux only: pip install nvidia-dali-cuda130, or nvidia-dali-cuda120)"
+
+
+def build(name: str, policy: Policy, device: "torch.device", dtype: "torch.dtype", workers: int, batch: int) -> Backend:
+    """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan."""
+    from augment.backends.kornia import KorniaBackend
+
+    return KorniaBackend(policy, device, dtype, workers)

@@ -1,0 +1,56 @@
+"""What a loader hands to a training loop: views and the geometry that belongs to them."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, device
+
+from augment import geometry
+from augment.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N sources with V views each. Indices are rows of the box file."""
+
+    views: tuple[Tensor, ...]  # V of [N, 3, S, S], channels-last memory, normalised
+    rects: Tensor  # int32 [N, V, 4]: x0, y0, x1, y1 of the patch in pixels of the finished (flipped) view
+    sources: Tensor  # int64 [N]
+    backgrounds: Tensor  # int64 [N, V]
+    labels: Tensor  # int64 [N], -1 where unknown
+    plan: Plan  # everything that was drawn
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def q(self) -> Tensor:
+        """The first view."""
+        return self.views[0]
+
+    @property
+    def k(self) -> Tensor:
+        """The second view."""
+        return self.views[1]
+
+    @property
+    def size(self) -> int:
+        """Side of a view in pixels."""
+        return self.plan.size
+
+    def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
+        """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid]."""
+        return geometry.masks(self.rects[:, view], self.size, grid)
+
+    def boxes(self, view: int):  # -> torchvision.tv_tensors.BoundingBoxes
+        """The patch's rectangle in view number `view` as `torchvision.tv_tensors.BoundingBoxes` [N, 4], XYXY."""
+        from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+        side = (self.size, self.size)
+        # Its type stubs leave `__new__`'s keywords out.
+        return BoundingBoxes(self.rects[:, view], format=BoundingBoxFormat.XYXY, canvas_size=side)  # type: ignore[call-arg]
+
+    def to(self, where: device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch with its tensors on another device."""
+        move = lambda x: x.to(where, non_blocking=non_blocking)  # noqa: E731
+        names = ("rects", "sources", "backgrounds", "labels")
+        return replace(self, views=tuple(map(move, self.views)), **{n: move(getattr(self, n)) for n in names})

@@ -1,0 +1,107 @@
+"""Plain, deterministic images for evaluation: kNN, linear probes, localisation."""
+
+import collections
+import itertools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from augment import geometry
+from augment.imageset import ImageSet
+from augment.policy import Policy
+from precompute.cache import BadFile, BoxCache
+from precompute.cli import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CROPS = ("center", "box", "whole")
+
+
+def eval_images(
+    boxes: Path | str | BoxCache,
+    root: Path | str,
+    *,
+    split: str | None = "test",
+    size: int = 224,
+    resize: float = 256 / 224,
+    batch_size: int = 256,
+    crop: str = "center",
+    workers: int | None = None,
+    mean: tuple[float, ...] = Policy.mean,
+    std: tuple[float, ...] = Policy.std,
+    check: str = "size",
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Yields (images, indices): float32 [N, 3, size, size] channels-last and normalised on the CPU, int64 [N].
+
+    Ascending rows of the split (None: all), each once; the last batch may be short. `crop`:
+    "center" resizes the shorter side to round(size · resize) and takes the middle (torchvision's evaluation);
+    "box" resizes the box to the square; "whole" resizes the whole picture to the square, so that a box in [0, 1] stays
+    where it is. Raises UserError for unknown names, and `BadFile` for a file that is not the one that was cached.
+    """
+    if crop not in CROPS:
+        raise UserError(f"crop={crop!r}: must be one of {', '.join(CROPS)}")
+    if size < 1 or batch_size < 1 or resize < 1:
+        raise UserError(f"size={size}, batch_size={batch_size}, resize={resize}: must be at least 1")
+    images = ImageSet.open(boxes, root)
+    rows = images.parts[0][0].indices(split)
+    return _batches(images, rows, size, resize, batch_size, crop, workers, (mean, std), check)
+
+
+def _batches(
+    images: ImageSet,
+    rows: np.ndarray,
+    size: int,
+    resize: float,
+    batch_size: int,
+    crop: str,
+    workers: int | None,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    check: str,
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    import torch
+
+    mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in normalisation)
+    workers = workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers, thread_name_prefix="augment-eval") as threads:
+        # A bounded window of futures: `map` would decode the whole set at once.
+        todo = iter(rows.tolist())
+        make = lambda row: threads.submit(_square, images, row, size, resize, crop, check)  # noqa: E731
+        window = collections.deque(make(row) for row in itertools.islice(todo, 2 * batch_size))
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            pixels = []
+            for _ in chosen:
+                pixels.append(window.popleft().result())
+                window.extend(make(row) for row in itertools.islice(todo, 1))
+            batch = ((torch.stack(pixels).float() / 255) - mean) / std
+            yield batch.contiguous(memory_format=torch.channels_last), torch.from_numpy(chosen.copy())
+
+
+def _square(images: ImageSet, row: int, size: int, resize: float, crop: str, check: str) -> "Tensor":
+    """One image as uint8 [3, size, size]."""
+    from augment.backends.torch_ops import crop_resize, decode
+
+    data = images.read(row, check)
+    try:
+        picture = decode(data)
+    except RuntimeError as error:
+        reason = images.diagnose(row, data) or str(error)
+        raise BadFile(images.path(row), reason) from error
+    pool = images.pool
+    width, height = int(pool.widths[row]), int(pool.heights[row])
+    whole = np.array((0, 0, width, height))
+    if crop == "whole":
+        return crop_resize(picture, whole, size, size)
+    if crop == "box":
+        return crop_resize(picture, geometry.box_to_pixels(pool.boxes[row], width, height), size, size)
+    shorter = max(round(size * resize), size)
+    # torchvision's Resize: the longer side is cut down to a whole number of pixels; CenterCrop: rounded offsets.
+    w = shorter if width <= height else int(shorter * width / height)
+    h = shorter if height <= width else int(shorter * height / width)
+    x, y = round((w - size) / 2), round((h - size) / 2)
+    return crop_resize(picture, whole, h, w)[:, y : y + size, x : x + size]

@@ -1,0 +1,326 @@
+"""Epochs of batches, made in the background while the training loop computes."""
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from augment.backends import Backend
+from augment.batch import Batch
+from augment.imageset import ImageSet
+from augment.plan import Plan, draw
+from augment.schedule import Schedule
+from precompute.cache import BadFile
+from precompute.cli import UserError
+
+ON_BAD = ("replace", "fail")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A plan and the bytes of its images, checked."""
+
+    plan: Plan
+    files: list[bytes]
+    replaced: int
+
+
+class ViewLoader:
+    """Iterates over the batches of one epoch, as a `DataLoader` does; `open_views` makes it.
+
+    `for batch in loader` goes through the current epoch, and the next loop through the next one. Leaving a loop early
+    and starting another begins the same epoch again; `state_dict` and `load_state_dict` go on in the middle of one.
+    Close it, or use it in a `with` statement.
+
+    A file that went bad after the boxes were made is named on stderr, counted in `report()`, and replaced by the next
+    good image of its group in the epoch's order (`on_bad="replace"`, the default; as a background, by the next one
+    that is not the source), or raises `BadFile` (`on_bad="fail"`). The other views do not change.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        schedule: Schedule,
+        backend: Backend,
+        *,
+        check: str = "size",
+        on_bad: str = "replace",
+        workers: int = 2,
+        prefetch: int = 2,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.images, self.schedule, self.backend = images, schedule, backend
+        self.check, self.on_bad, self.prefetch = check, on_bad, prefetch
+        self.epoch = 0
+        self.wait_seconds = 0.0  # how long the training loop has waited for batches
+        self._say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
+        self._step = 0  # batches of this epoch that have been handed out
+        self._start = 0  # where the next loop begins
+        self._counts = dict.fromkeys(("batches", "samples", "decoded", "capped", "replaced"), 0)
+        self._bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
+        self._undecodable: set[int] = set()
+        self._order: tuple[int, np.ndarray] | None = None
+        self._readers = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="augment-read")
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
+        self._producer: _Producer | None = None
+        self._closed = False
+
+    @property
+    def policy(self):
+        """The policy of the views."""
+        return self.schedule.policy
+
+    def __len__(self) -> int:
+        """Batches of one epoch on this rank."""
+        return len(self.schedule)
+
+    def __enter__(self) -> "ViewLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all threads and frees the backend; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop()
+        self._ahead.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        self.backend.close()
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next loop goes through: from its start, or from where `load_state_dict` put it."""
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch}: must be at least 0")
+        if epoch != self.epoch:
+            self.epoch, self._step, self._start = epoch, 0, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._closed:
+            raise RuntimeError("this loader has been closed")
+        epoch, start = self.epoch, self._start
+        self._step, self._start = start, 0
+        if self._producer is None or self._producer.next != (epoch, start):
+            self._stop()
+            self._producer = _Producer(self._make, (epoch, start), len(self), self.prefetch)
+        producer = self._producer
+        for step in range(start, len(self)):
+            began = time.perf_counter()
+            batch, replaced = producer.get()
+            self.wait_seconds += time.perf_counter() - began
+            self._count(batch.plan, replaced)
+            # Before the batch is handed out: a state taken while it is in use counts it as done.
+            self._step = step + 1
+            if self._step == len(self):
+                self.epoch, self._step = epoch + 1, 0
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as plain values: batches handed out so far count as done."""
+        s = self.schedule
+        return {
+            "epoch": self.epoch,
+            "step": self._step,
+            "seed": s.seed,
+            "batch_size": s.batch_size,
+            "drop_last": s.drop_last,
+            "images": len(s.rows),
+            "policy": s.policy.to_json(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, on any backend and number of ranks.
+
+        Raises UserError where the seed, policy, images or global batch differ, since the views would then differ too.
+        """
+        mine = self.state_dict()
+        for name in ("seed", "batch_size", "drop_last", "images", "policy"):
+            if state[name] != mine[name]:
+                raise UserError(f"cannot resume: {name} was {state[name]}, now it is {mine[name]}")
+        self.epoch, self._step = int(state["epoch"]), int(state["step"])
+        self._start = self._step
+
+    def report(self) -> dict[str, Any]:
+        """Counts so far: batches, samples, images decoded, views whose rectangle was capped, images replaced."""
+        bad = {self.images.path(row): reason for row, reason in sorted(self._bad.items())}
+        return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
+
+    def _count(self, plan: Plan, replaced: int) -> None:
+        added = (1, len(plan), len(plan.images), int(plan.capped.sum()), replaced)
+        for name, more in zip(self._counts, added, strict=True):
+            self._counts[name] += more
+
+    def _stop(self) -> None:
+        if self._producer is not None:
+            self._producer.stop()
+            self._producer = None
+
+    def _make(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[Batch, int]]:
+        """Batches of the (epoch, step) places; reads the next one's files while the present one is rendered."""
+        waiting: tuple[tuple[int, int], Future[_Prepared]] | None = None
+        for place in places:
+            following = self._ahead.submit(self._prepare, *place)
+            if waiting is not None:
+                yield self._render(waiting[1].result(), waiting[0])
+            waiting = place, following
+
+    def _render(self, prepared: _Prepared, place: tuple[int, int]) -> tuple[Batch, int]:
+        while True:
+            plan = prepared.plan
+            try:
+                views = self.backend.render(plan, prepared.files)
+                break
+            except Exception:
+                self.backend.reset()
+                if not self._find_undecodable(prepared):
+                    raise
+            prepared = self._prepare(*place)
+        numbers = (torch.from_numpy(x) for x in (plan.rects_flipped, plan.sources, plan.backgrounds))
+        rects, sources, backgrounds = (x.to(views[0].device) for x in numbers)
+        labels = torch.from_numpy(self.images.labels[plan.sources]).to(views[0].device)
+        return Batch(views, rects, sources, backgrounds, labels, plan), prepared.replaced
+
+    def _find_undecodable(self, prepared: _Prepared) -> bool:
+        """After a failure: tests the batch's files one by one; whether one of them is to blame."""
+        rows = prepared.plan.images.tolist()
+        reasons = self._readers.map(self.images.diagnose, rows, prepared.files)
+        found = {row: reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
+        for row, reason in found.items():
+            self._note(row, BadFile(self.images.path(row), reason))
+        self._undecodable |= set(found)
+        return bool(found)
+
+    def _prepare(self, epoch: int, step: int) -> _Prepared:
+        """Draws the plan and reads its files; bad ones are replaced, and the plan drawn again for the stand-ins."""
+        order = self._order_of(epoch)
+        plan = self.schedule.plan(self.images.pool, order, epoch, step)
+        files = self._read_all(plan.images)
+        if all(data is not None for data in files.values()):
+            return _Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], 0)
+        sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
+        for i, row in enumerate(plan.sources.tolist()):
+            sources[i] = self._good(order, row, files, without=-1)
+            for v, other in enumerate(plan.backgrounds[i].tolist()):
+                backgrounds[i, v] = self._good(order, other, files, without=int(sources[i]))
+        replaced = int((sources != plan.sources).sum() + (backgrounds != plan.backgrounds).sum())
+        plan = draw(
+            self.policy,
+            self.images.pool,
+            sources,
+            backgrounds,
+            seed=self.schedule.seed,
+            epoch=epoch,
+            keys=plan.sources,
+        )
+        return _Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], replaced)
+
+    def _good(self, order: np.ndarray, row: int, files: dict[int, bytes | None], without: int) -> int:
+        """`row` if its file is good and it is not `without`, else the first such stand-in; its bytes are in `files`."""
+        if files[row] is not None and row != without:
+            return row
+        for other in self.schedule.stand_ins(order, row):
+            if other == without:
+                continue
+            if other not in files:
+                files[other] = self._read(other)
+            if files[other] is not None:
+                return other
+        raise UserError(
+            f"no good image is left to stand in for {self.images.path(row)}; "
+            "mend the image folder or run precompute.boxes again"
+        )
+
+    def _read_all(self, rows: np.ndarray) -> dict[int, bytes | None]:
+        return dict(zip(rows.tolist(), self._readers.map(self._read, rows.tolist()), strict=True))
+
+    def _read(self, row: int) -> bytes | None:
+        """The file's bytes; None where it is bad and may be replaced."""
+        if row in self._undecodable:
+            return None
+        try:
+            return self.images.read(row, self.check)
+        except BadFile as error:
+            self._note(row, error)
+            return None
+
+    def _note(self, row: int, error: BadFile) -> None:
+        """Names a bad file once; raises where bad files are not to be replaced."""
+        if self.on_bad == "fail":
+            raise error
+        if row not in self._bad:
+            self._bad[row] = error.reason
+            self._say(f"bad file, replaced by another image: {error}")
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.schedule.order(epoch))
+        return self._order[1]
+
+
+class _Producer:
+    """A thread that makes batches from a place onwards, epoch after epoch, a few ahead of the consumer."""
+
+    def __init__(
+        self,
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[tuple[Batch, int]]],
+        start: tuple[int, int],
+        steps: int,
+        ahead: int,
+    ) -> None:
+        self.next = start  # the place whose batch `get` returns next
+        self._steps = steps
+        self._queue: queue.Queue[Any] = queue.Queue(max(ahead, 1))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
+        self._thread.start()
+
+    def get(self) -> tuple[Batch, int]:
+        """The next batch; raises what its making raised."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self._queue.put(item)  # for whoever asks again
+            raise item
+        self.next = self._after(self.next)
+        return item
+
+    def stop(self) -> None:
+        """Ends the thread; batches that were made ahead are thrown away."""
+        self._stopping.set()
+        while self._thread.is_alive():
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(0.01)
+
+    def _after(self, place: tuple[int, int]) -> tuple[int, int]:
+        epoch, step = place
+        return (epoch, step + 1) if step + 1 < self._steps else (epoch + 1, 0)
+
+    def _places(self, place: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        while not self._stopping.is_set():
+            yield place
+            place = self._after(place)
+
+    def _run(self, make: Callable[..., Iterator[tuple[Batch, int]]], start: tuple[int, int]) -> None:
+        try:
+            for item in make(self._places(start)):
+                self._put(item)
+                if self._stopping.is_set():
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Any) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue

@@ -1,0 +1,73 @@
+"""`open_views`: from a box file and its images to a loader, in one call."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from augment import backends
+from augment.imageset import CHECKS, ImageSet
+from augment.policy import Policy
+from augment.schedule import Schedule
+from precompute.cache import BoxCache
+from precompute.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from augment.loader import ViewLoader
+
+
+def open_views(
+    boxes: Path | str | BoxCache,
+    root: Path | str,
+    *,
+    policy: Policy | None = None,
+    batch_size: int = 256,
+    split: str | None = "train",
+    backend: str = "auto",
+    device: "torch.device | str | None" = None,
+    dtype: "torch.dtype | None" = None,
+    seed: int = 0,
+    drop_last: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int | None = None,
+    prefetch: int = 2,
+    check: str = "size",
+    on_bad: str = "replace",
+    say: Callable[[str], None] | None = None,
+) -> "ViewLoader":
+    """Opens a stream of views with their geometry; see `augment.loader.ViewLoader` and `augment.batch.Batch`.
+
+    boxes: the box file (or an opened one); root: the folder its paths are relative to.
+    batch_size: source images per step over all ranks; this rank gets batch_size / world_size of them.
+    split: None for all images. backend: auto, or one of `augment.backends.NAMES`.
+    device, dtype: of the views; None: CUDA where it is available, float32.
+    workers: threads for reading and for the backend; None: the cores this process may use.
+    prefetch: batches made ahead. check: "size" or "hash" (see `ImageSet.read`). on_bad: "replace" or "fail".
+    say: takes the lines that tell what was chosen and what went wrong; None: stderr.
+
+    Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
+    """
+    import torch
+
+    from augment.loader import ON_BAD, ViewLoader
+
+    say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
+    policy = policy or Policy()
+    for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD)):
+        if value not in valid:
+            raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen, reason = backends.choose(backend, where)
+    images = ImageSet.open(boxes, root)
+    rows = images.parts[0][0].indices(split)
+    schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size)
+    workers = workers or len(os.sched_getaffinity(0))
+    made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest)
+    say(
+        f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
+    )
+    return ViewLoader(images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say)

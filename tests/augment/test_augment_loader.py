@@ -1,0 +1,310 @@
+"""The loader: every image once, the same views whatever the batch, ranks and interruptions, bad files, clean ends."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from augment import Policy, eval_images, open_views
+from augment.schedule import Schedule
+from precompute.cache import BadFile, BoxCache
+from precompute.cli import UserError
+
+SMALL = Policy(size=32, blur_sigma=(0.1, 1.0), group=4)
+
+
+@given(
+    n=st.integers(2, 150),
+    batch=st.integers(1, 40),
+    world=st.integers(1, 4),
+    group=st.integers(2, 20),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_image_once_an_epoch_over_batches_and_ranks(n, batch, world, group, drop_last, epoch):
+    rows = np.arange(10, 10 + n)
+    policy = Policy(group=group)
+    make = lambda rank: Schedule(policy, rows, batch, 7, drop_last, rank, world)  # noqa: E731
+    if batch % world or (drop_last and n < batch) or (not drop_last and 0 < n % batch < world):
+        with pytest.raises(UserError):
+            make(0)
+        return
+    ranks = [make(rank) for rank in range(world)]
+    order = ranks[0].order(epoch)
+    seen, pairs = [], {}
+    for step in range(len(ranks[0])):
+        for s in ranks:
+            sources, backgrounds = s.pick(order, epoch, step)
+            assert 0 < len(sources) <= s.largest
+            seen += sources.tolist()
+            pairs |= dict(zip(sources.tolist(), backgrounds.tolist(), strict=True))
+    assert len(seen) == len(set(seen)) == (n // batch * batch if drop_last else n)
+    assert all(source not in others and set(others) <= set(rows.tolist()) for source, others in pairs.items())
+    single = Schedule(policy, rows, 1, 7, False)
+    for step in range(n):
+        source, others = single.pick(order, epoch, step)
+        assert pairs.get(int(source[0]), others[0].tolist()) == others[0].tolist()
+
+
+def test_batches_that_cannot_be_made_are_named():
+    rows = np.arange(20)
+    for values, words in [
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 10, "world_size": 4}, "try 8 or 12"),
+        ({"batch_size": 32}, "drop_last=False"),
+        ({"batch_size": 9, "world_size": 3, "drop_last": False}, "last batch has 2"),
+        ({"rows": rows[:1], "batch_size": 1}, "at least two"),
+        ({"rows": rows[:0], "batch_size": 1, "policy": Policy(name="rrc")}, "empty"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank=2"),
+        ({"batch_size": 4, "seed": -1}, "seed=-1"),
+    ]:
+        settings = {"policy": Policy(), "rows": rows, "seed": 0, "drop_last": True} | values
+        with pytest.raises(UserError, match=words):
+            Schedule(**settings)
+
+
+@pytest.fixture(scope="module")
+def demo(demo_root, tmp_path_factory, run_module):
+    """Root and box file of the small demo set."""
+    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
+    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return demo_root, out
+
+
+def views_of(demo, **options):
+    """All batches of two epochs: {(epoch, source): (views, rects, backgrounds)}."""
+    root, boxes = demo
+    options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "drop_last": False} | options
+    out = {}
+    with open_views(boxes, root, say=lambda _: None, **options) as loader:
+        for epoch in range(2):
+            for batch in loader:
+                collect(out, epoch, batch)
+    return out
+
+
+def collect(out, epoch, batch):
+    for i, source in enumerate(batch.sources.tolist()):
+        assert (epoch, source) not in out
+        out[epoch, source] = (torch.stack([v[i] for v in batch.views]), batch.rects[i], batch.backgrounds[i])
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        for x, y in zip(a[key], b[key], strict=True):
+            assert torch.equal(x, y), key
+
+
+def test_batches_carry_views_and_their_geometry(demo):
+    root, boxes = demo
+    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        assert len(loader) == 6
+        batch = next(iter(loader))
+        assert batch.q.shape == batch.k.shape == (8, 3, 32, 32)
+        assert batch.q.is_contiguous(memory_format=torch.channels_last)
+        assert not torch.equal(batch.q, batch.k)
+        assert batch.rects.shape == (8, 2, 4)
+        assert (batch.rects[..., 2:] > batch.rects[..., :2]).all()
+        assert batch.masks(1, 4).shape == (8, 4, 4)
+        assert batch.boxes(0).canvas_size == (32, 32)
+        assert torch.equal(batch.boxes(0).as_subclass(torch.Tensor), batch.rects[:, 0])
+        cache = BoxCache.open(boxes)
+        assert batch.labels.tolist() == cache.labels[batch.sources.numpy()].tolist()
+        assert (batch.sources[:, None] != batch.backgrounds).all()
+        train = set(cache.indices("train").tolist())
+        assert set(batch.sources.tolist()) | set(batch.backgrounds.flatten().tolist()) <= train
+
+
+def test_views_do_not_depend_on_batch_workers_or_prefetch(demo):
+    alone = views_of(demo)
+    assert len(alone) == 2 * 48
+    assert_equal(alone, views_of(demo, batch_size=20, workers=5, prefetch=4))
+    assert not torch.equal(alone[0, 5][0], alone[1, 5][0]) if (0, 5) in alone else True
+
+
+def test_two_ranks_see_what_one_sees(demo):
+    both = {}
+    for rank in (0, 1):
+        both |= views_of(demo, rank=rank, world_size=2)
+    assert_equal(both, views_of(demo))
+
+
+def test_resume_in_the_middle_of_an_epoch(demo):
+    root, boxes = demo
+    whole = views_of(demo)
+    options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "drop_last": False}
+    parts = {}
+    with open_views(boxes, root, **options) as first:
+        for step, batch in enumerate(first):
+            collect(parts, 0, batch)
+            if step == 2:
+                state = first.state_dict()
+                break
+    assert (state["epoch"], state["step"]) == (0, 3)
+    with open_views(boxes, root, **options) as second:
+        second.load_state_dict(state)
+        for epoch in range(2):
+            second.set_epoch(epoch)
+            for batch in second:
+                collect(parts, epoch, batch)
+        assert second.state_dict()["epoch"] == 2
+    assert_equal(whole, parts)
+    for changed in ({"seed": 5}, {"batch_size": 16}, {"policy": SMALL.replace(flip=0.1)}):
+        with (
+            open_views(boxes, root, **(options | changed)) as other,
+            pytest.raises(UserError, match=next(iter(changed))),
+        ):
+            other.load_state_dict(state)
+
+
+def test_a_loop_left_early_begins_its_epoch_again(demo):
+    root, boxes = demo
+    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        first = next(iter(loader))
+        again = [batch.sources.tolist() for batch in loader]
+        assert again[0] == first.sources.tolist()
+        assert len(again) == len(loader)
+        assert [batch.sources.tolist() for batch in loader] != again  # the next epoch
+        loader.set_epoch(0)
+        assert [batch.sources.tolist() for batch in loader] == again
+        assert loader.report()["batches"] == 1 + 3 * len(loader)
+        assert loader.wait_seconds > 0
+
+
+@pytest.fixture
+def broken(demo, tmp_path):
+    """A copy of the demo set in which five training images have gone bad since the boxes were made."""
+    root, boxes = demo
+    copy = tmp_path / "demo"
+    shutil.copytree(root, copy)
+    cache = BoxCache.open(boxes)
+    rows = cache.indices("train")[[1, 2, 3, 9, 20]].tolist()
+    gone, cut, zeros, folder, garbage = (copy / cache.path(row) for row in rows)
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    zeros.write_bytes(bytes(zeros.stat().st_size))
+    folder.unlink()
+    folder.mkdir()
+    data = garbage.read_bytes()  # the right size, the right ends, nothing between them
+    garbage.write_bytes(data[:2] + bytes(len(data) - 4) + data[-2:])
+    return copy, boxes, rows
+
+
+@pytest.mark.parametrize("backend", ["kornia"])
+def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend):
+    root, boxes, rows = broken
+    whole = views_of(demo, backend=backend)
+    cache, said, parts = BoxCache.open(boxes), [], {}
+    options = {"policy": SMALL, "batch_size": 8, "backend": backend, "device": "cpu", "drop_last": False}
+    with open_views(boxes, root, say=said.append, **options) as loader:
+        batches = list(loader)
+        report = loader.report()
+    sources = torch.cat([b.sources for b in batches]).tolist()
+    others = torch.cat([b.backgrounds for b in batches])
+    assert len(sources) == 48
+    assert not set(rows) & (set(sources) | set(others.flatten().tolist()))
+    assert (torch.tensor(sources)[:, None] != others).all()
+    assert set(report["bad_files"]) == {cache.path(row) for row in rows}
+    assert report["replaced"] >= 5
+    assert all(any(cache.path(row) in line for line in said) for row in rows)
+    for batch in batches:  # whatever has no bad image in it is what it was
+        for i, source in enumerate(batch.sources.tolist()):
+            views, rects, backgrounds = whole[0, source]
+            if torch.equal(backgrounds, batch.backgrounds[i]) and sources.count(source) == 1:
+                assert torch.equal(torch.stack([v[i] for v in batch.views]), views)
+                assert torch.equal(rects, batch.rects[i])
+                parts[source] = True
+    assert len(parts) > 20
+    with open_views(boxes, root, on_bad="fail", say=said.append, **options) as loader, pytest.raises(BadFile):
+        list(loader)
+
+
+def test_same_size_other_contents_is_found_by_hash(demo, tmp_path):
+    root, boxes = demo
+    copy = tmp_path / "demo"
+    shutil.copytree(root, copy)
+    cache = BoxCache.open(boxes)
+    row = int(cache.indices("train")[0])
+    data = bytearray((copy / cache.path(row)).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (copy / cache.path(row)).write_bytes(data)
+    with open_views(
+        boxes, copy, policy=SMALL, batch_size=8, backend="kornia", device="cpu", check="hash", say=lambda _: None
+    ) as loader:
+        assert row not in torch.cat([b.sources for b in loader]).tolist()
+        assert "other contents" in loader.report()["bad_files"][cache.path(row)]
+
+
+def test_nothing_good_left_is_an_error_not_a_hang(demo, tmp_path):
+    _, boxes = demo
+    (tmp_path / "empty").mkdir()
+    with open_views(
+        boxes, tmp_path / "empty", policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None
+    ) as loader:
+        for _ in range(2):  # also when asked again
+            with pytest.raises(UserError, match="no good image is left"):
+                next(iter(loader))
+
+
+def test_closing_ends_every_thread(demo):
+    root, boxes = demo
+    before = set(threading.enumerate())
+    for leave_early in (True, False):
+        loader = open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None)
+        for _ in loader:
+            if leave_early:
+                break
+        began = time.monotonic()
+        loader.close()
+        loader.close()
+        assert time.monotonic() - began < 5
+        assert set(threading.enumerate()) <= before
+        with pytest.raises(RuntimeError, match="closed"):
+            next(iter(loader))
+
+
+def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
+    root, boxes = demo
+    for options, words in [
+        ({"backend": "cuda"}, "dali"),
+        ({"split": "val"}, "train"),
+        ({"on_bad": "skip"}, "replace"),
+        ({"check": "md5"}, "hash"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            open_views(boxes, root, batch_size=8, device="cpu", **options)
+    with pytest.raises(UserError, match="no such folder"):
+        open_views(boxes, tmp_path / "none", batch_size=8, device="cpu")
+    with pytest.raises(UserError, match="center, box, whole"):
+        eval_images(boxes, root, crop="middle")
+
+
+def test_evaluation_images_are_torchvisions(demo):
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    root, boxes = demo
+    cache = BoxCache.open(boxes)
+    batches = list(eval_images(boxes, root, split="test", size=64, batch_size=20))
+    indices = torch.cat([i for _, i in batches])
+    assert indices.tolist() == cache.indices("test").tolist()
+    pixels = torch.cat([x for x, _ in batches])
+    assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
+    theirs = v2.Compose([
+        v2.PILToTensor(), v2.Resize(round(64 * 256 / 224)), v2.CenterCrop(64), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(Policy.mean, Policy.std),
+    ])  # fmt: skip
+    for i in (0, 7, 30):
+        expected = theirs(Image.open(root / cache.path(int(indices[i]))))
+        assert (pixels[i] - expected).abs().max() < 0.03
+    for crop in ("box", "whole"):
+        for images, _ in eval_images(boxes, root, split=None, size=32, batch_size=64, crop=crop):
+            assert images.shape[1:] == (3, 32, 32)
