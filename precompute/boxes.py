@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precompute.cli import UserError, add_options, main, option, progress, read_options
-from precompute.datasets import DATASETS, read_dataset
+from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Config:
     device: str = option("auto", "where detectors run: auto, cpu, cuda")
     workers: int = option(0, "threads; 0: one per core")
     shard: int = option(4096, "pictures between two points from which an interrupted run resumes")
+    download: bool = option(False, "fetch the set's official archive first, where there is one")
     rebuild: bool = option(False, "make the file again, whatever is there")
     json: bool = option(False, "print the summary as one JSON document at the end")
 
@@ -75,6 +76,8 @@ def program(argv: list[str] | None = None) -> int:
     out = Path(config.out or f"cache/{config.dataset}.h5")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it, e.g. {out / (config.dataset + '.h5')}")
+    if config.download:
+        download(config.dataset, config.root)
     listing = read_dataset(config.dataset, config.root)
     settings, why = choose(config, listing)
     say(f"{config.dataset}: {len(listing)} pictures listed below {listing.root}")

@@ -105,8 +105,9 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
         "score_mean": float(cache.scores.mean()) if len(cache) else None,
         "provenance": dict(cache.provenance),
     }
-    if "truths" in cache.extras:
-        facts["agreement"] = agreement(cache.boxes, cache.extras["truths"])
+    found = cache.sources != 0  # annotated boxes would only agree with themselves
+    if "truths" in cache.extras and found.any():
+        facts["agreement"] = agreement(cache.boxes[found], cache.extras["truths"][found])
     return facts
 
 
@@ -187,6 +188,7 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
     if not len(rows):
         raise UserError(f"--split {config.split}: no picture in it")
     chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
+    compared = "truths" in cache.extras and bool((cache.sources != 0).any())
     tiles = []
     for i in chosen.tolist():
         try:
@@ -194,13 +196,13 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
         except (BadFile, images.BadImage):
             continue  # named by verify
         boxes = [(cache.boxes[i].tolist(), GREEN)]
-        if "truths" in cache.extras and not np.isnan(cache.extras["truths"][i, 0]):
+        if compared and cache.sources[i] != 0 and not np.isnan(cache.extras["truths"][i, 0]):
             boxes.insert(0, (cache.extras["truths"][i].tolist(), WHITE))
         label = cache.class_names[cache.labels[i]] if cache.labels[i] >= 0 else Path(cache.path(i)).name
         tiles.append(Tile(pixels, boxes, f"{cache.scores[i]:.2f} {label}"))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
-    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if "truths" in cache.extras else "")
+    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
     picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
     with replacing(config.sheet or "") as temporary:
         picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))

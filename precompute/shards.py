@@ -21,16 +21,22 @@ from precompute.datasets.base import Listing
 
 
 def fingerprint(listing: Listing) -> tuple[str, str]:
-    """(of paths and sizes, as the box file keeps it; of the times of change too, for shards). Missing files count."""
+    """(of paths and sizes, as the box file keeps it; of the times of change too, for shards).
+
+    Annotation files that belong to one picture count as well. A missing file has size -1.
+    """
     lasting, passing = hashlib.sha256(), hashlib.sha256()
-    for path in listing.paths:
-        try:
-            status = os.stat(os.path.join(listing.root, path))
-            size, changed = status.st_size, status.st_mtime_ns
-        except OSError:
-            size, changed = -1, -1
-        lasting.update(f"{path}\0{size}\n".encode())
-        passing.update(f"{changed}\n".encode())
+    for i, path in enumerate(listing.paths):
+        for file in (path, listing.annotation_path(i)):
+            if file is None:
+                continue
+            try:
+                status = os.stat(os.path.join(listing.root, file))
+                size, changed = status.st_size, status.st_mtime_ns
+            except OSError:
+                size, changed = -1, -1
+            lasting.update(f"{file}\0{size}\n".encode())
+            passing.update(f"{changed}\n".encode())
     passing.update(lasting.digest())
     return lasting.hexdigest(), passing.hexdigest()
 

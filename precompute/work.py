@@ -14,10 +14,11 @@ import numpy as np
 
 from precompute import images
 from precompute.cache import BoxCache, Quarantined
-from precompute.datasets.base import BadRow, Listing, clip_box
+from precompute.datasets.base import BadRow, Box, Listing, clip_box
 from precompute.saliency import Detector, make_detector
 from precompute.search import Form, find_boxes, quantise
 
+UNUSABLE = "annotated boxes that make no sense (boxes come from a detector here)"
 GT_CHUNK = 32  # pictures one thread takes at a time when it only decodes
 
 
@@ -125,9 +126,9 @@ class Pass:
         """Reads and judges one picture; its small version only where a detector must find the box."""
         data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
         banner = self.listing.banner
-        with_truth = self.settings.truth and self._box_or_none(row, strict=True) is not None
+        box = self._box_or_none(row, notes)
         pixels = None
-        if self.settings.detector is None or with_truth:
+        if self.settings.detector is None or (self.settings.truth and box is not None):
             info = images.check(data, max_pixels=self.settings.max_pixels)
             if info.height <= banner:
                 raise images.BadImage(f"{info.height} rows, all of them within the banner of {banner}")
@@ -136,28 +137,28 @@ class Pass:
                 model = self.settings.model
             assert model is not None
             info, pixels = images.thumbnail(data, model.side, banner=banner, max_pixels=self.settings.max_pixels)
-        box = self._box_or_none(row, strict=self.settings.truth)
         truth = None
         if box is not None:
             try:
                 truth, clipped = clip_box(box, info.width, info.height - banner)
+                if clipped:
+                    _count(notes, "annotated boxes clipped to their pictures")
             except BadRow:
                 if self.settings.truth:
                     raise
-                clipped = False
-                _count(notes, "annotated boxes unusable, not compared with")
-            if clipped:
-                _count(notes, "annotated boxes clipped to their pictures")
+                _count(notes, UNUSABLE)
         if not info.plain:
             _count(notes, "pictures in other formats than plain JPEG")
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), pixels
 
-    def _box_or_none(self, row: int, strict: bool):
+    def _box_or_none(self, row: int, notes: dict[str, int]) -> Box | None:
+        """The annotated box. One that makes no sense is a fault only where boxes come from the annotation."""
         try:
             return self.listing.box(row)
         except BadRow:
-            if strict:
+            if self.settings.truth:
                 raise
+            _count(notes, UNUSABLE)
             return None
 
     def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[tuple]:

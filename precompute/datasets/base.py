@@ -22,10 +22,14 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Box:
-    """An annotated box in pixels of the picture as seen (x0, y0, x1, y1; end-exclusive), and where it is written."""
+    """An annotated box in pixels of the picture as seen (x0, y0, x1, y1; end-exclusive), and where it is written.
+
+    `size`: width and height that the annotation was made at, where it says so; the box is scaled if they differ.
+    """
 
     edges: tuple[float, float, float, float]
     where: str
+    size: tuple[int, int] | None = None
 
 
 @dataclass(eq=False)
@@ -72,6 +76,10 @@ class Listing:
         x0, y0, x1, y1 = self.edges[i].tolist()
         return Box((x0, y0, x1, y1), f"{self.box_file}{line}")
 
+    def annotation_path(self, i: int) -> str | None:
+        """The file (relative to the root) that only picture i's box is read from; None: there is no such file."""
+        return None
+
     def mask(self, i: int) -> np.ndarray | None:
         """Picture i's foreground as bool [H, W], where the set has masks; else None. Raises BadRow."""
         return None
@@ -86,12 +94,15 @@ def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, flo
     Raises BadRow where less than one pixel of it lies inside.
     """
     x0, y0, x1, y1 = box.edges
+    if box.size is not None and min(box.size) > 0 and box.size != (width, height):
+        across, down = width / box.size[0], height / box.size[1]
+        x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
     inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
         kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
         raise BadRow(f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g} {kind}")
     relative = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
-    return relative, inside != box.edges
+    return relative, inside != (x0, y0, x1, y1)
 
 
 def expect(root: Path, what: str, needed: Iterable[str], tree: str, source: str) -> None:
@@ -106,7 +117,7 @@ def expect(root: Path, what: str, needed: Iterable[str], tree: str, source: str)
         for child in inner:
             if all((child / name).exists() for name in needed):
                 hint = f"\nIt seems to be one folder further down: --root {child}"
-    raise UserError(f"{root} is not a {what} folder: {problem}.{hint}\nExpected:\n{tree.rstrip()}\n{source}")
+    raise UserError(f"{root} is not a {what} folder: {problem}.{hint}\nExpected:{tree.rstrip()}\n{source}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

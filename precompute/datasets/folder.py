@@ -25,9 +25,10 @@ _SPLITS = {
 }
 _TREE = """
   CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder"""
+TREES = {"read": _TREE}
 
 
-def read(root: Path, name: str = "folder") -> Listing:
+def read(root: Path, name: str, source: str) -> Listing:
     """The tree below `root`. Raises UserError where it is no folder or holds no picture."""
     if not root.is_dir():
         problem = "it is a file" if root.exists() else "there is no such folder"

@@ -1,6 +1,6 @@
-"""CUB-200-2011: text files joined by image id, one box a picture. The demo set has the same layout.
+"""Text files joined by image id, one box a picture: CUB-200-2011, NABirds, and the demo set in CUB's layout.
 
-Ids may have gaps and the files any order; the real set has boxes that hang over the edge, and copies are around that
+Ids may have gaps and the files any order; the real CUB has boxes that hang over the edge, and copies are around that
 lack image_class_labels.txt (the class is then read from the folder, `001.Black_footed_Albatross`).
 """
 
@@ -13,23 +13,42 @@ from precompute.cache import Quarantined
 from precompute.cli import UserError
 from precompute.datasets.base import Listing, escapes, expect, read_pairs
 
-_TREE = """
+TREES = {
+    "read_cub": """
   images/001.Black_footed_Albatross/*.jpg ...
   images.txt               lines: id path-below-images
   bounding_boxes.txt       lines: id x y width height (pixels)
   train_test_split.txt     lines: id 1-for-training
   image_class_labels.txt   lines: id class-id (may be absent)
-  classes.txt              lines: class-id name (may be absent)"""
-_SOURCE = "The archive is CUB_200_2011.tgz of https://data.caltech.edu/records/65de6-vp158."
+  classes.txt              lines: class-id name (may be absent)""",
+    "read_nabirds": """
+  images/0817/*.jpg ...
+  images.txt               lines: id path-below-images
+  bounding_boxes.txt       lines: id x y width height (pixels)
+  train_test_split.txt     lines: id 1-for-training
+  image_class_labels.txt   lines: id class-id
+  classes.txt              lines: class-id name (all nodes of the hierarchy)""",
+}
 
 
-def read(root: Path, name: str = "cub") -> Listing:
-    """The set below `root`. Raises UserError where files are missing or a line cannot be read at all."""
+def read_cub(root: Path, name: str, source: str) -> Listing:
+    """CUB-200-2011. Raises UserError where files are missing or a line cannot be read at all."""
     needed = ("images", "images.txt", "bounding_boxes.txt", "train_test_split.txt")
-    expect(root, "CUB-200-2011", needed, _TREE, _SOURCE)
+    expect(root, "CUB-200-2011", needed, TREES["read_cub"], source)
+    return _read(root, name, used_only=False)
+
+
+def read_nabirds(root: Path, name: str, source: str) -> Listing:
+    """NABirds: classes.txt names every node of its hierarchy, so only those that have pictures count as classes."""
+    needed = ("images", "images.txt", "bounding_boxes.txt", "train_test_split.txt", "image_class_labels.txt")
+    expect(root, "NABirds", (*needed, "classes.txt"), TREES["read_nabirds"], source)
+    return _read(root, name, used_only=True)
+
+
+def _read(root: Path, name: str, used_only: bool) -> Listing:
     listing = Listing(name, root, (), ("train", "test"), [], np.empty(0, np.int32), np.empty(0, np.uint8))
     files = _read_images(root / "images.txt", listing)
-    class_names, class_of = _read_classes(root, files, listing)
+    class_names, class_of = _read_classes(root, files, listing, used_only)
     training = {key: rest for _, key, rest in read_pairs(root / "train_test_split.txt")}
     keys, labels, splits = [], [], []
     for key, (line, path) in files.items():
@@ -68,14 +87,19 @@ def _read_images(path: Path, listing: Listing) -> dict[str, tuple[int, str]]:
     return files
 
 
-def _read_classes(root: Path, files: dict[str, tuple[int, str]], listing: Listing):
-    """Class names in the order of their ids, and id of the image -> index of its class."""
+def _read_classes(
+    root: Path, files: dict[str, tuple[int, str]], listing: Listing, used_only: bool
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names in the order of classes.txt, and id of the image -> index of its class."""
     folders = {key: path.split("/")[1] for key, (_, path) in files.items()}
     if (root / "classes.txt").exists():
         rows = [(key, name) for _, key, name in read_pairs(root / "classes.txt")]
     else:
         rows = [(name.partition(".")[0], name) for name in sorted(set(folders.values()))]
         listing.note("classes read from the folders' names (no classes.txt)", len(rows))
+    if used_only:
+        used = {rest for _, _, rest in read_pairs(root / "image_class_labels.txt")}
+        rows = [(key, name) for key, name in rows if key in used]
     index_of = {key: i for i, (key, _) in enumerate(rows)}
     class_names = tuple(name for _, name in rows)
     if (root / "image_class_labels.txt").exists():
