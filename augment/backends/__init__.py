@@ -43,7 +43,7 @@ def choose(name: str, device: "torch.device") -> tuple[str, str]:
     """
     if name not in NAMES:
         raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
-    missing = "the DALI backend is not built yet"
+    missing = why_no_dali()
     if name == "auto":
         if missing is None:
             return "dali", f"DALI is installed, on {device.type}"
@@ -66,6 +66,10 @@ def why_no_dali() -> str | None:
 
 def build(name: str, policy: Policy, device: "torch.device", dtype: "torch.dtype", workers: int, batch: int) -> Backend:
     """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan."""
+    if name == "dali":
+        from augment.backends.dali import DaliBackend
+
+        return DaliBackend(policy, device, dtype, workers, batch)
     from augment.backends.kornia import KorniaBackend
 
     return KorniaBackend(policy, device, dtype, workers)

@@ -198,8 +198,10 @@ def broken(demo, tmp_path):
     return copy, boxes, rows
 
 
-@pytest.mark.parametrize("backend", ["kornia"])
+@pytest.mark.parametrize("backend", ["kornia", "dali"])
 def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend):
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
     root, boxes, rows = broken
     whole = views_of(demo, backend=backend)
     cache, said, parts = BoxCache.open(boxes), [], {}

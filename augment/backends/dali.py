@@ -1,0 +1,148 @@
+"""DALI makes everything, decoding included: the graph of `augment.backends.dali_graph` fed with a plan."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment import colour
+from augment.plan import Plan
+from augment.policy import Policy, blur_radius
+
+# Share of a batch that the hardware JPEG decoder gets (DALI's own default; to be settled by benchmarks on a GPU).
+HW_DECODER_LOAD = 0.9
+
+
+class DaliBackend:
+    """One pipeline for a policy; it is built for the first batch and, after a failure, again."""
+
+    name = "dali"
+
+    def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int, batch: int) -> None:
+        self.policy, self.device, self.dtype = policy, device, dtype
+        self.workers, self.batch = workers, batch
+        self._pipe: Any = None
+        self._rows = 0  # the most samples that the pipeline takes
+
+    def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
+        """See `augment.backends.Backend`."""
+        # A sample of the pipeline is an image and, while there are some, a row of the plan whose source it is.
+        others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
+        slots = np.concatenate((plan.source_slot, others))
+        values = arguments(plan, slots, self._covered, self._shared)
+        rows = len(slots)
+        pipe = self._pipe if self._pipe is not None and rows <= self._rows else self._build(rows)
+        fed: dict[str, Any] = {name: _filled(name, value, rows) for name, value in values.items()}
+        fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
+        for name, value in fed.items():  # nothing is copied: `fed` must live until the run is over
+            pipe.feed_input(name, value)
+        if self.device.type == "cuda":
+            outputs = pipe.run(cuda_stream=torch.cuda.current_stream(self.device))
+        else:
+            outputs = pipe.run()
+        # HWC as it stands, seen as CHW, is channels-last; nothing is copied (float16 and float32).
+        views = (torch.from_dlpack(out.as_tensor())[: len(plan)].permute(0, 3, 1, 2) for out in outputs)
+        return tuple(view.to(self.dtype, memory_format=torch.channels_last) for view in views)
+
+    def reset(self) -> None:
+        """After an error DALI's pipeline is of no use any more; the next batch builds a new one."""
+        self._pipe = None
+
+    def close(self) -> None:
+        """Frees the pipeline's threads and memory."""
+        self._pipe = None
+
+    @property
+    def _covered(self) -> bool:
+        return self.policy.name == "rrc"
+
+    @property
+    def _shared(self) -> bool:
+        return self.policy.scene == "whole"
+
+    def _build(self, rows: int) -> Any:
+        # Batches that are no multiple of the group need some images more than they have sources.
+        self._rows = max(rows, self.batch + 2 * self.policy.group)
+        self._pipe = None
+        pipe = build_graph(self.policy, self.device, self.dtype, batch_size=self._rows, num_threads=self.workers)
+        pipe.build()
+        self._pipe = pipe
+        return pipe
+
+
+def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, batch_size: int, num_threads: int) -> Any:
+    """The traced pipeline, not built: tracing works on a machine without a GPU, building does not."""
+    from augment.backends.dali_graph import types, views_graph
+
+    cuda = device.type == "cuda"
+    return views_graph(
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=(device.index or 0) if cuda else None,
+        prefetch_queue_depth=1,  # the loader prefetches; each run is waited for
+        exec_dynamic=True,  # outputs are never overwritten by later runs
+        device="gpu" if cuda else "cpu",
+        size=policy.size,
+        views=policy.views,
+        covered=policy.name == "rrc",
+        shared_scene=policy.scene == "whole",
+        mean=[255 * x for x in policy.mean],
+        std=[255 * x for x in policy.std],
+        dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
+        hw_decoder_load=HW_DECODER_LOAD,
+    )
+
+
+def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dict[str, np.ndarray]:
+    """What the graph is fed besides the files, [rows, ...] each: see `augment.backends.dali_graph.inputs`.
+
+    `slots`: which of the plan's images each sample of the pipeline decodes. The values of the scenes that views share
+    have a row for every sample, the others for every source.
+    """
+    sample_of = np.empty(len(plan.images), np.int32)
+    sample_of[slots[::-1]] = np.arange(len(slots), dtype=np.int32)[::-1]  # the first one that decodes it
+    out: dict[str, np.ndarray] = {}
+    if shared and not covered:
+        out |= _scenes(plan, slots)
+    for v in range(plan.views):
+        rects = plan.rects[:, v]
+        shape = np.maximum(rects[:, [3, 2]] - rects[:, [1, 0]], 0)
+        out |= _roi(f"patch{v}", plan.patch[:, v]) | {f"extent{v}": np.maximum(shape, 1).astype(np.float32)}
+        if not covered:
+            whole = np.full_like(shape, plan.size)
+            empty = shape.min(axis=1) == 0
+            corner = np.where(empty[:, None], 0, rects[:, [1, 0]])
+            out[f"background{v}"] = sample_of[plan.background_slot[:, v]]
+            out[f"anchor{v}"] = np.stack((np.zeros_like(corner), corner), axis=1)
+            out[f"shape{v}"] = np.stack((whole, np.where(empty[:, None], 0, shape)), axis=1)
+            if not shared:
+                out |= _roi(f"scene{v}", plan.scene[:, v])
+        out[f"matrix{v}"], out[f"offset{v}"] = colour.collapse(plan.jitter[:, v], plan.order[:, v], plan.gray[:, v])
+        out[f"sigma{v}"] = plan.sigma[:, v]
+        out[f"window{v}"] = np.array([2 * blur_radius(s) + 1 for s in plan.sigma[:, v]], np.int32)
+        out[f"flip{v}"] = plan.flip[:, v].astype(np.int32)
+    return {name: np.ascontiguousarray(value) for name, value in out.items()}
+
+
+def _filled(name: str, value: np.ndarray, rows: int) -> np.ndarray:
+    """`value` with further rows, cheap ones that fit any image: crops of one pixel, nothing pasted, no blur."""
+    ones = name.startswith(("extent", "window", "scene_size")) or name.endswith("_to")
+    filler = np.full((rows - len(value), *value.shape[1:]), int(ones), value.dtype)
+    return np.concatenate((value, filler))
+
+
+def _roi(name: str, roi: np.ndarray) -> dict[str, np.ndarray]:
+    """x0, y0, x1, y1 as DALI's start and end, y first."""
+    return {f"{name}_from": roi[:, [1, 0]], f"{name}_to": roi[:, [3, 2]]}
+
+
+def _scenes(plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
+    """Every sample's own scene, once; one pixel of those that no view has as its background."""
+    count = len(plan.images)
+    roi = np.tile(np.array((0, 0, 1, 1), np.int32), (count, 1))
+    side = np.ones((count, 2), np.float32)
+    used = plan.background_slot.reshape(-1)
+    roi[used], side[used] = plan.scene.reshape(-1, 4), plan.size
+    return _roi("scene", roi[slots]) | {"scene_size": side[slots]}

@@ -1,0 +1,130 @@
+"""The DALI graph: one function for CPU and CUDA. No other code lives here, for import hooks break pipelines.
+
+Per sample of a batch: one encoded image and, for every view, where its background is in the batch, ROIs, rectangle and
+colours, all from the plan. Each image is decoded once, and a view is made at its own size only:
+
+    scene of the background → view size   ┐
+    patch of the source → its rectangle   ┴→ multi_paste → colour → blur → flip, normalise
+
+Linear colour, y = M·x + K·mean(x), is one operator: `coord_transform` takes the last axis of HWC as the vector.
+ROIs are cut out before `resize`; with an ROI of its own it would read beyond it (up to 12 levels along the edge).
+"""
+
+from typing import Any
+
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali import types as dali_types
+
+types: Any = dali_types  # its members are made at run time
+
+MINIBATCH = 1024  # images in one of `resize`'s kernels on CUDA; the default of 32 means many launches
+
+
+def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any, int]]:
+    """Names, types and ranks of everything that is fed, one of each a sample (y before x, as DALI has it).
+
+    encoded          the image's file
+    scene_from/to    int [2]: its scene; scene_size float [2] (1, 1 where nobody needs it)   [shared_scene]
+    per view v:
+    backgroundV      int []: which sample of the batch is the background                      [not covered]
+    sceneV_from/to   int [2]: the scene in the background                                     [not shared_scene]
+    patchV_from/to   int [2]: the patch's ROI in the source; extentV float [2]: its size in the view, at least 1
+    anchorV, shapeV  int [2, 2]: rows for background and patch in the view; shape 0, 0: none  [not covered]
+    matrixV, offsetV float [3, 3]: M and K; sigmaV float []; windowV int []; flipV int []
+    """
+    point, pair, matrix = (types.INT32, 1), (types.INT32, 2), (types.FLOAT, 2)
+    out: dict[str, tuple[Any, int]] = {"encoded": (types.UINT8, 1)}
+    if shared_scene and not covered:
+        out |= {"scene_from": point, "scene_to": point, "scene_size": (types.FLOAT, 1)}
+    for v in range(views):
+        if not covered:
+            out |= {f"background{v}": (types.INT32, 0), f"anchor{v}": pair, f"shape{v}": pair}
+            if not shared_scene:
+                out |= {f"scene{v}_from": point, f"scene{v}_to": point}
+        out |= {f"patch{v}_from": point, f"patch{v}_to": point, f"extent{v}": (types.FLOAT, 1)}
+        out |= {f"matrix{v}": matrix, f"offset{v}": matrix}
+        out |= {f"sigma{v}": (types.FLOAT, 0), f"window{v}": (types.INT32, 0), f"flip{v}": (types.INT32, 0)}
+    return out
+
+
+@pipeline_def(enable_conditionals=True)
+def views_graph(
+    *,
+    device: str,
+    size: int,
+    views: int,
+    covered: bool,
+    shared_scene: bool,
+    mean: list[float],
+    std: list[float],
+    dtype: Any,
+    hw_decoder_load: float,
+) -> Any:
+    """`views` outputs [size, size, 3], normalised: `mean` and `std` are of pixels in [0, 255].
+
+    `covered`: patches cover their views, no background is needed. `shared_scene`: the scene of an image is the same in
+    all views, so it is resized once and handed around.
+    """
+    given = {
+        name: fn.external_source(name=name, dtype=kind, ndim=ndim, no_copy=True)
+        for name, (kind, ndim) in inputs(views, covered, shared_scene).items()
+    }
+    decoded = decode(given["encoded"], device, hw_decoder_load)
+    scenes = decoded
+    if shared_scene and not covered:
+        scenes = crop_resize(decoded, given["scene_from"], given["scene_to"], given["scene_size"])
+    outputs = []
+    for v in range(views):
+        view = crop_resize(decoded, given[f"patch{v}_from"], given[f"patch{v}_to"], given[f"extent{v}"])
+        if not covered:
+            background = fn.permute_batch(scenes, indices=given[f"background{v}"])
+            if not shared_scene:
+                background = crop_resize(background, given[f"scene{v}_from"], given[f"scene{v}_to"], [size, size])
+            view = fn.multi_paste(
+                background, view, out_anchors=given[f"anchor{v}"], shapes=given[f"shape{v}"], output_size=[size, size]
+            )
+        view = colour(view, given[f"matrix{v}"], given[f"offset{v}"])
+        view = blur(view, given[f"sigma{v}"], given[f"window{v}"])
+        view = fn.crop_mirror_normalize(
+            view, mirror=given[f"flip{v}"], mean=mean, std=std, dtype=dtype, output_layout="HWC"
+        )
+        outputs.append(view)
+    return tuple(outputs)
+
+
+def decode(encoded: Any, device: str, hw_decoder_load: float) -> Any:
+    """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's."""
+    if device == "gpu":
+        return fn.decoders.image(
+            encoded,
+            device="mixed",
+            output_type=types.RGB,
+            adjust_orientation=True,
+            jpeg_fancy_upsampling=True,
+            hw_decoder_load=hw_decoder_load,
+        )
+    return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=True)
+
+
+def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:
+    """The ROI, resized bilinearly with antialiasing."""
+    crop = fn.slice(image, start=start, end=end, axes=[0, 1])
+    return fn.resize(crop, size=size, interp_type=types.INTERP_LINEAR, antialias=True, minibatch_size=MINIBATCH)
+
+
+def colour(view: Any, matrix: Any, offset: Any) -> Any:
+    """M·x + K·mean(x), rounded and clamped to 0-255."""
+    # Arguments of operators must be on the CPU: the mean goes there, three numbers a sample.
+    mean: Any = fn.reductions.mean(view, axes=[0, 1])
+    centre = mean.cpu()
+    shift = fn.reductions.sum(offset * centre, axes=[1])
+    return fn.coord_transform(view, M=matrix, T=shift, dtype=types.UINT8)
+
+
+def blur(view: Any, sigma: Any, window: Any) -> Any:
+    """Only where sigma > 0: even a window of one pixel would cost a copy."""
+    if sigma > 0.0:  # noqa: SIM108 - DALI's conditionals are statements
+        out = fn.gaussian_blur(view, sigma=sigma, window_size=window)
+    else:
+        out = view
+    return out

@@ -1,0 +1,178 @@
+"""One plan through every backend and the slow reference, on real photographs: one meaning."""
+
+import numpy as np
+import pytest
+import torch
+
+from augment import backends
+from augment.imageset import ImageSet
+from augment.plan import draw, epoch_order, partners
+from augment.policy import Policy
+from precompute import images
+from precompute.cache import BoxCache
+from tests.augment import reference
+
+LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # outputs are pixels in [0, 255]
+GEOMETRY = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, **LEVELS}
+NAMES = ["kornia", "dali"]
+
+
+@pytest.fixture(scope="module")
+def birds(shared_data, tmp_path_factory, run_module) -> ImageSet:
+    """The real CUB photographs with their ground-truth boxes."""
+    root, out = shared_data / "CUB_200_2011", tmp_path_factory.mktemp("birds") / "cub.h5"
+    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return ImageSet.open(BoxCache.open(out), root)
+
+
+def plan_of(policy: Policy, birds: ImageSet, count: int = 12, seed: int = 3, start: int = 0):
+    order = epoch_order(len(birds), seed, 0)
+    positions = np.arange(start, start + count)
+    chosen = partners(order, positions, policy.group, policy.views, seed, 0)
+    return draw(policy, birds.pool, order[positions], chosen, seed=seed, epoch=0)
+
+
+def render(name: str, policy: Policy, plan, files: list[bytes], dtype: torch.dtype = torch.float32):
+    if name == "dali":
+        pytest.importorskip("nvidia.dali")
+    backend = backends.build(name, policy, torch.device("cpu"), dtype, workers=2, batch=len(plan))
+    try:
+        views = backend.render(plan, files)
+        for view in views:
+            assert view.shape == (len(plan), 3, policy.size, policy.size)
+            assert view.dtype == dtype
+            assert view.is_contiguous(memory_format=torch.channels_last)
+        return np.stack([view.double().numpy() for view in views], axis=1)
+    finally:
+        backend.close()
+
+
+def compare(name: str, policy: Policy, birds: ImageSet, count: int = 12, **where):
+    """|backend - reference| in levels, [B, V, 3, S, S]; the same without the frames (see `frames`), flat."""
+    plan = plan_of(policy, birds, count, **where)
+    files = [birds.read(i) for i in plan.images.tolist()]
+    expected = reference.views(plan, [images.decode(data) for data in files], policy)
+    std = np.array(policy.std)[:, None, None]
+    off = np.abs(render(name, policy, plan, files) - expected) * std * 255
+    return off, np.moveaxis(off, 2, -1)[~frames(plan)]
+
+
+def frames(plan) -> np.ndarray:
+    """bool [B, V, S, S]: the outermost pixels of the views and of the patches.
+
+    Beyond a crop's edge DALI repeats the last pixel, Pillow leaves it out of the weighted mean: up to 20 levels there.
+    """
+    out = np.ones((len(plan), plan.views, plan.size, plan.size), bool)
+    for i, v in np.ndindex(len(plan), plan.views):
+        x0, y0, x1, y1 = plan.rects_flipped[i, v]
+        out[i, v, 1:-1, 1:-1] = False
+        out[i, v, y0:y1, x0:x1] = True
+        out[i, v, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] = False
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mode": "paste"}, {"scene": "crop"}, {"name": "rrc"}, {"size": 64, "views": 3}, {"box_cap": 0.2, "views": 1}],
+    ids=str,
+)
+def test_geometry_agrees_with_pillow(name, changes, birds):
+    off, inside = compare(name, Policy(**(GEOMETRY | changes)), birds)
+    assert off.mean() < 0.5
+    assert inside.max() <= 1.01
+    assert off.max() <= (25 if name == "dali" else 1.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_views_agree_with_the_reference(name, birds):
+    off, inside = compare(name, Policy(size=160), birds)
+    assert off.mean() < 0.5
+    assert off.mean(axis=(2, 3, 4)).max() < 0.8
+    assert np.percentile(inside, 99) <= (2.01 if name == "dali" else 0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stage", ["jitter_p", "gray_p", "blur_p", "flip"])
+def test_each_stage_alone_agrees_with_the_reference(name, stage, birds):
+    off, inside = compare(name, Policy(size=64, **(GEOMETRY | {"flip": 0.0, stage: 1.0})), birds, count=8)
+    assert off.mean() < 0.6
+    # One level of resampling times the largest gain, 1.4 ** 3, is the bound for jitter; blur mixes in the frames.
+    assert np.percentile(inside, 99) <= {"jitter_p": 2.8, "blur_p": 4.0}.get(stage, 1.5)
+
+
+def test_torchvision_colour_agrees_with_the_reference(birds):
+    off, _ = compare("kornia", Policy(size=64, colour="torchvision", jitter_p=1.0, blur_p=0.0), birds)
+    assert off.mean() < 0.1
+    assert np.percentile(off, 99.9) <= 1.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_of_any_shape(name, birds):
+    """Across group borders more images than sources are needed; a single source too."""
+    policy = Policy(size=32, blur_sigma=(0.1, 1.0), **LEVELS)
+    plan = plan_of(policy, birds, 40, start=8)
+    whole = render(name, policy, plan, [birds.read(i) for i in plan.images.tolist()])
+    for start, count in ((8, 1), (10, 3), (13, 20)):
+        part = plan_of(policy, birds, count, start=start)
+        assert len(part.images) > len(part)
+        views = render(name, policy, part, [birds.read(i) for i in part.images.tolist()])
+        assert np.array_equal(views, whole[start - 8 : start - 8 + count])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision(name, birds):
+    policy = Policy(size=32, blur_sigma=(0.1, 1.0))
+    plan = plan_of(policy, birds, 4)
+    files = [birds.read(i) for i in plan.images.tolist()]
+    full = render(name, policy, plan, files)
+    for dtype, bound in ((torch.bfloat16, 0.02), (torch.float16, 0.01)):
+        assert np.abs(render(name, policy, plan, files, dtype) - full).max() < bound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_stay_what_they_are_and_a_failure_is_survived(name, birds):
+    if name == "dali":
+        pytest.importorskip("nvidia.dali")
+    policy = Policy(size=32, blur_sigma=(0.1, 1.0))
+    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, workers=2, batch=8)
+    plans = [plan_of(policy, birds, 8, start=8 * i) for i in range(4)]
+    files = [[birds.read(i) for i in plan.images.tolist()] for plan in plans]
+    first = backend.render(plans[0], files[0])
+    kept = [view.clone() for view in first]
+    for plan, data in zip(plans[1:], files[1:], strict=True):
+        backend.render(plan, data)
+    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+    with pytest.raises(Exception, match=r"."):
+        backend.render(plans[0], [b"no picture", *files[0][1:]])
+    backend.reset()
+    again = backend.render(plans[0], files[0])
+    assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
+    backend.close()
+
+
+@pytest.mark.parametrize("changes", [{}, {"name": "rrc"}, {"scene": "crop"}, {"views": 3, "mode": "paste"}], ids=str)
+def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
+    """Tracing checks operators, arguments and where they live; only building needs the device."""
+    pytest.importorskip("nvidia.dali")
+    from augment.backends.dali import build_graph
+    from augment.backends.dali_graph import inputs
+
+    policy = Policy(**changes)
+    graph = build_graph(policy, torch.device("cuda", 0), torch.float16, batch_size=8, num_threads=2)
+    assert graph.device_id == 0
+    names = {op.name for op in graph._ops} if getattr(graph, "_ops", None) else set()
+    expected = set(inputs(policy.views, policy.name == "rrc", policy.scene == "whole"))
+    assert not names or expected <= names
+
+
+def test_auto_says_why(monkeypatch):
+    cpu = torch.device("cpu")
+    assert backends.choose("kornia", cpu) == ("kornia", "as asked")
+    monkeypatch.setattr(backends, "why_no_dali", lambda: "DALI is not installed")
+    name, reason = backends.choose("auto", cpu)
+    assert name == "kornia"
+    assert "DALI is not installed" in reason
+    with pytest.raises(backends.UserError, match="DALI is not installed"):
+        backends.choose("dali", cpu)
