@@ -1,6 +1,8 @@
 """Several processes under torchrun: who am I, and batch normalisation over all of them, on any device."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +45,8 @@ def stop() -> None:
 class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, of equal size each; for CPU, which torch's SyncBatchNorm refuses.
 
-    Statistics of [N, C, ...]: mean and mean of squares are averaged over the processes in one differentiable
-    all-reduce; two processes equal one process with the whole batch to float error.
+    Statistics of [N, C, ...] are averaged over the processes by differentiable all-reduces, the variance about the
+    common mean; two processes equal one process with the whole batch to float error.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -59,9 +61,10 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
 
         world = dist.get_world_size()
         dims = [0, *range(2, input.dim())]
-        local = torch.stack([input.mean(dims), input.square().mean(dims)])
-        mean, square = all_reduce(local, op=dist.ReduceOp.SUM) / world
-        variance = square - mean.square()
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        mean = all_reduce(input.mean(dims), op=dist.ReduceOp.SUM) / world
+        centred = input - mean.view(shape)
+        variance = all_reduce(centred.square().mean(dims), op=dist.ReduceOp.SUM) / world
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 count = world * input.numel() / input.shape[1]
@@ -69,8 +72,7 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
-        shape = [1, -1] + [1] * (input.dim() - 2)
-        out = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        out = centred * (variance + self.eps).rsqrt().view(shape)
         return out * self.weight.view(shape) + self.bias.view(shape)
 
 
@@ -81,11 +83,31 @@ def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             synced = AllReduceBatchNorm(child.num_features, child.eps, MOMENTUM)
+            synced = synced.to(child.weight)
             synced.load_state_dict(child.state_dict())
-            setattr(module, name, synced.to(child.weight.device).train(child.training))
+            setattr(module, name, synced.train(child.training))
         else:
             synchronise_batch_norm(child, device)
     return module
+
+
+@contextmanager
+def first_alone(process: Process) -> Iterator[None]:
+    """The first process goes through the block alone, the others after it: for making files."""
+    if not process.first:
+        dist.barrier()
+    yield
+    if process.first and process.world > 1:
+        dist.barrier()
+
+
+def average(values: dict[str, float], device: str) -> dict[str, float]:
+    """The mean of every value over the processes; all must call it at the same step."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    shared = torch.tensor(list(values.values()), dtype=torch.float32, device=device)
+    dist.all_reduce(shared)
+    return dict(zip(values, (shared / dist.get_world_size()).tolist(), strict=True))
 
 
 def any_process(flag: bool, device: str) -> bool:

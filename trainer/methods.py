@@ -11,11 +11,13 @@ the same gradient at half the activation memory.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import LossPreset
 from trainer.losses import alignment_loss, correspondence, info_nce, negative_cosine, nt_xent
@@ -42,6 +44,7 @@ class Method(nn.Module):
     """Online network (and target) with a loss. `forward_online` runs it, through DDP's wrapper where there is one."""
 
     target: Network | None
+    passes = 1  # independent parts of a step's loss
 
     def __init__(self, online: Network, has_target: bool) -> None:
         super().__init__()
@@ -52,6 +55,13 @@ class Method(nn.Module):
     def run_online_by(self, module: nn.Module) -> None:
         """Lets `module` (DDP, a compiled network) run the online network."""
         self._forward_online[0] = module
+
+    @contextmanager
+    def synchronised(self, sync: bool) -> Iterator[None]:
+        """Within it, DDP averages gradients over the processes only if `sync`: once a step is enough."""
+        wrapper = self._forward_online[0]
+        with nullcontext() if sync or not isinstance(wrapper, DistributedDataParallel) else wrapper.no_sync():
+            yield
 
     def forward_online(self, view: Tensor) -> Projections:
         """The online network's projections of `view` [N, 3, S, S], with graph."""
@@ -79,6 +89,8 @@ class Method(nn.Module):
 
 class Byol(Method):
     """Both directions of Eq. 6, and of Eq. 5 where an alignment is given."""
+
+    passes = 2
 
     def __init__(self, online: Network, alignment: "Alignment | None" = None) -> None:
         super().__init__(online, has_target=True)

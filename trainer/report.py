@@ -174,11 +174,11 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
 
     bars = {name: value["auc"] for name, value in found.items() if isinstance(value, dict)}
     figure = plt.figure(figsize=(2 * SHOWN, 7), layout="constrained")
-    grid = figure.add_gridspec(3, SHOWN)
+    above, below = figure.subfigures(2, 1, height_ratios=(2, 1), squeeze=False)[:, 0]
     for i, (view, c, (x0, y0, x1, y1)) in enumerate(pictures):
         image = _as_picture(view)
         for row, title in ((0, "held-out view"), (1, "its C map")):
-            axes = figure.add_subplot(grid[row, i])
+            axes = above.add_subplot(2, SHOWN, row * SHOWN + i + 1)
             axes.imshow(image)
             if row == 1:
                 shown = torch.nn.functional.interpolate(c[None, None].float(), size=image.shape[:2], mode="bilinear")[
@@ -189,7 +189,7 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(title, loc="left", fontsize=9)
-    axes = figure.add_subplot(grid[2, :])
+    axes = below.add_subplot()
     colours = ["tab:gray" if "prior" in name else "tab:blue" for name in bars]
     axes.barh(list(bars)[::-1], list(bars.values())[::-1], color=colours[::-1])
     axes.axvline(0.5, color="black", linewidth=0.8)

@@ -20,7 +20,7 @@ from trainer.distributed import Process
 from trainer.export import save_encoder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
-from trainer.methods import Masks, Part
+from trainer.methods import Masks
 from trainer.model import Network, build_encoder, feature_widths, grid_of, train_mode
 from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
 from trainer.settings import Hardware, Settings, decide, find_hardware
@@ -34,10 +34,10 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     hardware, reasons = find_hardware(config.device)
     process = distributed.start(hardware.device)
     say = _say if process.first else _keep_quiet
-    out = make_folder(Path(config.out), resuming=resumed is not None)
     policy = make_policy(config)
-
-    data = open_data(config.dataset, config.boxes, config.root, say)
+    with distributed.first_alone(process):
+        out = make_folder(Path(config.out), resuming=resumed is not None or not process.first)
+        data = open_data(config.dataset, config.boxes, config.root, say)
     images = len(data.cache.indices(data.split(config.train_split)))
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
@@ -103,8 +103,8 @@ def _loop(
 
             stopped, last = stop.is_set, state.step == settings.steps
             if state.step % settings.log_every == 0 or last:
-                row = _row(state)
-                state.check_finite(meter.means(), saver.folder)
+                row = _row(state, hardware.device)
+                state.check_finite(row, saver.folder)
                 say(log_line(row))
                 if process.first:
                     journal.add("step", **row)
@@ -128,23 +128,23 @@ def train_step(
     config = state.config
     masks = [{stage: _mask(config, batch, v, grid) for stage, grid in grids.items()} for v in range(len(batch.views))]
     sums: dict[str, Tensor] = {}
+    left = state.method.passes * config.accumulate
     for views, cut in _pieces(batch.views, masks, config.accumulate):
         parts = state.method.parts(views, cut)
-        while (part := _next_part(parts, autocast)) is not None:
-            state.scaler.scale(part.loss / config.accumulate).backward()
+        for _ in range(state.method.passes):
+            left -= 1
+            with state.method.synchronised(left == 0):
+                with autocast():
+                    part = next(parts)
+                state.scaler.scale(part.loss / config.accumulate).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / config.accumulate
                 sums[name] = sums[name] + value if name in sums else value
+        next(parts, None)  # what a method does after its last part
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return sums
-
-
-def _next_part(parts: Iterator[Part], autocast: Callable[[], AbstractContextManager]) -> Part | None:
-    """The next part's forward under autocast; its backward is made outside of it."""
-    with autocast():
-        return next(parts, None)
 
 
 def _mask(config: RunConfig, batch: Any, view: int, grid: int) -> Tensor:
@@ -171,7 +171,7 @@ def _batches(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _row(state: TrainingState) -> dict[str, Any]:
+def _row(state: TrainingState, device: str) -> dict[str, Any]:
     """The log line's values."""
     settings = state.settings
     return {
@@ -179,7 +179,7 @@ def _row(state: TrainingState) -> dict[str, Any]:
         "steps": settings.steps,
         "epoch": 1 + (state.step - 1) // settings.steps_per_epoch,
         "epochs": state.config.epochs,
-        **state.meter.means(),
+        **distributed.average(state.meter.means(), device),
         "lr": state.optimizer.param_groups[0]["lr"],
         **state.meter.timing(settings.batch_size),
     }

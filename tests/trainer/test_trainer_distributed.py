@@ -1,0 +1,75 @@
+"""Two gloo processes under torchrun equal one process at the same global batch; BN over processes equals BN."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer import journal
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BN = """
+import copy, sys, torch, torch.distributed as dist
+from trainer.distributed import synchronise_batch_norm
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
+                          torch.nn.Linear(64, 6), torch.nn.BatchNorm1d(6)).double()
+images, whole = torch.randn(8, 3, 6, 6, dtype=torch.float64), copy.deepcopy(net)
+synchronise_batch_norm(net, "cpu")
+weights = torch.randn(8, 6, dtype=torch.float64)
+expected = (whole(images) * weights).sum()
+expected.backward()
+rows = slice(4 * rank, 4 * rank + 4)
+(net(images[rows]) * weights[rows]).sum().backward()
+for p, q in zip(net.parameters(), whole.parameters()):
+    dist.all_reduce(p.grad)
+    torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+torch.testing.assert_close(dict(net.named_buffers()), dict(whole.named_buffers()), rtol=1e-12, atol=1e-12)
+net.eval(), whole.eval()
+torch.testing.assert_close(net(images), whole(images))
+dist.destroy_process_group()
+"""
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
+    script = tmp_path / "bn.py"
+    script.write_text(BN)
+    done = torchrun(script)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("method", ["cvsa", pytest.param("simclr", marks=pytest.mark.slow)])
+def test_two_processes_equal_one(demo_root: Path, tmp_path: Path, run_module: Callable, method: str) -> None:
+    boxes = tmp_path / "demo.h5"
+    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
+    flags = ["--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+             "--device", "cpu", "--pipeline", "kornia", "--workers", 1, "--base-lr", 0.6, "--epochs", 2,
+             "--method", method, "--no-evaluate"]  # fmt: skip
+    one = run_module("trainer.run", *flags, "--out", tmp_path / "one", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+    two = torchrun("-m", "trainer.run", *flags, "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert two.stdout.count("training: ") == 1  # the first process alone talks
+    rows = [[r for r in journal.read(tmp_path / n / journal.NAME) if r["kind"] == "step"] for n in ("one", "two")]
+    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(*rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-5)
+    a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
