@@ -1,0 +1,49 @@
+"""The preview program, as a user runs it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def demo_boxes(demo_root, tmp_path_factory, run_module):
+    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
+    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out).returncode == 0
+    return out
+
+
+def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_boxes, tmp_path, run_module):
+    arguments = ["--boxes", demo_boxes, "--root", demo_root, "--count", 3, "--size", 64, "--backend", "kornia"]
+    sheets = {}
+    for outlines in ("--outlines", "--no-outlines"):
+        out = tmp_path / f"{outlines}.png"
+        done = run_module("augment.preview", *arguments, "--out", out, "--json", outlines)
+        assert done.returncode == 0, done.stderr
+        assert "kornia" in done.stderr
+        shown = json.loads(done.stdout.splitlines()[-1])
+        assert len(shown["views"]) == 6
+        sheets[outlines] = np.asarray(Image.open(out)).astype(int)
+    assert sheets["--outlines"].shape == (6 + 3 * (64 + 6 + 14), 6 + 3 * (64 + 6), 3)
+    drawn = (sheets["--outlines"] != sheets["--no-outlines"]).any(-1)
+    for i, view in enumerate(shown["views"]):
+        x0, y0, x1, y1 = view["rect"]
+        top, left = 6 + i // 2 * (64 + 6 + 14), 6 + (1 + i % 2) * (64 + 6)
+        cell = drawn[top : top + 64, left : left + 64]
+        rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
+        assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == (x0, y0, x1, y1)
+
+
+def test_mistakes_are_named(demo_root, demo_boxes, tmp_path, run_module):
+    for arguments, words, status in [
+        ([], "--boxes FILE", 2),
+        (["--boxes", demo_boxes, "--root", demo_root, "--size", 2], "size=2", 2),
+        (["--boxes", demo_boxes, "--root", demo_root, "--out", "x.txt"], ".png", 2),
+        (["--boxes", tmp_path / "no.h5", "--root", demo_root], "no such file", 1),
+        (["--boxes", demo_boxes, "--root", demo_root, "--split", "val", "--out", tmp_path / "a.png"], "train", 1),
+    ]:
+        done = run_module("augment.preview", *arguments)
+        assert done.returncode == status, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
