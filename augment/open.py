@@ -66,7 +66,7 @@ def open_views(
     rows = images.parts[0][0].indices(split)
     schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size)
     workers = workers or len(os.sched_getaffinity(0))
-    made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest)
+    made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest, say)
     say(
         f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
     )

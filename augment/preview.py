@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from augment.backends import NAMES
 from augment.policy import Policy
 from precompute.cli import UsageError, add_options, main, option, read_options
 from precompute.files import replacing
@@ -34,7 +35,7 @@ class PreviewConfig:
     root: str | None = option(None, "image folder that the box file's paths are relative to")
     out: str = option("views.png", "the sheet; its ending says the format")
     split: str = option("train", "split to take the sources from; 'all' for every image")
-    backend: str = option("auto", "what makes the pixels", choices=("auto", "dali", "kornia"))
+    backend: str = option("auto", "what makes the pixels", choices=NAMES)
     device: str = option("cpu", "cpu or cuda")
     count: int = option(8, "sources, one row each")
     epoch: int = option(0, "epoch of the plan")

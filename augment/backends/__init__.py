@@ -5,7 +5,7 @@ kornia   Kornia and torch operators, anywhere torch runs: the fallback
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from augment.policy import Policy
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from augment.plan import Plan
 
-NAMES = ("auto", "dali", "kornia")
+NAMES = ("auto", "dali", "fused", "eager", "kornia")
 
 
 class Backend(Protocol):
@@ -45,9 +45,13 @@ def choose(name: str, device: "torch.device") -> tuple[str, str]:
         raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
     missing = why_no_dali()
     if name == "auto":
+        if device.type == "cpu":
+            return "fused", "the fastest on a CPU"
         if missing is None:
-            return "dali", f"DALI is installed, on {device.type}"
+            return "dali", f"the fastest on {device.type}"
         return "kornia", f"fallback, slow: {missing}"
+    if name in ("fused", "eager") and device.type != "cpu":
+        raise UserError(f"backend={name} makes views on the CPU, not on {device}: use backend=dali, or device=cpu")
     if name == "dali" and missing is not None:
         raise UserError(f"backend=dali: {missing}; or use backend=kornia")
     return name, "as asked"
@@ -64,12 +68,29 @@ def why_no_dali() -> str | None:
     return "DALI is not installed (Linux only: pip install nvidia-dali-cuda130, or nvidia-dali-cuda120)"
 
 
-def build(name: str, policy: Policy, device: "torch.device", dtype: "torch.dtype", workers: int, batch: int) -> Backend:
+def build(
+    name: str,
+    policy: Policy,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    workers: int,
+    batch: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> Backend:
     """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan."""
     if name == "dali":
         from augment.backends.dali import DaliBackend
 
         return DaliBackend(policy, device, dtype, workers, batch)
+    if name in ("fused", "eager"):
+        from augment.backends.fused import FusedBackend
+        from augment.backends.native import NotBuilt
+
+        try:
+            return FusedBackend(policy, dtype, workers, say, compiled=name == "fused")
+        except NotBuilt as error:
+            say(f"fused backend without its kernel, in plain torch, about half as fast: {error}")
+            return FusedBackend(policy, dtype, workers, compiled=False)
     from augment.backends.kornia import KorniaBackend
 
     return KorniaBackend(policy, device, dtype, workers)

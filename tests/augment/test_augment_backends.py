@@ -14,7 +14,7 @@ from tests.augment import reference
 
 LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # outputs are pixels in [0, 255]
 GEOMETRY = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, **LEVELS}
-NAMES = ["kornia", "dali"]
+NAMES = ["kornia", "dali", "fused", "eager"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,8 @@ def test_whole_views_agree_with_the_reference(name, birds):
     off, inside = compare(name, Policy(size=160), birds)
     assert off.mean() < 0.5
     assert off.mean(axis=(2, 3, 4)).max() < 0.8
-    assert np.percentile(inside, 99) <= (2.01 if name == "dali" else 0.5)
+    # fused keeps fractions where Pillow rounds between its two passes: one level at most, times the jitter's gain.
+    assert np.percentile(inside, 99) <= (2.01 if name in ("dali", "fused") else 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,10 +103,11 @@ def test_each_stage_alone_agrees_with_the_reference(name, stage, birds):
     assert np.percentile(inside, 99) <= {"jitter_p": 2.8, "blur_p": 4.0}.get(stage, 1.5)
 
 
-def test_torchvision_colour_agrees_with_the_reference(birds):
-    off, _ = compare("kornia", Policy(size=64, colour="torchvision", jitter_p=1.0, blur_p=0.0), birds)
-    assert off.mean() < 0.1
-    assert np.percentile(off, 99.9) <= 1.01
+@pytest.mark.parametrize("name", ["kornia", "fused", "eager"])
+def test_torchvision_colour_agrees_with_the_reference(name, birds):
+    off, _ = compare(name, Policy(size=64, colour="torchvision", jitter_p=1.0, blur_p=0.0), birds)
+    assert off.mean() < 0.15
+    assert np.percentile(off, 99.9) <= (2.51 if name == "fused" else 1.01)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,8 +172,9 @@ def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
 def test_auto_says_why(monkeypatch):
     cpu = torch.device("cpu")
     assert backends.choose("kornia", cpu) == ("kornia", "as asked")
+    assert backends.choose("auto", cpu)[0] == "fused"
     monkeypatch.setattr(backends, "why_no_dali", lambda: "DALI is not installed")
-    name, reason = backends.choose("auto", cpu)
+    name, reason = backends.choose("auto", torch.device("cuda"))
     assert name == "kornia"
     assert "DALI is not installed" in reason
     with pytest.raises(backends.UserError, match="DALI is not installed"):

@@ -1,0 +1,151 @@
+"""Decode, then everything else in one pass: the fastest way on a CPU.
+
+With a C++ compiler the passes are `pixels.cpp`; without one, plain torch written with the same care (`eager`): one
+decode, crops as uint8 in channels-last memory while the picture is in the cache, then one view at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment import colour, geometry
+from augment.backends import native
+from augment.backends.eager import finish_view, scene_or_patch
+from augment.backends.torch_ops import decode, empty_views
+from augment.plan import Plan
+from augment.policy import Policy, blur_radius
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class FusedBackend:
+    """A pool of threads; each decodes images and cuts what the views need of them, then finishes views."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        dtype: torch.dtype,
+        workers: int,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        compiled: bool = True,
+    ) -> None:
+        """`compiled`: the C++ passes. Raises `native.NotBuilt` where they cannot be built."""
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
+        self.policy, self.dtype, self.workers = policy, dtype, max(workers, 1)
+        self.name = "fused" if compiled else "eager"
+        self._library = native.load(say) if compiled else None
+        # Torch's own threads would fight with ours: one each, and what was set for everybody else stays.
+        threads = torch.get_num_threads()
+        self._threads = ThreadPoolExecutor(
+            self.workers, thread_name_prefix="augment-fused", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        list(self._threads.map(lambda _: None, range(self.workers)))
+        torch.set_num_threads(threads)
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
+        """See `augment.backends.Backend`."""
+        scenes, patches, jobs = self._cuts(plan)
+        self._wait(self._threads.submit(self._cut, data, job) for data, job in zip(files, jobs, strict=True))
+        views = tuple(empty_views(len(plan), plan.size, self.dtype) for _ in range(plan.views))
+        finish = self._finish_compiled if self._library else self._finish_eagerly
+        runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
+        self._wait(
+            self._threads.submit(finish, plan, v, run, scenes, patches, views[v])
+            for v in range(plan.views)
+            for run in runs
+        )
+        return views
+
+    def reset(self) -> None:
+        """Nothing is kept between batches."""
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    @staticmethod
+    def _wait(futures) -> None:
+        """All of them, also when one fails: none may be at work when the buffers are used again."""
+        errors = [error for future in list(futures) if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def _buffer(self, name: str, count: int) -> np.ndarray:
+        """uint8 [count], kept from batch to batch: fresh pages cost more than the pixels."""
+        if name not in self._buffers or len(self._buffers[name]) < count:
+            self._buffers[name] = np.empty(count + count // 8, np.uint8)
+        return self._buffers[name][:count]
+
+    def _cuts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Where each view's scene and patch will lie (addresses [B, V]) and what to cut of each image (CROP [n])."""
+        size, area = plan.size, 3 * plan.size**2
+        shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
+        patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
+        ends = np.cumsum(patch_bytes)
+        patches = self._buffer("patches", int(ends[-1]) + 1).ctypes.data + (ends - patch_bytes).reshape(shape.shape[:2])
+        needed = (shape < size).any(axis=-1)
+        shared = self.policy.scene == "whole"
+        number = plan.background_slot if shared else np.arange(needed.size).reshape(needed.shape)
+        count = (len(plan.images) if shared else needed.size) if needed.any() else 0
+        scenes = self._buffer("scenes", count * area + 1).ctypes.data + number * area
+        cut = np.zeros(2 * needed.size, native.CROP)
+        slot = np.concatenate([np.repeat(plan.source_slot[:, None], plan.views, 1), plan.background_slot]).reshape(-1)
+        half = needed.size
+        cut["roi"][:half], cut["roi"][half:] = plan.patch.reshape(-1, 4), plan.scene.reshape(-1, 4)
+        cut["width"][:half], cut["height"][:half] = shape.reshape(-1, 2).T
+        cut["width"][half:] = cut["height"][half:] = size
+        cut["flip"][:half] = plan.flip.reshape(-1)
+        cut["out"][:half], cut["out"][half:] = patches.reshape(-1), scenes.reshape(-1)
+        wanted = np.concatenate((patch_bytes > 0, needed.reshape(-1)))
+        if shared:  # one copy of an image's scene serves all views
+            used = np.flatnonzero(wanted[half:]) + half
+            wanted[half:] = False
+            wanted[used[np.unique(slot[used], return_index=True)[1]]] = True
+        cut, slot = cut[wanted], slot[wanted]
+        by_image = np.argsort(slot, kind="stable")
+        bounds = np.searchsorted(slot[by_image], np.arange(1, len(plan.images)))
+        return scenes.astype(np.uint64), patches.astype(np.uint64), np.split(cut[by_image], bounds)
+
+    def _cut(self, data: bytes, jobs: np.ndarray) -> None:
+        """Decodes an image and makes its scenes and patches."""
+        if not len(jobs):
+            return
+        image = decode(data).permute(1, 2, 0).contiguous()  # as it lies already
+        if (jobs["roi"].max(axis=0)[2:] > (image.shape[1], image.shape[0])).any():
+            raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
+        if self._library is not None:
+            self._library.crops(image.data_ptr(), 3 * image.shape[1], len(jobs), jobs.ctypes.data)
+            return
+        for job in jobs:
+            scene_or_patch(image.permute(2, 0, 1), job)
+
+    def _finish_compiled(
+        self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
+    ) -> None:
+        jobs = np.zeros(len(run), native.VIEW)
+        jobs["scene"], jobs["patch"] = scenes[run, v], patches[run, v]
+        jobs["out"] = out.data_ptr() + run.astype(np.uint64) * (out.stride(0) * out.element_size())
+        jobs["rect"] = geometry.flip_rects(plan.rects[run, v], plan.flip[run, v], plan.size)
+        for name in ("flip", "gray", "jittered", "order", "jitter", "sigma"):
+            jobs[name] = getattr(plan, name)[run, v]
+        jobs["radius"] = [blur_radius(s) for s in plan.sigma[run, v]]
+        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter[run, v], plan.order[run, v], plan.gray[run, v])
+        scale = (1 / (255 * np.array(self.policy.std))).astype(np.float32)
+        shift = (-np.array(self.policy.mean) / self.policy.std).astype(np.float32)
+        linear = int(self.policy.colour == "linear")
+        assert self._library is not None
+        self._library.views(
+            len(jobs), jobs.ctypes.data, plan.size, linear, scale.ctypes.data, shift.ctypes.data, _DTYPES[self.dtype]
+        )
+
+    def _finish_eagerly(
+        self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
+    ) -> None:
+        for i in run.tolist():
+            finish_view(self.policy, plan, i, v, int(scenes[i, v]), int(patches[i, v]), out[i])

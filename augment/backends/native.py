@@ -1,0 +1,101 @@
+"""Builds `pixels.cpp` at its first use and calls it. No build system, no headers but the compiler's own.
+
+The library goes into the user's cache folder under a name made of everything that it depends on (source, compiler,
+flags, CPU), so that it is built once a machine; a home on a network may serve machines of several kinds.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from precompute.files import replacing
+
+SOURCE = Path(__file__).with_name("pixels.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+# The structs of pixels.cpp.
+CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unused", "i4"), ("out", "u8")])
+VIEW = np.dtype(
+    [
+        *((name, "u8") for name in ("scene", "patch", "out")),
+        ("rect", "i4", 4),
+        *((name, "i4") for name in ("flip", "gray", "jittered", "radius")),
+        ("order", "i4", 4),
+        ("jitter", "f4", 4),
+        ("matrix", "f4", (3, 3)),
+        ("offset", "f4", (3, 3)),
+        ("sigma", "f4"),
+        ("unused", "f4"),
+    ]
+)
+
+
+class NotBuilt(Exception):
+    """There is no compiler, or it failed; the text is the reason."""
+
+
+def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
+    """The library, built now or found in the cache. Raises NotBuilt."""
+    return _open(_library(say))
+
+
+@functools.cache
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int32
+    library.crops.argtypes = [pointer, ctypes.c_int64, integer, pointer]
+    library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
+    library.crops.restype = library.views.restype = None
+    return library
+
+
+def _library(say: Callable[[str], None]) -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NotBuilt("no C++ compiler (g++ or clang++) was found")
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NotBuilt(f"{compiler} does not run: {error}") from error
+    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, version, _processor())).encode()).hexdigest()[:16]
+    for folder in _folders():
+        path = folder / f"pixels-{key}.so"
+        if path.is_file():
+            return path
+        try:
+            say(f"building the pixel kernel once, in a few seconds: {path}")
+            with replacing(path) as temporary:
+                command = [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+                if done.returncode:
+                    raise NotBuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
+            path.chmod(0o755)
+            return path
+        except OSError:  # a folder that cannot be written: the next one
+            continue
+        except subprocess.SubprocessError as error:
+            raise NotBuilt(f"{compiler} failed: {error}") from error
+    raise NotBuilt("neither the cache folder nor the temporary folder can be written")
+
+
+def _folders() -> list[Path]:
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return [Path(home) / "saliencyswap", Path(tempfile.gettempdir()) / f"saliencyswap-{os.getuid()}"]
+
+
+def _processor() -> str:
+    """What -march=native looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

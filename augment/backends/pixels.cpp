@@ -1,0 +1,381 @@
+// Everything between decoded pixels and finished views on the CPU, in two calls a batch.
+//
+// Built at first use by augment/backends/native.py (g++ -O3 -march=native, about two seconds) and called through
+// ctypes, which lets other Python threads run meanwhile. No dependencies. Loops are written so that the compiler can
+// vectorise them: pixels stay interleaved (RGBRGB...), and whatever depends on the channel is a table of 48 lanes, a
+// common multiple of 3 channels and of the vectors' lengths.
+//
+// The meaning is that of tests/augment/reference.py, which is the place to read it in.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int kLanes = 48;
+constexpr int kBlock = 64;  // accumulators held in registers: four AVX-512 vectors of floats
+constexpr int kPad = 16;    // elements before and after a row that may be read, never used
+typedef float Vec4 __attribute__((vector_size(16), aligned(4)));
+
+int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+float* grown(std::vector<float>& buffer, size_t count) {
+  if (buffer.size() < count) buffer.resize(count);
+  return buffer.data();
+}
+
+// Weights of an antialiased triangle filter: for output i, `count` inputs from `start`, as Pillow computes them.
+struct Filter {
+  std::vector<int> start, count;
+  std::vector<float> weight;
+  int taps = 0;
+
+  void set(int in, int out) {
+    const double scale = double(in) / out, stretch = std::max(scale, 1.0);
+    taps = int(std::ceil(stretch)) * 2 + 1;
+    start.resize(out), count.resize(out), weight.assign(size_t(out) * taps, 0.f);
+    for (int i = 0; i < out; ++i) {
+      const double centre = (i + 0.5) * scale;
+      const int low = std::max(int(centre - stretch + 0.5), 0), high = std::min(int(centre + stretch + 0.5), in);
+      double sum = 0;
+      for (int k = low; k < high; ++k) sum += std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch));
+      for (int k = low; k < high; ++k)
+        weight[size_t(i) * taps + k - low] = float(std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch)) / sum);
+      start[i] = low, count[i] = high - low;
+    }
+  }
+};
+
+// out[j] = sum over k of weight[k] * rows[k][j] for j < n, rows of bytes or floats; reads and writes up to a whole block.
+template <typename T>
+void weighted_rows(const T* const* rows, const float* weight, int taps, int n, float* out) {
+  int j = 0;
+  for (; j + kBlock <= n; j += kBlock) {
+    float sum[kBlock] = {};
+    for (int k = 0; k < taps; ++k) {
+      const T* row = rows[k] + j;
+      const float w = weight[k];
+      for (int l = 0; l < kBlock; ++l) sum[l] += w * float(row[l]);
+    }
+    std::memcpy(out + j, sum, sizeof sum);
+  }
+  for (; j < n; ++j) {
+    float sum = 0;
+    for (int k = 0; k < taps; ++k) sum += weight[k] * float(rows[k][j]);
+    out[j] = sum;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// A crop of an image, resized; `out` is packed [height, width, 3].
+struct Crop {
+  int32_t x0, y0, x1, y1, width, height, flip, unused;
+  uint8_t* out;
+};
+
+// One view; `scene` and `patch` are packed, the patch is flipped already and `rect` is where it lies after the flip.
+struct View {
+  const uint8_t* scene;
+  const uint8_t* patch;
+  void* out;  // [size, size, 3] of the output type
+  int32_t rect[4];
+  int32_t flip, gray, jittered, radius;
+  int32_t order[4];
+  float jitter[4];
+  float matrix[9], offset[9];
+  float sigma, unused;
+};
+
+// Antialiased bilinear resizing of crops of one image, rows of `stride` bytes.
+void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
+  thread_local Filter across, down;
+  thread_local std::vector<float> column_buffer, row_buffer;
+  thread_local std::vector<const uint8_t*> rows;
+  for (const Crop* c = jobs; c < jobs + n; ++c) {
+    const int width = c->x1 - c->x0, height = c->y1 - c->y0;
+    across.set(width, c->width), down.set(height, c->height);
+    float* line = grown(column_buffer, 3 * size_t(width) + kPad);
+    float* result = grown(row_buffer, 3 * size_t(c->width) + kPad);
+    rows.resize(down.taps);
+    for (int y = 0; y < c->height; ++y) {
+      for (int k = 0; k < down.count[y]; ++k)
+        rows[k] = image + (c->y0 + down.start[y] + k) * stride + 3 * int64_t(c->x0);
+      weighted_rows(rows.data(), &down.weight[size_t(y) * down.taps], down.count[y], 3 * width, line);
+      for (int i = 0; i < c->width; ++i) {
+        const int x = c->flip ? c->width - 1 - i : i;
+        const float* w = &across.weight[size_t(x) * across.taps];
+        const float* from = line + 3 * across.start[x];
+        Vec4 sum = {0, 0, 0, 0};
+        for (int k = 0; k < across.count[x]; ++k) sum += w[k] * *reinterpret_cast<const Vec4*>(from + 3 * k);
+        *reinterpret_cast<Vec4*>(result + 3 * i) = sum;  // the fourth lane is overwritten by the next pixel
+      }
+      uint8_t* out = c->out + 3 * size_t(y) * c->width;
+      for (int j = 0; j < 3 * c->width; ++j) out[j] = uint8_t(int(result[j] + 0.5f));
+    }
+  }
+}
+
+}  // extern "C"
+
+namespace {
+
+// Working memory of one thread for views of one size. Rows have kPad elements before and after them.
+struct Work {
+  int size = 0, row = 0, stride = 0;
+  std::vector<uint8_t> canvas_buffer;
+  std::vector<float> pixel_buffer, line_buffer, wide_buffer, plane_buffer;
+
+  void fit(int side) {
+    if (side == size) return;
+    size = side, row = 3 * side, stride = round_up(row, kLanes) + 2 * kPad;
+    canvas_buffer.assign(size_t(side) * stride, 0);
+    pixel_buffer.assign(size_t(side) * stride, 0.f);
+    line_buffer.assign(stride, 0.f);
+  }
+  uint8_t* canvas(int y) { return canvas_buffer.data() + size_t(y) * stride + kPad; }
+  float* pixels(int y) { return pixel_buffer.data() + size_t(y) * stride + kPad; }
+  float* line() { return line_buffer.data() + kPad; }
+};
+
+void compose(const View& view, Work& work) {
+  const int size = work.size, x0 = view.rect[0], y0 = view.rect[1], x1 = view.rect[2], y1 = view.rect[3];
+  for (int y = 0; y < size; ++y) {
+    uint8_t* to = work.canvas(y);
+    const bool patched = y >= y0 && y < y1;
+    if (!(patched && x0 == 0 && x1 == size)) {
+      const uint8_t* from = view.scene + size_t(y) * work.row;
+      if (view.flip)
+        for (int x = 0; x < size; ++x) std::memcpy(to + 3 * x, from + 3 * (size - 1 - x), 3);
+      else
+        std::memcpy(to, from, work.row);
+    }
+    if (patched) std::memcpy(to + 3 * x0, view.patch + size_t(y - y0) * 3 * (x1 - x0), 3 * (x1 - x0));
+  }
+}
+
+void mean_colour(Work& work, double mean[3]) {
+  uint32_t sum[kLanes] = {};  // 255 * 4096 * 4096 / 16 fits
+  for (int y = 0; y < work.size; ++y) {
+    const uint8_t* row = work.canvas(y);
+    int j = 0;
+    for (; j + kLanes <= work.row; j += kLanes)
+      for (int l = 0; l < kLanes; ++l) sum[l] += row[j + l];
+    for (; j < work.row; ++j) sum[j % kLanes] += row[j];
+  }
+  mean[0] = mean[1] = mean[2] = 0;
+  for (int l = 0; l < kLanes; ++l) mean[l % 3] += sum[l];
+  for (int c = 0; c < 3; ++c) mean[c] /= double(work.size) * work.size;
+}
+
+// y = M·x + K·mean as a filter along the interleaved row: five taps whose weights depend on the channel.
+struct Matrix {
+  float tap[5][kLanes], shift[kLanes];
+
+  Matrix(const View& view, const double mean[3]) {
+    for (int l = 0; l < kLanes; ++l) {
+      const int c = l % 3;
+      for (int t = 0; t < 5; ++t) {
+        const int from = c + t - 2;
+        tap[t][l] = from >= 0 && from < 3 ? view.matrix[3 * c + from] : 0.f;
+      }
+      shift[l] = 0;
+      for (int from = 0; from < 3; ++from) shift[l] += view.offset[3 * c + from] * float(mean[from]);
+    }
+  }
+
+  // `from` may be read from -2 on and a little beyond the end.
+  void apply(const float* __restrict from, float* __restrict to, int n) const {
+    for (int j = 0; j < n; j += kLanes)
+      for (int l = 0; l < kLanes; ++l) {
+        const float* x = from + j + l - 2;
+        const float y = shift[l] + tap[0][l] * x[0] + tap[1][l] * x[1] + tap[2][l] * x[2] + tap[3][l] * x[3] +
+                        tap[4][l] * x[4];
+        to[j + l] = std::min(std::max(y, 0.f), 255.f);
+      }
+  }
+};
+
+// torchvision's functional operations on planes r, g, b of n pixels in [0, 255], clamped after each.
+struct Planes {
+  float *r, *g, *b;
+  int n;
+
+  static float clamped(float x) { return std::min(std::max(x, 0.f), 255.f); }
+  float luma(int i) const { return 0.2989f * r[i] + 0.587f * g[i] + 0.114f * b[i]; }
+
+  void scale(float factor) {
+    for (int i = 0; i < n; ++i) r[i] = clamped(factor * r[i]), g[i] = clamped(factor * g[i]), b[i] = clamped(factor * b[i]);
+  }
+  void contrast(float factor) {
+    double total = 0;
+    for (int from = 0; from < n; from += 4096) {  // short float sums, so that they vectorise and stay exact enough
+      float part[16] = {};
+      const int to = std::min(from + 4096, n);
+      for (int i = from; i + 16 <= to; i += 16)
+        for (int l = 0; l < 16; ++l) part[l] += luma(i + l);
+      for (int i = from + (to - from) / 16 * 16; i < to; ++i) part[0] += luma(i);
+      for (float p : part) total += p;
+    }
+    const float shift = (1 - factor) * float(total / n);
+    for (int i = 0; i < n; ++i) {
+      r[i] = clamped(factor * r[i] + shift);
+      g[i] = clamped(factor * g[i] + shift);
+      b[i] = clamped(factor * b[i] + shift);
+    }
+  }
+  void saturation(float factor) {
+    for (int i = 0; i < n; ++i) {
+      const float shift = (1 - factor) * luma(i);
+      r[i] = clamped(factor * r[i] + shift);
+      g[i] = clamped(factor * g[i] + shift);
+      b[i] = clamped(factor * b[i] + shift);
+    }
+  }
+  // HSV: channel = v - v·s·clamp(min(k, 4 - k), 0, 1), k = (5, 3, 1 + 6h) mod 6.
+  void hue(float turns) {
+    for (int i = 0; i < n; ++i) {
+      const float red = r[i], green = g[i], blue = b[i];
+      const float v = std::max(std::max(red, green), blue), range = v - std::min(std::min(red, green), blue);
+      const float inverse = 1.f / (range > 0 ? range : 1.f);
+      float h = v == red ? (green - blue) * inverse
+                         : (v == green ? 2 + (blue - red) * inverse : 4 + (red - green) * inverse);
+      h += 6 * turns + 12;
+      const auto channel = [&](float first) {
+        float k = first + h;
+        k -= 6 * float(int(k * (1 / 6.f)));
+        return v - range * std::max(0.f, std::min(std::min(k, 4 - k), 1.f));
+      };
+      r[i] = channel(5), g[i] = channel(3), b[i] = channel(1);
+    }
+  }
+  void gray() {
+    for (int i = 0; i < n; ++i) r[i] = g[i] = b[i] = luma(i);
+  }
+};
+
+void torchvision_colour(const View& view, Work& work) {
+  const int size = work.size, n = size * size;
+  float* memory = grown(work.plane_buffer, 3 * size_t(n));
+  Planes planes{memory, memory + n, memory + 2 * size_t(n), n};
+  for (int y = 0; y < size; ++y) {
+    const uint8_t* row = work.canvas(y);
+    for (int x = 0, i = y * size; x < size; ++x, ++i)
+      planes.r[i] = row[3 * x], planes.g[i] = row[3 * x + 1], planes.b[i] = row[3 * x + 2];
+  }
+  if (view.jittered)
+    for (int op : view.order) {
+      const float factor = view.jitter[op];
+      if (op == 0) planes.scale(factor);
+      if (op == 1) planes.contrast(factor);
+      if (op == 2) planes.saturation(factor);
+      if (op == 3) planes.hue(factor);
+    }
+  if (view.gray) planes.gray();
+  for (int y = 0; y < size; ++y) {
+    float* row = work.pixels(y);
+    for (int x = 0, i = y * size; x < size; ++x, ++i)
+      row[3 * x] = planes.r[i], row[3 * x + 1] = planes.g[i], row[3 * x + 2] = planes.b[i];
+  }
+}
+
+// Row y of the view after colour: computed from the canvas, or found in `pixels` where colour is done already.
+void linear_colour(const Matrix& matrix, Work& work) {
+  for (int y = 0; y < work.size; ++y) {
+    const uint8_t* from = work.canvas(y);
+    float* line = work.line();
+    for (int j = 0; j < work.row; ++j) line[j] = from[j];
+    matrix.apply(line, work.pixels(y), work.row);
+  }
+}
+
+int reflected(int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); }
+
+// Row y of the blurred view into `out`, [3 * size] and a little beyond.
+void blurred_row(const View& view, const float* weight, Work& work, int y, float* out) {
+  const int radius = view.radius, taps = 2 * radius + 1, margin = 3 * radius;
+  thread_local std::vector<const float*> rows;
+  rows.resize(taps);
+  for (int k = 0; k < taps; ++k) rows[k] = work.pixels(reflected(y + k - radius, work.size));
+  float* line = grown(work.wide_buffer, work.row + 2 * size_t(margin) + kBlock) + margin;
+  weighted_rows(rows.data(), weight, taps, work.row, line);
+  for (int x = 1; x <= radius; ++x) {
+    std::memcpy(line - 3 * x, line + 3 * x, 3 * sizeof(float));
+    std::memcpy(line + work.row + 3 * (x - 1), line + work.row - 3 * (x + 1), 3 * sizeof(float));
+  }
+  for (int k = 0; k < taps; ++k) rows[k] = line + 3 * (k - radius);
+  weighted_rows(rows.data(), weight, taps, work.row, out);
+}
+
+uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+struct Normalisation {
+  float scale[kLanes], shift[kLanes];
+
+  // Row `from` of levels to row y of the output: float32 (0), bfloat16 (1), float16 (2).
+  void write(const float* __restrict from, void* out, int y, int row, int dtype) const {
+    const size_t start = size_t(y) * row;
+    float* as_float = static_cast<float*>(out) + start;
+    uint16_t* as_bits = static_cast<uint16_t*>(out) + start;
+    _Float16* as_half = static_cast<_Float16*>(out) + start;
+    for (int j = 0; j < row; j += kLanes) {
+      float value[kLanes];
+      for (int l = 0; l < kLanes; ++l) value[l] = from[j + l] * scale[l] + shift[l];
+      const int n = std::min(kLanes, row - j);
+      if (dtype == 0)
+        for (int l = 0; l < n; ++l) as_float[j + l] = value[l];
+      else if (dtype == 1)
+        for (int l = 0; l < n; ++l) as_bits[j + l] = to_bfloat16(value[l]);
+      else
+        for (int l = 0; l < n; ++l) as_half[j + l] = _Float16(value[l]);
+    }
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Finished views from scenes and patches. out = level * scale[c] + shift[c]; `linear` chooses the meaning of colour.
+void views(int32_t n, const View* jobs, int32_t size, int32_t linear, const float* scale, const float* shift,
+           int32_t dtype) {
+  thread_local Work work;
+  work.fit(size);
+  Normalisation normalisation;
+  for (int l = 0; l < kLanes; ++l) normalisation.scale[l] = scale[l % 3], normalisation.shift[l] = shift[l % 3];
+  std::vector<float> weight;
+  std::vector<float> row(round_up(3 * size, kLanes) + kBlock);
+  for (const View* view = jobs; view < jobs + n; ++view) {
+    compose(*view, work);
+    if (linear) {
+      double mean[3];
+      mean_colour(work, mean);
+      linear_colour(Matrix(*view, mean), work);
+    } else {
+      torchvision_colour(*view, work);
+    }
+    if (view->radius > 0) {
+      weight.resize(2 * view->radius + 1);
+      double sum = 0;
+      for (int k = -view->radius; k <= view->radius; ++k) sum += std::exp(-0.5 * k * k / double(view->sigma * view->sigma));
+      for (int k = -view->radius; k <= view->radius; ++k)
+        weight[k + view->radius] = float(std::exp(-0.5 * k * k / double(view->sigma * view->sigma)) / sum);
+    }
+    for (int y = 0; y < size; ++y) {
+      const float* from = work.pixels(y);
+      if (view->radius > 0) blurred_row(*view, weight.data(), work, y, row.data()), from = row.data();
+      normalisation.write(from, view->out, y, work.row, dtype);
+    }
+  }
+}
+
+}  // extern "C"
