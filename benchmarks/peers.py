@@ -1,0 +1,273 @@
+"""The same job in the words of other libraries, each written as its experts would.
+
+The job: JPEG bytes of a batch's images → two normalised SaliencySwap views of each source (crop, resize, paste, flip,
+jitter in the drawn order, gray, blur, normalise). Every peer gets the same plan as our backends, so its result can be
+compared before it is timed, and every peer decodes each image once a batch, which is kinder than what a plain Dataset
+does (it would decode source and both backgrounds: three images a sample).
+
+All peers mean torchvision's colours (HSV hue, clamping, contrast about the mean luma). Two leave out antialiasing, as
+their users do; `tolerance` says how far a peer's views may be from ours (mean levels of 255) to count as the same job.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from augment.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
+from augment.policy import Policy, blur_radius
+from precompute.cli import UsageError
+
+Decode = Callable[[bytes], Any]
+View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library's way of doing the job: `load()` gives its decode and view functions."""
+
+    name: str
+    words: str  # what it is, for tables
+    needs: tuple[str, ...]  # modules that must be installed
+    install: str
+    tolerance: float  # mean difference from our views, levels of 255
+    load: Callable[[], tuple[Decode, View]]
+
+    def missing(self) -> str | None:
+        """What to install, or None."""
+        absent = [m for m in self.needs if importlib.util.find_spec(m) is None]
+        return f"{', '.join(absent)} not installed ({self.install})" if absent else None
+
+    def render(self) -> Callable[[Plan, Policy, Sequence[bytes]], tuple[Any, ...]]:
+        """`render(plan, policy, files)`: one torch tensor [B, 3, S, S] a view, float32, normalised."""
+        decode, view = self.load()
+        return partial(_render, decode, view)
+
+    def apply(self) -> tuple[Decode, Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]]:
+        """The two halves: decode one file; all views from decoded images."""
+        decode, view = self.load()
+        return decode, partial(_views, view)
+
+
+def _render(decode: Decode, view: View, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[Any, ...]:
+    return _views(view, plan, policy, [decode(data) for data in files])
+
+
+def _views(view: View, plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Any, ...]:
+    import torch
+
+    return tuple(torch.stack([view(plan, policy, images, i, v) for i in range(len(plan))]) for v in range(plan.views))
+
+
+def _pillow() -> tuple[Decode, View]:
+    """MoCo v2's own way: Pillow images, torchvision's functions on them, Pillow's blur."""
+    import io
+
+    from PIL import Image, ImageFilter, ImageOps
+    from torchvision.transforms.v2 import functional
+
+    F: Any = functional  # its stubs know tensors only
+
+    def decode(data: bytes) -> Any:
+        image: Any = Image.open(io.BytesIO(data))
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+        rect, size = plan.rects[i, v].tolist(), plan.size
+        background, source = images[plan.background_slot[i, v]], images[plan.source_slot[i]]
+        canvas = _cropped(background, plan.scene[i, v]).resize((size, size), Image.Resampling.BILINEAR)
+        if rect[2] > rect[0] and rect[3] > rect[1]:
+            patch = _cropped(source, plan.patch[i, v])
+            canvas.paste(patch.resize((rect[2] - rect[0], rect[3] - rect[1]), Image.Resampling.BILINEAR), rect[:2])
+        if plan.flip[i, v]:
+            canvas = F.hflip(canvas)
+        canvas = _jitter(F, canvas, plan, i, v)
+        if plan.gray[i, v]:
+            canvas = F.rgb_to_grayscale(canvas, 3)
+        if plan.sigma[i, v] > 0:
+            canvas = canvas.filter(ImageFilter.GaussianBlur(radius=float(plan.sigma[i, v])))
+        return F.normalize(F.to_dtype(F.pil_to_tensor(canvas), scale=True), list(policy.mean), list(policy.std))
+
+    return decode, view
+
+
+def _cropped(image: Any, roi: np.ndarray) -> Any:
+    """A Pillow crop, spared where it would be the whole image."""
+    box = tuple(roi.tolist())
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _jitter(F: Any, image: Any, plan: Plan, i: int, v: int) -> Any:
+    """ColorJitter in the drawn order, with torchvision's functions, on whatever they take."""
+    if not plan.jittered[i, v]:
+        return image
+    for op in plan.order[i, v].tolist():
+        factor = float(plan.jitter[i, v, op])
+        if op == BRIGHTNESS:
+            image = F.adjust_brightness(image, factor)
+        elif op == CONTRAST:
+            image = F.adjust_contrast(image, factor)
+        elif op == SATURATION:
+            image = F.adjust_saturation(image, factor)
+        else:
+            image = F.adjust_hue(image, factor)
+    return image
+
+
+def _torchvision() -> tuple[Decode, View]:
+    """torchvision's v2 functions on uint8 tensors."""
+    import torch
+    import torchvision.transforms.v2.functional as F
+
+    from augment.backends.torch_ops import decode
+
+    def resized(image: Any, roi: np.ndarray, height: int, width: int) -> Any:
+        x0, y0, x1, y1 = roi.tolist()
+        return F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [height, width], antialias=True)
+
+    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+        x0, y0, x1, y1 = plan.rects[i, v].tolist()
+        canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
+        if x1 > x0 and y1 > y0:
+            canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
+        if plan.flip[i, v]:
+            canvas = F.horizontal_flip(canvas)
+        canvas = _jitter(F, canvas, plan, i, v)
+        if plan.gray[i, v]:
+            canvas = F.rgb_to_grayscale(canvas, 3)
+        if (sigma := float(plan.sigma[i, v])) > 0:
+            canvas = F.gaussian_blur(canvas, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma])
+        return F.normalize(F.to_dtype(canvas, torch.float32, scale=True), list(policy.mean), list(policy.std))
+
+    return decode, view
+
+
+def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
+    cv2 = _cv2()
+
+    def resized(image: Any, roi: np.ndarray, size: tuple[int, int]) -> Any:
+        x0, y0, x1, y1 = roi.tolist()
+        return cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_LINEAR)
+
+    x0, y0, x1, y1 = plan.rects[i, v].tolist()
+    canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], (plan.size, plan.size))
+    if x1 > x0 and y1 > y0:
+        canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
+    return cv2.flip(canvas, 1) if plan.flip[i, v] else canvas
+
+
+def _cv2() -> Any:
+    """OpenCV, whose type stubs know neither NumPy's arrays nor None."""
+    import cv2
+
+    return cv2
+
+
+def _opencv_decode(data: bytes) -> Any:
+    cv2 = _cv2()
+
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def _opencv() -> tuple[Decode, View]:
+    """OpenCV on uint8 with look-up tables wherever an operation is one."""
+    import torch
+
+    cv2 = _cv2()
+    cv2.setNumThreads(1)  # samples are the unit of parallelism, as in a DataLoader's workers
+    ramp = np.arange(256, dtype=np.float32)
+
+    def table(values: np.ndarray) -> np.ndarray:
+        return values.clip(0, 255).astype(np.uint8)
+
+    def luma(image: Any) -> Any:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+    def jitter(image: Any, op: int, factor: float) -> Any:
+        if op == BRIGHTNESS:
+            return cv2.LUT(image, table(ramp * factor))
+        if op == CONTRAST:
+            return cv2.LUT(image, table(ramp * factor + (1 - factor) * round(cv2.mean(luma(image))[0])))
+        if op == SATURATION:
+            return cv2.addWeighted(image, factor, cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB), 1 - factor, 0)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+        hsv[..., 0] += np.uint8(round(factor * 256) % 256)
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+        canvas = _opencv_compose(plan, images, i, v)
+        if plan.jittered[i, v]:
+            for op in plan.order[i, v].tolist():
+                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
+        if plan.gray[i, v]:
+            canvas = cv2.cvtColor(luma(canvas), cv2.COLOR_GRAY2RGB)
+        if (sigma := float(plan.sigma[i, v])) > 0:
+            window = 2 * blur_radius(sigma) + 1
+            canvas = cv2.GaussianBlur(canvas, (window, window), sigma)
+        tables = np.stack([(ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
+        return torch.from_numpy(cv2.LUT(canvas, tables[None].astype(np.float32))).permute(2, 0, 1)
+
+    return _opencv_decode, view
+
+
+def _albumentations() -> tuple[Decode, View]:
+    """albumentations' own functions (what its ColorJitter, GaussianBlur and Normalize call)."""
+    import cv2
+    import torch
+    from albucore import normalize
+    from albumentations.augmentations.blur import functional as blurring
+    from albumentations.augmentations.pixel import functional as pixel
+
+    # Its annotations say float; inside, only NumPy's float32 takes the fast path.
+    fblur: Any = blurring
+    fpixel: Any = pixel
+
+    cv2.setNumThreads(1)
+
+    def jitter(image: Any, op: int, factor: float) -> Any:
+        if op == BRIGHTNESS:
+            return fpixel.adjust_brightness_torchvision(image, np.float32(factor))
+        if op == CONTRAST:
+            return fpixel.adjust_contrast_torchvision(image, np.float32(factor))
+        if op == SATURATION:
+            return fpixel.adjust_saturation_torchvision(image, np.float32(factor))
+        return fpixel.adjust_hue_torchvision(image, np.float32(factor))
+
+    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+        canvas = _opencv_compose(plan, images, i, v)
+        if plan.jittered[i, v]:
+            for op in plan.order[i, v].tolist():
+                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
+        if plan.gray[i, v]:
+            canvas = fpixel.to_gray_weighted_average(canvas)
+            canvas = fpixel.grayscale_to_multichannel(canvas, 3)
+        if (sigma := float(plan.sigma[i, v])) > 0:
+            kernel = fblur.create_gaussian_kernel_1d(sigma, 2 * blur_radius(sigma) + 1)
+            canvas = fpixel.separable_convolve(canvas, kernel=kernel)
+        mean, std = (np.array(x, np.float32) * 255 for x in (policy.mean, policy.std))
+        return torch.from_numpy(normalize(canvas, mean, 1 / std)).permute(2, 0, 1)
+
+    return _opencv_decode, view
+
+
+_EXTRA = "pip install 'saliencyswap[peers]'"
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("pillow", "Pillow + torchvision (MoCo v2's way)", ("PIL", "torchvision"), _EXTRA, 2.0, _pillow),
+        Peer("torchvision", "torchvision v2 on tensors", ("torchvision",), _EXTRA, 2.0, _torchvision),
+        Peer("opencv", "OpenCV (not antialiased)", ("cv2",), _EXTRA, 8.0, _opencv),
+        Peer("albumentations", "albumentations (not antialiased)", ("albumentations",), _EXTRA, 8.0, _albumentations),
+    )
+}
+
+
+def find(names: Sequence[str]) -> list[Peer]:
+    """The peers of these names. Raises UsageError for an unknown one."""
+    for name in names:
+        if name not in PEERS:
+            raise UsageError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
+    return [PEERS[name] for name in names]

@@ -1,0 +1,83 @@
+"""The form of a result file, its check, and how it is written."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from precompute.cli import UserError
+from precompute.files import replacing
+
+SCHEMA = 1
+FOLDER = Path(__file__).resolve().parent / "results"
+_TOP = {
+    "schema": int,
+    "benchmark": str,
+    "settings": dict,
+    "machine": dict,
+    "versions": dict,
+    "commit": str,
+    "arms": list,
+}
+_ARM = {"name": str, "inside": str, "samples": int, "cpu_ms": dict, "wall_ms": dict}
+
+
+def validate(document: Any) -> None:
+    """Raises ValueError naming what a result lacks, or what is no finite number in it."""
+    _has(document, _TOP, "document")
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"schema {document['schema']}: this version reads {SCHEMA}")
+    if not document["arms"]:
+        raise ValueError("document: no arms")
+    for arm in document["arms"]:
+        _has(arm, _ARM, f"arm {arm.get('name', '?')}")
+        for unit in ("cpu_ms", "wall_ms"):
+            _is_spread(arm[unit], f"arm {arm['name']}: {unit}")
+    for name, values in document.get("ratios", {}).items():
+        _is_spread(values, f"ratio {name}")
+    _all_finite(document, "document")
+
+
+def save(document: dict[str, Any], path: Path | str) -> None:
+    """Checks and writes a result as strict JSON, whole or not at all."""
+    validate(document)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """A checked result. UserError names the file that is none."""
+    try:
+        document = json.loads(Path(path).read_text())
+        validate(document)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a benchmark result: {error}") from error
+    return document
+
+
+def _has(value: Any, fields: dict[str, type], what: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what}: must be an object")
+    for name, kind in fields.items():
+        if not isinstance(value.get(name), kind):
+            raise ValueError(f"{what}: {name} must be of type {kind.__name__}")
+
+
+def _is_spread(value: dict[str, Any], what: str) -> None:
+    _has(value, {"values": list}, what)
+    for name in ("median", "q25", "q75"):
+        if not isinstance(value.get(name), int | float):
+            raise ValueError(f"{what}: {name} must be a number")
+    if not value["values"] or not value["q25"] <= value["median"] <= value["q75"]:
+        raise ValueError(f"{what}: needs values, and quartiles around the median")
+
+
+def _all_finite(value: Any, what: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _all_finite(inner, f"{what}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            _all_finite(inner, what)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what}: {value} is not a finite number")

@@ -1,0 +1,161 @@
+"""Benchmarks measure what they say: peers do the same job, a slow arm is shown as slow, errors never become numbers."""
+
+import copy
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import harness, results
+from benchmarks.peers import PEERS
+from precompute.cli import UsageError
+
+RESULTS = sorted((Path(results.__file__).parent / "results").glob("*.json"))
+
+
+def busy(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_a_slowed_arm_is_shown_as_slower():
+    fast = harness.Arm("ours: fast", lambda: busy(0.02), 10)
+    slow = harness.Arm("slow", lambda: busy(0.06), 10)
+    harness.measure([fast, slow], repeats=5)
+    found = harness.ratio(slow, fast)
+    assert 2.5 < found["median"] < 3.5
+    assert len(found["values"]) == 5
+    assert 1.9 < harness.spread(fast.cpu_ms)["median"] < 2.6
+
+
+def test_an_error_in_an_arm_is_an_error():
+    def broken():
+        raise RuntimeError("no pixels")
+
+    arms = [harness.Arm("fine", lambda: None, 1), harness.Arm("broken", broken, 1)]
+    with pytest.raises(RuntimeError, match="no pixels"):
+        harness.measure(arms, repeats=1)
+    with pytest.raises(ValueError, match="no values"):
+        harness.spread([])
+
+
+def test_cpu_seconds_count_living_children():
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    started = harness.tree_cpu_seconds()
+    child = context.Process(target=busy, args=(0.3,))
+    child.start()
+    child.join()
+    assert 0.25 < harness.tree_cpu_seconds() - started < 1.0
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_make_the_same_views(name, cub_job):
+    """On real photographs; the tolerance leaves room for missing antialiasing and rounding only."""
+    import torch
+
+    from augment import backends
+
+    peer = PEERS[name]
+    if why := peer.missing():
+        pytest.skip(why)
+    plan, policy, files = cub_job
+    theirs = peer.render()(plan, policy, files)
+    ours = backends.build("kornia", policy, torch.device("cpu"), torch.float32, 1, len(plan))
+    std = torch.tensor(policy.std)[:, None, None] * 255
+    for a, b in zip(theirs, ours.render(plan, files), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == torch.float32
+        assert ((a - b) * std).abs().mean() < peer.tolerance
+        # Another view of the same picture is far away: the comparison can tell.
+        assert ((a - b.flip(0)) * std).abs().mean() > 3 * peer.tolerance
+    ours.close()
+
+
+@pytest.fixture(scope="module")
+def cub_job(shared_data, tmp_path_factory, run_module):
+    """A plan of 8 real photographs, the policy and the files."""
+    from augment.imageset import ImageSet
+    from augment.policy import Policy
+    from augment.schedule import Schedule
+
+    root = shared_data / "CUB_200_2011"
+    out = tmp_path_factory.mktemp("boxes") / "cub.h5"
+    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
+    assert done.returncode == 0, done.stderr
+    images = ImageSet.open(out, root)
+    policy = Policy(colour="torchvision", size=160, group=8)
+    schedule = Schedule(policy, np.arange(len(images)), 8, 0, True)
+    plan = schedule.plan(images.pool, schedule.order(0), 0, 0)
+    return plan, policy, [images.read(int(i)) for i in plan.images]
+
+
+@pytest.fixture(scope="module")
+def demo_result(demo_root, tmp_path_factory, run_module):
+    """A real, small run of the program on the demo set."""
+    folder = tmp_path_factory.mktemp("throughput")
+    boxes = folder / "demo.h5"
+    done = run_module("precompute.boxes", "--dataset", "cub", "--root", demo_root, "--out", boxes)
+    assert done.returncode == 0, done.stderr
+    done = run_module(
+        "benchmarks.throughput", "--boxes", boxes, "--root", demo_root, "--size", 64, "--batch", 16, "--batches", 1,
+        "--repeats", 2, "--peers", "pillow", "--backends", "kornia:linear", "--json", "--out", folder / "r.json",
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), folder / "r.json"
+
+
+def test_throughput_result(demo_result):
+    document, path = demo_result
+    assert results.load(path) == document
+    assert [a["name"] for a in document["arms"]] == ["decode only", "ours: kornia (linear)", "pillow"]
+    assert set(document["ratios"]) == {"decode only / ours: kornia (linear)", "pillow / ours: kornia (linear)"}
+    assert document["checked_levels"]["pillow"] < 2
+    assert "bound" in document["verdict"]
+    assert document["versions"]["torch"]
+
+
+@pytest.mark.parametrize("damage", ["nan", "missing", "empty", "quartiles"])
+def test_the_schema_refuses(demo_result, damage):
+    document = copy.deepcopy(demo_result[0])
+    arm = document["arms"][0]
+    if damage == "nan":
+        arm["cpu_ms"]["values"][0] = float("nan")
+    elif damage == "missing":
+        del arm["inside"]
+    elif damage == "empty":
+        document["arms"] = []
+    else:
+        arm["cpu_ms"]["q25"] = arm["cpu_ms"]["median"] + 1
+    with pytest.raises(ValueError):
+        results.validate(document)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.name)
+def test_committed_results_are_valid(path):
+    results.validate(json.loads(path.read_text()))
+
+
+def test_unknown_names_are_usage_errors(run_module, tmp_path):
+    from benchmarks.peers import find
+
+    with pytest.raises(UsageError, match="opencv"):
+        find(["opencw"])
+    done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5")
+    assert done.returncode == 2
+    assert "--root" in done.stderr
+    done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5", "--root", tmp_path)
+    assert done.returncode == 1
+    assert "no.h5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_peer_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in str(PEERS["opencv"].missing())
