@@ -220,8 +220,9 @@ def _apply_arms(job: Job, chosen: list[tuple[str, str]], wanted: Sequence[Any], 
     decoded = [[decode(data) for data in files] for files in job.files]
     for name, colour in chosen:
         backend = _build(job, name, colour, stack)
-        plans = job.plans[colour]
-        yield Arm(_title(name, colour), lambda b=backend, p=plans: _apply_ours(b, p, decoded), job.samples)
+        if not hasattr(backend, "apply"):
+            raise UsageError(f"--scope apply: the {name} backend cannot start from decoded images; leave it out")
+        yield Arm(_title(name, colour), partial(_apply_ours, backend, job.plans[colour], decoded), job.samples)
     for peer in wanted:
         decode_one, views = peer.apply()
         theirs = [[decode_one(data) for data in files] for files in job.files]
@@ -238,7 +239,7 @@ def _apply_ours(backend: Any, plans: "Sequence[Plan]", decoded: Sequence[Any]) -
     for plan, images in zip(plans, decoded, strict=True):
         for v in range(plan.views):
             backend.apply(plan, images, v)
-    _wait(backend)
+    _wait()
 
 
 def _render_arms(job: Job, chosen: list[tuple[str, str]], wanted: Sequence[Any], stack: ExitStack) -> Iterator["Arm"]:
@@ -248,9 +249,7 @@ def _render_arms(job: Job, chosen: list[tuple[str, str]], wanted: Sequence[Any],
     yield Arm("decode only", lambda: [decode(data) for files in job.files for data in files], job.samples)
     for name, colour in chosen:
         backend = _build(job, name, colour, stack)
-        yield Arm(
-            _title(name, colour), lambda b=backend, p=job.plans[colour]: _render_ours(b, p, job.files), job.samples
-        )
+        yield Arm(_title(name, colour), partial(_render_ours, backend, job.plans[colour], job.files), job.samples)
     for peer in wanted:
         render, policy = peer.render(), job.schedule["torchvision"].policy
         plans = job.plans["torchvision"]
@@ -260,15 +259,15 @@ def _render_arms(job: Job, chosen: list[tuple[str, str]], wanted: Sequence[Any],
 def _render_ours(backend: Any, plans: "Sequence[Plan]", files: Sequence[Sequence[bytes]]) -> None:
     for plan, data in zip(plans, files, strict=True):
         backend.render(plan, data)
-    _wait(backend)
+    _wait()
 
 
-def _wait(backend: Any) -> None:
+def _wait() -> None:
     """CUDA works behind our back: a repeat is over when the views are there."""
-    if backend.device.type == "cuda":
-        import torch
+    import torch
 
-        torch.cuda.synchronize(backend.device)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 class _PeerBatches:
