@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a line, first the run's config; a resumed run neither repeats nor loses a step."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+    return json.dumps({k: _finite(v) for k, v in row.items()}, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A number that is not finite (an AUC of a batch without background, say) is null in strict JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Meter:

@@ -114,7 +114,7 @@ def _correspondence(
     pictures = []
     loader = open_views(
         data.cache, data.root, policy=make_policy(config), split=split, backend=config.pipeline, drop_last=False,
-        batch_size=_batch(state), device=_device(state), seed=config.seed + 1, workers=config.workers,
+        batch_size=_batch(state), device=_device(state), seed=config.seed + 1, workers=config.workers, say=_quiet,
     )  # fmt: skip
     for batch in loader:
         online, keys = method.online(batch.q), method.target(batch.k)
@@ -213,3 +213,7 @@ def _batch(state: TrainingState) -> int:
 
 def _device(state: TrainingState) -> torch.device:
     return next(state.method.parameters()).device
+
+
+def _quiet(line: str) -> None:
+    """The held-out loader chooses what the training loader chose and said."""

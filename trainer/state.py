@@ -68,7 +68,8 @@ class TrainingState:
 
     def check_finite(self, terms: dict[str, float], out: Path, weights: bool = False) -> None:
         """UserError naming the last good checkpoint where a loss (or a weight, if asked) is not finite."""
-        bad = {k: v for k, v in terms.items() if not abs(v) < float("inf")}
+        losses = {k: v for k, v in terms.items() if k in ("loss", "contrastive", "alignment")}
+        bad = {k: v for k, v in losses.items() if not abs(v) < float("inf")}
         if not bad and weights:
             norms = torch.stack(torch._foreach_norm(list(self.method.online.parameters())))
             bad = {} if bool(norms.isfinite().all()) else {"weights": float("nan")}

@@ -15,7 +15,9 @@ from trainer import distributed
 from trainer.build import describe, make_folder, make_method, make_policy, surroundings
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
+from trainer.cost import peak_flops, step_flops
 from trainer.data import Data, open_data
+from trainer.diagnostics import collapse_warning, diagnose
 from trainer.distributed import Process
 from trainer.export import save_encoder
 from trainer.journal import Journal, Meter, log_line
@@ -87,6 +89,7 @@ def _loop(
     config, settings, meter = state.config, state.settings, state.meter
     autocast = autocast_of(settings.amp, hardware.device)
     train_mode(state.method.online, config.freeze_stages)
+    cost = step_flops(state.method, config.size)
     views = _batches(state.loader)
     meter.restart_clock()
     with stop_signal() as stop:
@@ -96,16 +99,21 @@ def _loop(
             waited = time.perf_counter() - waiting
 
             set_lr(state.optimizer, learning_rate(state.step, settings.steps, settings.warmup, settings.peak_lr))
-            terms = train_step(state, batch, grids, autocast)
+            last = state.step + 1 == settings.steps
+            line = (state.step + 1) % settings.log_every == 0 or last
+            health: dict[str, Tensor] | None = {} if line else None
+            terms = train_step(state, batch, grids, autocast, health)
             state.method.after_step(state.method.momentum(ema_momentum(state.step, settings.steps, config.ema)))
             state.step += 1
             meter.add(terms, waited)
 
-            stopped, last = stop.is_set, state.step == settings.steps
-            if state.step % settings.log_every == 0 or last:
-                row = _row(state, hardware.device)
+            stopped = stop.is_set
+            if health is not None:
+                row = _row(state, hardware, cost, health)
                 state.check_finite(row, saver.folder)
                 say(log_line(row))
+                if warning := collapse_warning(row):
+                    say(warning)
                 if process.first:
                     journal.add("step", **row)
                 meter.reset()
@@ -122,9 +130,16 @@ def _loop(
 
 
 def train_step(
-    state: TrainingState, batch: Any, grids: dict[int, int], autocast: Callable[[], AbstractContextManager]
+    state: TrainingState,
+    batch: Any,
+    grids: dict[int, int],
+    autocast: Callable[[], AbstractContextManager],
+    health: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step on one batch; loss and terms as detached scalars on the device (no host sync)."""
+    """One optimizer step on one batch; loss and terms as detached scalars on the device (no host sync).
+
+    `health`, if given, is filled with the diagnoses of the step's first part.
+    """
     config = state.config
     masks = [{stage: _mask(config, batch, v, grid) for stage, grid in grids.items()} for v in range(len(batch.views))]
     sums: dict[str, Tensor] = {}
@@ -136,6 +151,8 @@ def train_step(
             with state.method.synchronised(left == 0):
                 with autocast():
                     part = next(parts)
+                if health is not None and not health:
+                    health.update(diagnose(state.method, part))
                 state.scaler.scale(part.loss / config.accumulate).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / config.accumulate
@@ -171,17 +188,22 @@ def _batches(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _row(state: TrainingState, device: str) -> dict[str, Any]:
-    """The log line's values."""
-    settings = state.settings
+def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[str, Tensor]) -> dict[str, Any]:
+    """The log line's values. `flops`: of a step, per source image."""
+    settings, timing = state.settings, state.meter.timing(state.settings.batch_size)
+    if peak := peak_flops(hardware.name, settings.amp):
+        timing["mfu"] = timing["images_per_second"] * flops / (peak * hardware.world)
+    if hardware.device.startswith("cuda"):
+        timing["memory_gib"] = round(torch.cuda.max_memory_allocated(hardware.device) / 2**30, 2)
     return {
         "step": state.step,
         "steps": settings.steps,
         "epoch": 1 + (state.step - 1) // settings.steps_per_epoch,
         "epochs": state.config.epochs,
-        **distributed.average(state.meter.means(), device),
+        **distributed.average(state.meter.means(), hardware.device),
         "lr": state.optimizer.param_groups[0]["lr"],
-        **state.meter.timing(settings.batch_size),
+        **{name: value.item() for name, value in health.items()},
+        **timing,
     }
 
 
@@ -189,6 +211,10 @@ def _state(config: RunConfig, settings: Settings, loader: Any, hardware: Hardwar
     """Networks and optimizer on their device, ready for the first step."""
     device = hardware.device
     method = make_method(config, settings).to(device)
+    if config.compile:  # in place: the names in checkpoints stay
+        method.online.compile()
+        if method.target is not None:
+            method.target.compile()
     if process.world > 1:
         distributed.synchronise_batch_norm(method, device)
         method.run_online_by(_parallel(method.online, device))

@@ -1,0 +1,63 @@
+"""Diagnoses on real photographs: healthy where the net is, alarming where it is not; FLOPs against the literature."""
+
+import math
+
+import pytest
+import torch
+from trainer_photos import PhotoBatch
+
+from trainer.config import LOSS_PRESETS
+from trainer.cost import peak_flops, step_flops
+from trainer.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio
+from trainer.methods import Alignment, Byol
+from trainer.model import Heads, build_model
+
+HEADS = Heads(dim=16, hidden=32, conv_hidden=24)
+
+
+def test_gradient_ratio_equals_two_backwards(photos: PhotoBatch) -> None:
+    method = Byol(build_model("resnet10w8", HEADS), Alignment(LOSS_PRESETS["stable"]))
+    part = next(method.parts(photos.views, [{4: photos.masks(i, 8)} for i in range(2)]))
+    z = part.online.z[4]
+    z.retain_grad()
+    norms = []
+    for name in ("alignment", "contrastive"):
+        z.grad = None
+        part.terms[name].backward(retain_graph=True)
+        assert z.grad is not None
+        norms.append(z.grad.norm())
+    assert gradient_ratio(part, 4).item() == pytest.approx((norms[0] / norms[1]).item(), rel=1e-4)
+
+
+def test_diagnoses_of_a_fresh_network(photos: PhotoBatch) -> None:
+    method = Byol(build_model("resnet10w8", HEADS), Alignment(LOSS_PRESETS["stable"]))
+    part = next(method.parts(photos.views, [{4: photos.masks(i, 8)} for i in range(2)]))
+    found = {k: v.item() for k, v in diagnose(method, part).items()}
+    assert set(found) == {"feature_std", "rank", "saturated", "no_background", "c_auc", "gradient_ratio", "crossview"}
+    assert all(math.isfinite(v) for v in found.values())
+    assert 0 <= found["saturated"] <= 1
+    assert found["no_background"] == 0
+    part.loss.backward()  # the graph is still there
+    assert method.online.encoder.conv1.weight.grad is not None
+
+
+def test_collapse_is_noticed() -> None:
+    spread, point = torch.randn(64, 32), torch.ones(64, 32) + 1e-4 * torch.randn(64, 32)
+    healthy, sick = ({k: v.item() for k, v in feature_health(x).items()} for x in (spread, point))
+    assert healthy["feature_std"] == pytest.approx(1, abs=0.1)
+    assert healthy["rank"] > 25
+    assert collapse_warning(healthy) is None
+    assert "collapsing" in str(collapse_warning(sick))
+    line = {k: v.item() for k, v in feature_health(torch.randn(64, 1) * torch.randn(1, 32)).items()}
+    assert "collapsing" in str(collapse_warning(line))
+
+
+def test_flops_agree_with_the_findings() -> None:
+    """73.7 GFLOP per source image for ResNet-50 CVSA and 32.3 for ResNet-18 are stated for 4096-wide conv heads."""
+    heads = Heads(dim=256, hidden=4096, conv_hidden=512)
+    for arch, stated in (("resnet18", 32.3e9), ("resnet50", 73.7e9)):
+        method = Byol(build_model(arch, heads), Alignment(LOSS_PRESETS["stable"]))
+        assert 0.85 * stated < step_flops(method, 224) < stated
+    assert peak_flops("NVIDIA H200", "bf16") == 989e12
+    assert peak_flops("NVIDIA H200", "off") is None
+    assert peak_flops("CPU", "bf16") is None

@@ -1,0 +1,72 @@
+"""What tells a healthy run from a sick one, measured on the batch of a log line (the only steps that may sync).
+
+saturated      share of the C map's cells below 0.01 or above 0.99, where the sigmoid passes next to no gradient
+gradient_ratio norm of the alignment's gradient over the contrastive one's, at the last stage's features
+crossview      drop of C's AUC when every view is held against another image's keys; near 0 means that C is a
+               foreground classifier per cell and no correspondence between views
+feature_std    standard deviation of the normalised features over the batch, times sqrt(width): 1 for isotropic
+               features, 0 for collapsed ones
+rank           effective rank of the features (exponential of the entropy of their normalised singular values)
+no_background  share of views whose rectangle leaves less than a twentieth of the view
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.localise import cell_auc
+from trainer.losses import correspondence
+from trainer.methods import Method, Part
+
+COLLAPSED_STD = 0.05
+COLLAPSED_RANK = 2.0
+
+
+def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
+    """Diagnoses of one part of a step, before its backward; scalars on the device."""
+    found = feature_health(part.online.features.detach())
+    if part.maps:
+        stage = max(part.maps)
+        c, mask = part.maps[stage].detach(), part.masks[stage]
+        found["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
+        found["no_background"] = (mask.flatten(1).mean(1) > 0.95).float().mean()
+        found["c_auc"] = cell_auc(c, mask).nanmean()
+        if part.online.z[max(part.online.z)].requires_grad:  # not where every stage is frozen
+            found["gradient_ratio"] = gradient_ratio(part, stage)
+        alignment = getattr(method, "alignment", None)
+        if part.keys is not None and stage in part.keys.maps and alignment is not None:
+            with torch.no_grad():
+                rolled = part.keys.maps[stage].roll(1, 0)
+                other = correspondence(part.online.predicted_maps[stage].detach(), rolled, alignment.settings)
+            found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
+    return found
+
+
+def feature_health(features: Tensor) -> dict[str, Tensor]:
+    """feature_std and rank of [N, C] features."""
+    z = F.normalize(features.float(), dim=1)
+    z = z - z.mean(0)
+    share = torch.linalg.svdvals(z)
+    share = share / share.sum().clamp_min(1e-12)
+    rank = torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
+    return {"feature_std": z.std(0).mean() * z.shape[1] ** 0.5, "rank": rank}
+
+
+def gradient_ratio(part: Part, stage: int) -> Tensor:
+    """‖∂(weighted alignment)/∂z‖ / ‖∂contrastive/∂z‖ at the stage's features z."""
+    z = part.online.z[stage]
+    weighted = part.loss - part.terms["contrastive"]
+    (align,) = torch.autograd.grad(weighted, z, retain_graph=True)
+    source = part.online.z[max(part.online.z)]
+    (contrastive,) = torch.autograd.grad(part.terms["contrastive"], source, retain_graph=True)
+    return align.float().norm() / contrastive.float().norm().clamp_min(1e-20)
+
+
+def collapse_warning(row: dict[str, float]) -> str | None:
+    """A sentence where the features of the batch have become (nearly) one point or one line."""
+    if row["feature_std"] < COLLAPSED_STD or row["rank"] < COLLAPSED_RANK:
+        return (
+            f"warning: features are collapsing (std {row['feature_std']:.3f}, effective rank {row['rank']:.1f}): "
+            "images become indistinguishable. A lower --base-lr or --align-weight, or a larger batch, may help"
+        )
+    return None
