@@ -46,7 +46,7 @@ def feature_health(features: Tensor) -> dict[str, Tensor]:
     """feature_std and rank of [N, C] features."""
     z = F.normalize(features.float(), dim=1)
     z = z - z.mean(0)
-    share = torch.linalg.svdvals(z)
+    share = torch.linalg.svdvals(z.nan_to_num())  # a diverged step is reported by the loss, not by LAPACK
     share = share / share.sum().clamp_min(1e-12)
     rank = torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
     return {"feature_std": z.std(0).mean() * z.shape[1] ** 0.5, "rank": rank}
