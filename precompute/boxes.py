@@ -1,7 +1,8 @@
 """Image set -> one HDF5 file of saliency boxes.
 
     python -m precompute.boxes --dataset cub --root data/CUB_200_2011 --out cache/cub.h5
-    python -m precompute.boxes --dataset folder --root my_pictures --out cache/mine.h5 --source spectral-residual
+    python -m precompute.boxes --dataset folder --root my_pictures --out cache/mine.h5
+    torchrun --nproc-per-node 4 -m precompute.boxes --dataset inat2018
 
 Every picture is decoded once, so damaged files are found here and not during training: they are left out, and named
 with the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from precompute.datasets.base import Listing
     from precompute.work import Pass, Settings
 
-FALLBACK = "spectral-residual"  # the detector for pictures without an annotated box, if none is asked for
+FALLBACK = "geodesic-colour"  # the detector for pictures without an annotated box, if none is asked for
 
 REVISION = 1  # of this package's meaning: another number makes older files and shards stale
 
@@ -38,9 +39,11 @@ class Config:
     out: str | None = option(None, "the file to write (default: cache/DATASET.h5)")
     source: str = option(
         "auto",
-        f"where boxes come from: gt (the set's annotation) or a detector; auto: gt where there is one, else {FALLBACK}",
-        choices=("auto", "gt", *DETECTORS),
+        "where boxes come from: gt (the set's annotation), a detector, or a folder of maps; "
+        f"auto: gt where there is one, else u2net with --weights, else {FALLBACK}",
+        choices=("auto", "gt", "maps", *DETECTORS),
     )
+    maps: str | None = option(None, "folder of saliency maps, for --source maps: PATH-OF-THE-PICTURE.png, grey")
     weights: str | None = option(None, "file of weights, for detectors that need one (.pth, .onnx)")
     form: str = option(
         "tempered",
@@ -57,6 +60,8 @@ class Config:
     json: bool = option(False, "print the summary as one JSON document at the end")
 
     def __post_init__(self) -> None:
+        if (self.source == "maps") != (self.maps is not None):
+            raise ValueError("--source maps and --maps DIR belong together")
         for name, least in (("workers", 0), ("shard", 1), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
@@ -101,13 +106,15 @@ def choose(config: Config, listing: "Listing") -> tuple["Settings", str]:
     if config.source == "gt" or (truth and listing.every_has_box):
         why = "the set's annotation (gt)" + ("" if config.source == "gt" else ": every picture of this set has one")
         return Settings(truth=True, detector=None), why
-    detector = FALLBACK if config.source == "auto" else config.source
-    device, device_why = choose_device(config.device)
+    detector = config.source
+    if detector == "auto":
+        detector = "u2net" if config.weights else FALLBACK
+    device, device_why = ("cpu", "it only reads files") if detector == "maps" else choose_device(config.device)
     value = config.value
     if value is None and config.form == "tempered":
-        value = make_detector(detector, device="cpu", weights=config.weights).gamma
+        value = 0.02 if detector == "maps" else make_detector(detector, weights=config.weights).gamma
     form = Form(config.form, value)
-    settings = Settings(truth, detector, form, config.grid, config.weights, device)
+    settings = Settings(truth, detector, form, config.grid, config.weights, device, maps=config.maps)
     why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {config.grid}x{config.grid} maps"
     if truth:
         why = f"the set's annotation (gt) where a picture has one, else {why}"
@@ -185,9 +192,8 @@ def described(config: Config, listing: "Listing", settings: "Settings") -> dict[
     about["revision"] = REVISION
     if settings.detector:
         model = settings.model
-        assert model is not None
         about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
-        about |= {"detector": model.describe()}
+        about |= {"detector": {"detector": "maps", "folder": settings.maps} if model is None else model.describe()}
     return about
 
 
@@ -197,7 +203,7 @@ def versions(settings: "Settings") -> dict[str, str]:
     from PIL import features
 
     found = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
-    if settings.detector:
+    if settings.detector and settings.detector != "maps":
         import torch
 
         found["torch"] = torch.__version__

@@ -32,6 +32,7 @@ class Settings:
     grid: int = 64  # side of the map that is searched
     weights: str | None = None
     device: str = "cpu"
+    maps: str | None = None  # for the detector "maps": folder of a grey picture for each picture
     max_pixels: int = images.MAX_PIXELS
 
     @property
@@ -41,7 +42,7 @@ class Settings:
     @cached_property
     def model(self) -> Detector | None:
         """The detector, made when first used: a pass over annotated boxes never loads torch."""
-        if self.detector is None:
+        if self.detector is None or self.detector == "maps":
             return None
         return make_detector(self.detector, device=self.device, weights=self.weights)
 
@@ -95,8 +96,7 @@ class Pass:
             return GT_CHUNK
         with self._model_lock:
             model = self.settings.model
-        assert model is not None
-        return model.batch
+        return GT_CHUNK if model is None else model.batch
 
     def _chunk(self, rows: Sequence[int]) -> tuple[list[tuple], list[Quarantined], dict[str, int]]:
         notes: dict[str, int] = {}
@@ -135,8 +135,10 @@ class Pass:
         else:
             with self._model_lock:
                 model = self.settings.model
-            assert model is not None
-            info, pixels = images.thumbnail(data, model.side, banner=banner, max_pixels=self.settings.max_pixels)
+            if model is None:
+                info, pixels = self._given_map(row, data, notes)
+            else:
+                info, pixels = images.thumbnail(data, model.side, banner=banner, max_pixels=self.settings.max_pixels)
         truth = None
         if box is not None:
             try:
@@ -161,11 +163,27 @@ class Pass:
             _count(notes, UNUSABLE)
             return None
 
+    def _given_map(self, row: int, data: bytes, notes: dict[str, int]) -> tuple[images.ImageInfo, np.ndarray]:
+        """The map uint8 [grid, grid] that lies ready for a picture; all 0 (no box) where there is none."""
+        info = images.check(data, max_pixels=self.settings.max_pixels)
+        path = os.path.join(self.settings.maps or "", self.listing.paths[row])
+        for candidate in (f"{path}.png", f"{os.path.splitext(path)[0]}.png"):
+            if os.path.exists(candidate):
+                try:
+                    # The banner is no part of a map: it was made for the picture as a person sees it.
+                    return info, images.thumbnail(read_file(candidate), self.settings.grid)[1][..., 0]
+                except images.BadImage as error:
+                    raise images.BadImage(f"its map {candidate}: {error}") from error
+        _count(notes, "pictures without a map: the whole picture is their box")
+        return info, np.zeros((self.settings.grid, self.settings.grid), np.uint8)
+
     def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[tuple]:
         """Boxes of one batch of small pictures, uint8 [B, side, side, 3]."""
         model = self.settings.model
-        assert model is not None
-        maps = quantise(detect_maps(model, small, self.settings.grid, self.settings.device))
+        if model is None:
+            maps = quantise(small)
+        else:
+            maps = quantise(detect_maps(model, small, self.settings.grid, self.settings.device))
         found = find_boxes(maps, self.settings.form)
         grid = self.settings.grid
         out = []

@@ -1,6 +1,7 @@
 """Saliency detectors behind one registry: batches of small pictures in, maps out. `DETECTORS` is the registry."""
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,7 +40,13 @@ class Entry:
 
 
 DETECTORS = {
-    "spectral-residual": Entry("spectral", "SpectralResidual", "Hou & Zhang 2007; no weights, weak"),
+    "geodesic-colour": Entry("geodesic", "GeodesicColour", "geodesic saliency and a colour model; the default"),
+    "geodesic": Entry("geodesic", "Geodesic", "Wei 2012"),
+    "minimum-barrier": Entry("barrier", "MinimumBarrier", "Zhang 2015"),
+    "robust-background": Entry("background", "RobustBackground", "Zhu 2014; slow"),
+    "spectral-residual": Entry("spectral", "SpectralResidual", "Hou & Zhang 2007; weak"),
+    "fine-grained": Entry("fine", "FineGrained", "Montabone & Soto 2010, the kind in the paper's Appendix B; weak"),
+    "u2net": Entry("u2net", "U2Net", "U²-Net or U²-Netp (Qin 2020), by far the best", needs_weights=True),
 }
 
 
@@ -48,6 +55,8 @@ def make_detector(name: str, *, device: str = "cpu", weights: str | None = None)
     if name not in DETECTORS:
         raise UserError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
     entry = DETECTORS[name]
+    if weights is not None and not os.path.isfile(weights):
+        raise UserError(f"--weights {weights}: no such file")
     if entry.needs_weights and weights is None:
         raise UserError(f"--source {name} needs --weights FILE (.pth or .onnx)")
     factory = getattr(importlib.import_module(f"precompute.saliency.{entry.module}"), entry.factory)

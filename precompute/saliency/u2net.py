@@ -1,0 +1,154 @@
+"""U²-Net and its small form U²-Netp (Qin et al., Pattern Recognition 2020), with weights the user points to.
+
+The network here has plain convolutions: batch normalisation is folded into them when the weights are read. Names
+follow the published checkpoints, so that `.pth` files load by name and `.onnx` files in the order of execution.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from precompute.cli import UserError
+from precompute.saliency.weights import fold, read_onnx, read_pth, sha256
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# (name, height, input, middle, output); height 4 with dilation instead of pooling is written as -4
+_FULL = (
+    ("stage1", 7, 3, 32, 64), ("stage2", 6, 64, 32, 128), ("stage3", 5, 128, 64, 256), ("stage4", 4, 256, 128, 512),
+    ("stage5", -4, 512, 256, 512), ("stage6", -4, 512, 256, 512), ("stage5d", -4, 1024, 256, 512),
+    ("stage4d", 4, 1024, 128, 256), ("stage3d", 5, 512, 64, 128), ("stage2d", 6, 256, 32, 64),
+    ("stage1d", 7, 128, 16, 64),
+)  # fmt: skip
+_SMALL = tuple(
+    (name, height, 3 if name == "stage1" else 128 if name.endswith("d") else 64, 16, 64)
+    for name, height, *_ in _FULL
+)  # fmt: skip
+
+
+class Block(nn.Module):
+    """Residual U-block of `height` levels: [B, i, H, W] -> [B, o, H, W]."""
+
+    def __init__(self, height: int, inputs: int, middle: int, outputs: int) -> None:
+        super().__init__()
+        self.levels, self.dilated = abs(height), height < 0
+        self.rebnconvin = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.rebnconv1 = nn.Conv2d(outputs, middle, 3, padding=1)
+        for level in range(2, self.levels + 1):
+            # The deepest level widens its view by dilation, for it has no level below to do so.
+            step = 2 ** (level - 1) if self.dilated else 2 if level == self.levels else 1
+            self.add_module(f"rebnconv{level}", nn.Conv2d(middle, middle, 3, padding=step, dilation=step))
+        for level in range(self.levels - 1, 0, -1):
+            step = 2 ** (level - 1) if self.dilated else 1
+            out = outputs if level == 1 else middle
+            self.add_module(f"rebnconv{level}d", nn.Conv2d(2 * middle, out, 3, padding=step, dilation=step))
+
+    def _conv(self, name: str, x: Tensor) -> Tensor:
+        return F.relu_(self.get_submodule(name)(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._conv("rebnconvin", x)
+        down = [self._conv("rebnconv1", x)]
+        for level in range(2, self.levels):
+            source = down[-1] if self.dilated else _pool(down[-1])
+            down.append(self._conv(f"rebnconv{level}", source))
+        up = self._conv(f"rebnconv{self.levels}", down[-1])
+        for level in range(self.levels - 1, 0, -1):
+            skip = down[level - 1]
+            up = self._conv(f"rebnconv{level}d", torch.cat((_to(up, skip), skip), 1))
+        return up + x
+
+
+class Network(nn.Module):
+    """float32 [B, 3, H, W], normalised -> [B, 1, H, W] in (0, 1)."""
+
+    def __init__(self, small: bool) -> None:
+        super().__init__()
+        plan = _SMALL if small else _FULL
+        for name, *shape in plan:
+            self.add_module(name, Block(*shape))
+        widths = [plan[i][4] for i in (10, 9, 8, 7, 6, 5)]  # stage1d ... stage5d, stage6
+        for i, width in enumerate(widths, 1):
+            self.add_module(f"side{i}", nn.Conv2d(width, 1, 3, padding=1))
+        self.outconv = nn.Conv2d(6, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down = [self.get_submodule("stage1")(x)]
+        for level in range(2, 7):
+            down.append(self.get_submodule(f"stage{level}")(_pool(down[-1])))
+        maps = [down[5]]
+        for level in range(5, 0, -1):
+            skip = down[level - 1]
+            maps.insert(0, self.get_submodule(f"stage{level}d")(torch.cat((_to(maps[0], skip), skip), 1)))
+        sides = [self.get_submodule(f"side{i}")(m) for i, m in enumerate(maps, 1)]
+        return torch.sigmoid(self.outconv(torch.cat([_to(side, sides[0]) for side in sides], 1)))
+
+    def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
+        """In order of execution; modules are added in it."""
+        yield from ((name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d))
+
+
+def _pool(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
+
+
+def _to(x: Tensor, other: Tensor) -> Tensor:
+    if x.shape[2:] == other.shape[2:]:
+        return x
+    return F.interpolate(x, other.shape[2:], mode="bilinear", align_corners=False)
+
+
+def load(path: str) -> tuple[Network, str]:
+    """The network that fits the file, and its name. Raises UserError where neither fits."""
+    from_onnx = path.lower().endswith(".onnx")
+    state = {} if from_onnx else read_pth(path)
+    ordered = read_onnx(path) if from_onnx else []
+    for name, small in (("u2netp", True), ("u2net", False)):
+        network = Network(small)
+        convolutions = list(network.convolutions())
+        try:
+            if not from_onnx:
+                ordered = [fold(state, *_published_names(conv)) for conv, _ in convolutions]
+            shapes = [m.weight.shape for _, m in convolutions]
+            if [weight.shape for weight, _ in ordered] != shapes:
+                continue
+        except KeyError:
+            continue
+        with torch.no_grad():
+            for (_, module), (weight, bias) in zip(convolutions, ordered, strict=True):
+                module.weight.copy_(weight)
+                assert module.bias is not None
+                module.bias.copy_(bias)
+        return network.eval(), name
+    raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's")
+
+
+def _published_names(name: str) -> tuple[str, str | None]:
+    """Names of a convolution and its batch normalisation in the published checkpoints."""
+    return (f"{name}.conv_s1", f"{name}.bn_s1") if name.startswith("stage") else (name, None)
+
+
+class U2Net:
+    """float32 [B, 320, 320] maps of 320×320 pictures."""
+
+    side = 320
+    batch = 4  # threads work on batches side by side, so larger ones would only cost memory
+    gamma = 0.02
+
+    def __init__(self, device: str = "cpu", weights: str = "") -> None:
+        network, self.name = load(weights)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+        self._sha256 = sha256(weights)
+        if torch.device(device).type == "cuda":
+            self.batch = 32
+        self._mean = torch.tensor(_MEAN, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(_STD, device=device).view(3, 1, 1) * 255
+
+    def describe(self) -> dict[str, Any]:
+        return {"detector": self.name, "version": 1, "side": self.side, "weights_sha256": self._sha256}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = (images.permute(0, 3, 1, 2).to(torch.float32) - self._mean) / self._std
+        return self._network(x.contiguous(memory_format=torch.channels_last))[:, 0]
