@@ -4,6 +4,7 @@ With a C++ compiler the passes are `pixels.cpp`; without one, plain torch writte
 decode, crops as uint8 in channels-last memory while the picture is in the cache, then one view at a time.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,11 +15,39 @@ from torch import Tensor
 from augment import colour, geometry
 from augment.backends import native
 from augment.backends.eager import finish_view, scene_or_patch
-from augment.backends.torch_ops import decode, empty_views
+from augment.backends.torch_ops import decode
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class Recycled:
+    """Memory of tensors that nobody holds any more, used again: fresh pages would cost as much as filling them."""
+
+    def __init__(self, dtype: torch.dtype, keep: int = 16) -> None:
+        self._dtype, self._keep = dtype, keep
+        self._blocks: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """Shape [N, H, W, 3], seen as [N, 3, H, W]; contents arbitrary."""
+        count = int(np.prod(shape)) * self._dtype.itemsize
+        free = (b for b in self._blocks if len(b) >= count and sys.getrefcount(b) <= _REFERENCES)
+        block = min(free, key=len, default=None)
+        if block is None:
+            block = np.empty(count, np.uint8)
+            self._blocks = [*self._blocks[-self._keep + 1 :], block]
+        # The tensor's storage holds a reference to the block, whatever views of it are passed around.
+        return torch.from_numpy(block)[:count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
+
+
+def _references_when_free() -> int:
+    """What `sys.getrefcount` says inside the loop of `Recycled.take` of a block that only the list holds."""
+    blocks = [np.empty(1, np.uint8)]
+    return next(sys.getrefcount(b) for b in blocks)
+
+
+_REFERENCES = _references_when_free()
 
 
 class FusedBackend:
@@ -47,12 +76,13 @@ class FusedBackend:
         list(self._threads.map(lambda _: None, range(self.workers)))
         torch.set_num_threads(threads)
         self._buffers: dict[str, np.ndarray] = {}
+        self._memory = Recycled(dtype)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         scenes, patches, jobs = self._cuts(plan)
         self._wait(self._threads.submit(self._cut, data, job) for data, job in zip(files, jobs, strict=True))
-        views = tuple(empty_views(len(plan), plan.size, self.dtype) for _ in range(plan.views))
+        views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         finish = self._finish_compiled if self._library else self._finish_eagerly
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
         self._wait(

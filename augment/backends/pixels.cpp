@@ -12,13 +12,18 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
 constexpr int kLanes = 48;
-constexpr int kBlock = 64;  // accumulators held in registers: four AVX-512 vectors of floats
+constexpr int kBlock = 64;  // elements summed at a time: four AVX-512 vectors of floats
 constexpr int kPad = 16;    // elements before and after a row that may be read, never used
 typedef float Vec4 __attribute__((vector_size(16), aligned(4)));
+typedef float Vec16 __attribute__((vector_size(64), aligned(4)));
+typedef uint8_t Bytes16 __attribute__((vector_size(16), aligned(1)));
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -27,7 +32,8 @@ float* grown(std::vector<float>& buffer, size_t count) {
   return buffer.data();
 }
 
-// Weights of an antialiased triangle filter: for output i, `count` inputs from `start`, as Pillow computes them.
+// Weights of an antialiased triangle filter, as Pillow computes them: for output i, `taps` inputs from `start`. The
+// number is the same for all outputs (weights of 0 fill up), for a varying one is mispredicted at every pixel.
 struct Filter {
   std::vector<int> start, count;
   std::vector<float> weight;
@@ -35,32 +41,62 @@ struct Filter {
 
   void set(int in, int out) {
     const double scale = double(in) / out, stretch = std::max(scale, 1.0);
-    taps = int(std::ceil(stretch)) * 2 + 1;
-    start.resize(out), count.resize(out), weight.assign(size_t(out) * taps, 0.f);
+    start.resize(out), count.resize(out);
+    taps = 0;
     for (int i = 0; i < out; ++i) {
       const double centre = (i + 0.5) * scale;
-      const int low = std::max(int(centre - stretch + 0.5), 0), high = std::min(int(centre + stretch + 0.5), in);
+      start[i] = std::max(int(centre - stretch + 0.5), 0);
+      count[i] = std::min(int(centre + stretch + 0.5), in) - start[i];
+      taps = std::max(taps, count[i]);
+    }
+    weight.assign(size_t(out) * taps, 0.f);
+    for (int i = 0; i < out; ++i) {
+      const double centre = (i + 0.5) * scale;
+      const int low = start[i], high = low + count[i];
       double sum = 0;
       for (int k = low; k < high; ++k) sum += std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch));
       for (int k = low; k < high; ++k)
         weight[size_t(i) * taps + k - low] = float(std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch)) / sum);
-      start[i] = low, count[i] = high - low;
     }
   }
 };
 
-// out[j] = sum over k of weight[k] * rows[k][j] for j < n, rows of bytes or floats; reads and writes up to a whole block.
+Vec16 load(const float* from) { return *reinterpret_cast<const Vec16*>(from); }
+#if defined(__AVX512F__)  // compilers take a long way from bytes to floats
+Vec16 load(const uint8_t* from) {
+  return (Vec16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+#elif defined(__AVX2__)
+Vec16 load(const uint8_t* from) {
+  Vec16 out;
+  for (int half = 0; half < 2; ++half) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8 * half));
+    _mm256_storeu_ps(reinterpret_cast<float*>(&out) + 8 * half, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+  }
+  return out;
+}
+#else
+Vec16 load(const uint8_t* from) { return __builtin_convertvector(*reinterpret_cast<const Bytes16*>(from), Vec16); }
+#endif
+
+// out[j] = sum over k of weight[k] * rows[k][j] for j < n; nothing beyond is touched.
 template <typename T>
 void weighted_rows(const T* const* rows, const float* weight, int taps, int n, float* out) {
   int j = 0;
   for (; j + kBlock <= n; j += kBlock) {
-    float sum[kBlock] = {};
+    Vec16 a = {}, b = {}, c = {}, d = {};  // in registers: an array of sums would go through memory at every tap
     for (int k = 0; k < taps; ++k) {
       const T* row = rows[k] + j;
       const float w = weight[k];
-      for (int l = 0; l < kBlock; ++l) sum[l] += w * float(row[l]);
+      a += w * load(row), b += w * load(row + 16), c += w * load(row + 32), d += w * load(row + 48);
     }
-    std::memcpy(out + j, sum, sizeof sum);
+    Vec16* to = reinterpret_cast<Vec16*>(out + j);
+    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+  }
+  for (; j + 16 <= n; j += 16) {
+    Vec16 sum = {};
+    for (int k = 0; k < taps; ++k) sum += weight[k] * load(rows[k] + j);
+    *reinterpret_cast<Vec16*>(out + j) = sum;
   }
   for (; j < n; ++j) {
     float sum = 0;
@@ -92,6 +128,28 @@ struct View {
   float sigma, unused;
 };
 
+}  // extern "C"
+
+namespace {
+
+// A row of the crop, float RGB, to the output's width; `kTaps` is the filter's number of taps, 0 for any.
+template <int kTaps>
+void resize_row(const float* line, const Filter& filter, const Crop& crop, float* out) {
+  const int taps = kTaps ? kTaps : filter.taps;
+  for (int i = 0; i < crop.width; ++i) {
+    const int x = crop.flip ? crop.width - 1 - i : i;
+    const float* weight = &filter.weight[size_t(x) * taps];
+    const float* from = line + 3 * filter.start[x];
+    Vec4 sum = {0, 0, 0, 0};
+    for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Vec4*>(from + 3 * k);
+    *reinterpret_cast<Vec4*>(out + 3 * i) = sum;  // the fourth lane is overwritten by the next pixel
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
 // Antialiased bilinear resizing of crops of one image, rows of `stride` bytes.
 void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
   thread_local Filter across, down;
@@ -100,20 +158,23 @@ void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
   for (const Crop* c = jobs; c < jobs + n; ++c) {
     const int width = c->x1 - c->x0, height = c->y1 - c->y0;
     across.set(width, c->width), down.set(height, c->height);
-    float* line = grown(column_buffer, 3 * size_t(width) + kPad);
+    const size_t reach = 3 * size_t(width + across.taps) + kPad;  // pixels beyond the crop have a weight of 0
+    float* line = grown(column_buffer, reach);
+    std::fill(line + 3 * width, line + reach, 0.f);
     float* result = grown(row_buffer, 3 * size_t(c->width) + kPad);
     rows.resize(down.taps);
     for (int y = 0; y < c->height; ++y) {
       for (int k = 0; k < down.count[y]; ++k)
         rows[k] = image + (c->y0 + down.start[y] + k) * stride + 3 * int64_t(c->x0);
       weighted_rows(rows.data(), &down.weight[size_t(y) * down.taps], down.count[y], 3 * width, line);
-      for (int i = 0; i < c->width; ++i) {
-        const int x = c->flip ? c->width - 1 - i : i;
-        const float* w = &across.weight[size_t(x) * across.taps];
-        const float* from = line + 3 * across.start[x];
-        Vec4 sum = {0, 0, 0, 0};
-        for (int k = 0; k < across.count[x]; ++k) sum += w[k] * *reinterpret_cast<const Vec4*>(from + 3 * k);
-        *reinterpret_cast<Vec4*>(result + 3 * i) = sum;  // the fourth lane is overwritten by the next pixel
+      switch (across.taps) {  // loops of a known length unroll
+        case 1: resize_row<1>(line, across, *c, result); break;
+        case 2: resize_row<2>(line, across, *c, result); break;
+        case 3: resize_row<3>(line, across, *c, result); break;
+        case 4: resize_row<4>(line, across, *c, result); break;
+        case 5: resize_row<5>(line, across, *c, result); break;
+        case 6: resize_row<6>(line, across, *c, result); break;
+        default: resize_row<0>(line, across, *c, result);
       }
       uint8_t* out = c->out + 3 * size_t(y) * c->width;
       for (int j = 0; j < 3 * c->width; ++j) out[j] = uint8_t(int(result[j] + 0.5f));
@@ -284,14 +345,12 @@ void torchvision_colour(const View& view, Work& work) {
   }
 }
 
-// Row y of the view after colour: computed from the canvas, or found in `pixels` where colour is done already.
-void linear_colour(const Matrix& matrix, Work& work) {
-  for (int y = 0; y < work.size; ++y) {
-    const uint8_t* from = work.canvas(y);
-    float* line = work.line();
-    for (int j = 0; j < work.row; ++j) line[j] = from[j];
-    matrix.apply(line, work.pixels(y), work.row);
-  }
+// Row y of the view after linear colour, from the canvas.
+void linear_row(const Matrix& matrix, Work& work, int y, float* out) {
+  const uint8_t* from = work.canvas(y);
+  float* line = work.line();
+  for (int j = 0; j < work.row; j += 16) *reinterpret_cast<Vec16*>(line + j) = load(from + j);
+  matrix.apply(line, out, work.row);
 }
 
 int reflected(int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); }
@@ -302,7 +361,7 @@ void blurred_row(const View& view, const float* weight, Work& work, int y, float
   thread_local std::vector<const float*> rows;
   rows.resize(taps);
   for (int k = 0; k < taps; ++k) rows[k] = work.pixels(reflected(y + k - radius, work.size));
-  float* line = grown(work.wide_buffer, work.row + 2 * size_t(margin) + kBlock) + margin;
+  float* line = grown(work.wide_buffer, work.row + 2 * size_t(margin)) + margin;
   weighted_rows(rows.data(), weight, taps, work.row, line);
   for (int x = 1; x <= radius; ++x) {
     std::memcpy(line - 3 * x, line + 3 * x, 3 * sizeof(float));
@@ -318,62 +377,68 @@ uint16_t to_bfloat16(float x) {
   return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+void store(float x, float* to) { *to = x; }
+void store(float x, _Float16* to) { *to = _Float16(x); }
+void store(float x, uint16_t* to) { *to = to_bfloat16(x); }
+
+// Levels to what a network wants: out = level * scale[c] + shift[c].
 struct Normalisation {
   float scale[kLanes], shift[kLanes];
 
-  // Row `from` of levels to row y of the output: float32 (0), bfloat16 (1), float16 (2).
-  void write(const float* __restrict from, void* out, int y, int row, int dtype) const {
+  template <typename T>
+  void write(const float* __restrict from, T* __restrict out, int row) const {
+    int j = 0;
+    for (; j + kLanes <= row; j += kLanes)
+      for (int l = 0; l < kLanes; ++l) store(from[j + l] * scale[l] + shift[l], out + j + l);
+    for (int l = 0; j + l < row; ++l) store(from[j + l] * scale[l] + shift[l], out + j + l);
+  }
+
+  // Row y of an output of float32 (0), bfloat16 (1) or float16 (2).
+  void write_row(const float* from, void* out, int y, int row, int dtype) const {
     const size_t start = size_t(y) * row;
-    float* as_float = static_cast<float*>(out) + start;
-    uint16_t* as_bits = static_cast<uint16_t*>(out) + start;
-    _Float16* as_half = static_cast<_Float16*>(out) + start;
-    for (int j = 0; j < row; j += kLanes) {
-      float value[kLanes];
-      for (int l = 0; l < kLanes; ++l) value[l] = from[j + l] * scale[l] + shift[l];
-      const int n = std::min(kLanes, row - j);
-      if (dtype == 0)
-        for (int l = 0; l < n; ++l) as_float[j + l] = value[l];
-      else if (dtype == 1)
-        for (int l = 0; l < n; ++l) as_bits[j + l] = to_bfloat16(value[l]);
-      else
-        for (int l = 0; l < n; ++l) as_half[j + l] = _Float16(value[l]);
-    }
+    if (dtype == 0) write(from, static_cast<float*>(out) + start, row);
+    if (dtype == 1) write(from, static_cast<uint16_t*>(out) + start, row);
+    if (dtype == 2) write(from, static_cast<_Float16*>(out) + start, row);
   }
 };
+
+std::vector<float> gaussian(const View& view) {
+  std::vector<float> weight(2 * view.radius + 1);
+  double sum = 0;
+  for (int pass = 0; pass < 2; ++pass)
+    for (int k = -view.radius; k <= view.radius; ++k) {
+      const double w = std::exp(-0.5 * k * k / (double(view.sigma) * view.sigma));
+      if (pass == 0) sum += w; else weight[k + view.radius] = float(w / sum);
+    }
+  return weight;
+}
 
 }  // namespace
 
 extern "C" {
 
-// Finished views from scenes and patches. out = level * scale[c] + shift[c]; `linear` chooses the meaning of colour.
+// Finished views from scenes and patches; `linear` chooses the meaning of colour.
 void views(int32_t n, const View* jobs, int32_t size, int32_t linear, const float* scale, const float* shift,
            int32_t dtype) {
   thread_local Work work;
   work.fit(size);
   Normalisation normalisation;
   for (int l = 0; l < kLanes; ++l) normalisation.scale[l] = scale[l % 3], normalisation.shift[l] = shift[l % 3];
-  std::vector<float> weight;
-  std::vector<float> row(round_up(3 * size, kLanes) + kBlock);
+  std::vector<float> buffer(round_up(3 * size, kLanes));
   for (const View* view = jobs; view < jobs + n; ++view) {
     compose(*view, work);
-    if (linear) {
-      double mean[3];
-      mean_colour(work, mean);
-      linear_colour(Matrix(*view, mean), work);
-    } else {
-      torchvision_colour(*view, work);
-    }
-    if (view->radius > 0) {
-      weight.resize(2 * view->radius + 1);
-      double sum = 0;
-      for (int k = -view->radius; k <= view->radius; ++k) sum += std::exp(-0.5 * k * k / double(view->sigma * view->sigma));
-      for (int k = -view->radius; k <= view->radius; ++k)
-        weight[k + view->radius] = float(std::exp(-0.5 * k * k / double(view->sigma * view->sigma)) / sum);
-    }
+    double mean[3];
+    mean_colour(work, mean);
+    const Matrix matrix(*view, mean);
+    if (!linear) torchvision_colour(*view, work);
+    if (linear && view->radius > 0)
+      for (int y = 0; y < size; ++y) linear_row(matrix, work, y, work.pixels(y));
+    const std::vector<float> weight = gaussian(*view);
     for (int y = 0; y < size; ++y) {
-      const float* from = work.pixels(y);
-      if (view->radius > 0) blurred_row(*view, weight.data(), work, y, row.data()), from = row.data();
-      normalisation.write(from, view->out, y, work.row, dtype);
+      const float* row = work.pixels(y);
+      if (view->radius > 0) blurred_row(*view, weight.data(), work, y, buffer.data()), row = buffer.data();
+      else if (linear) linear_row(matrix, work, y, buffer.data()), row = buffer.data();
+      normalisation.write_row(row, view->out, y, work.row, dtype);
     }
   }
 }
