@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer.data import Data
 from trainer.methods import Alignment, Method, build_method
 from trainer.model import Heads, build_model, freeze_stages
 from trainer.settings import Settings
+from trainer.weights import load_encoder
 
 
 def make_folder(out: Path, resuming: bool) -> Path:
@@ -55,7 +57,7 @@ def make_policy(config: RunConfig) -> Policy:
         raise UserError(str(error)) from error
 
 
-def make_method(config: RunConfig, settings: Settings) -> Method:
+def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None] = lambda _: None) -> Method:
     """The method with its networks on the CPU, initialised from the seed (and from --init)."""
     heads = Heads(
         dim=config.dim,
@@ -66,6 +68,10 @@ def make_method(config: RunConfig, settings: Settings) -> Method:
         direct=config.control == "direct-head",
     )
     online = build_model(config.arch, heads, config.seed)
+    if config.init is not None:
+        encoder, _, remark = load_encoder(config.init, config.arch)
+        online.encoder.load_state_dict(encoder.state_dict())
+        say(remark)
     freeze_stages(online, config.freeze_stages)
     alignment = Alignment(config.alignment(), config.control) if config.method == "cvsa" else None
     return build_method(config.method, online, config.dim, alignment)

@@ -5,9 +5,13 @@ over images; images without both kinds of cells are left out.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,47 @@ def box_masks(boxes: Tensor, grid: int) -> Tensor:
     from augment.geometry import masks
 
     return masks(boxes, size=1, grid=grid)
+
+
+def off_centre(boxes: Tensor, distance: float = 0.15) -> Tensor:
+    """bool [N]: boxes [N, 4] whose centre is further than `distance` of a side from the picture's, across or down."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return (centre - 0.5).abs().amax(1) > distance
+
+
+def max_box_accuracy(
+    scores: Tensor, boxes: Tensor, thresholds: int = 40, side: int = 56, ious: tuple[float, ...] = (0.3, 0.5, 0.7)
+) -> dict[str, float]:
+    """MaxBoxAcc (Choe et al. 2020): share of images whose box is found at the best common threshold, per IoU.
+
+    Scores [N, H, W] are resized to side × side and scaled to [0, 1] per image; the found box is that of the largest
+    connected region above the threshold. Boxes [N, 4] in [0, 1].
+    """
+    import numpy as np
+    from scipy import ndimage
+
+    maps = torch.nn.functional.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)
+    maps = maps[:, 0].flatten(1)
+    low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
+    maps = ((maps - low) / (high - low).clamp_min(1e-12)).view(-1, side, side).cpu().numpy()
+    truth = boxes.double().cpu().numpy() * side
+    best = np.zeros(len(ious))
+    for threshold in np.linspace(0, 1, thresholds, endpoint=False):
+        found = np.zeros((len(maps), 4))
+        for i, mask in enumerate(maps >= threshold):
+            regions = np.asarray(ndimage.label(mask)[0])  # type: ignore[index]
+            largest = np.bincount(regions.ravel())[1:].argmax() + 1
+            ys, xs = np.nonzero(regions == largest)
+            found[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        overlap = _iou(found, truth)
+        best = np.maximum(best, [(overlap >= iou).mean() for iou in ious])
+    return {f"{iou:g}": float(value) for iou, value in zip(ious, best, strict=True)}
+
+
+def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
+    """Intersection over union of boxes [N, 4] pair by pair."""
+    import numpy as np
+
+    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
+    inside = sides.prod(1)
+    return inside / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inside)

@@ -52,7 +52,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         rank=process.rank, world_size=process.world, workers=config.workers, say=lambda line: say("views: " + line),
     ) as loader:  # fmt: skip
         grids = {stage: grid_of(encoder, config.size, stage) for stage in config.align_stages}
-        state = _state(config, settings, loader, hardware, process)
+        state = _state(config, settings, loader, hardware, process, say)
         say(describe(config, settings, state.method, grids))
 
         journal, saver = Journal(out), Saver(out, settings.save_every, process.first)
@@ -207,10 +207,12 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
     }
 
 
-def _state(config: RunConfig, settings: Settings, loader: Any, hardware: Hardware, process: Process) -> TrainingState:
+def _state(
+    config: RunConfig, settings: Settings, loader: Any, hardware: Hardware, process: Process, say: Say
+) -> TrainingState:
     """Networks and optimizer on their device, ready for the first step."""
     device = hardware.device
-    method = make_method(config, settings).to(device)
+    method = make_method(config, settings, say).to(device)
     if config.compile:  # in place: the names in checkpoints stay
         method.online.compile()
         if method.target is not None:

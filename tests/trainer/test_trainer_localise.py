@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from trainer.localise import box_masks, cell_auc, centre_prior, figures, fit_probe, probe_maps
+from trainer.localise import (
+    box_masks,
+    cell_auc,
+    centre_prior,
+    figures,
+    fit_probe,
+    max_box_accuracy,
+    off_centre,
+    probe_maps,
+)
 
 
 def slow_auc(score: torch.Tensor, mask: torch.Tensor) -> float:
@@ -55,3 +64,19 @@ def test_probe_finds_a_linear_direction() -> None:
 def test_box_masks_hold_the_box_area(grid: int) -> None:
     boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9]])
     assert box_masks(boxes, grid).mean().item() == pytest.approx(0.6 * 0.7, abs=1e-6)
+
+
+def test_max_box_accuracy_finds_exact_boxes_and_misses_shifted_ones() -> None:
+    boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75], [0.0, 0.5, 0.5, 1.0]])
+    found = max_box_accuracy(box_masks(boxes, 8), boxes)
+    assert found == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
+    shifted = max_box_accuracy(box_masks(boxes.flip(0), 8), boxes)
+    assert shifted == {"0.3": 0.0, "0.5": 0.0, "0.7": 0.0}
+    half = torch.tensor([[0.25, 0.25, 0.75, 0.5]])  # IoU 1/2 with the first box
+    assert max_box_accuracy(box_masks(half, 8), boxes[:1], side=64)["0.3"] == 1.0
+    assert max_box_accuracy(box_masks(half, 8), boxes[:1], side=64)["0.7"] == 0.0
+
+
+def test_off_centre_is_about_the_box_centre() -> None:
+    boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.0, 0.3, 0.5, 0.7], [0.3, 0.6, 0.7, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    assert off_centre(boxes).tolist() == [False, True, True, False]

@@ -207,3 +207,32 @@ def test_nothing_named_means_the_demo_set(boxes: Path, tmp_path: Path, monkeypat
     assert program([*TINY, "--epochs", "1", "--no-evaluate", "--out", "run"]) == 0
     assert "data: none named" in capsys.readouterr().out
     assert (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_second_stage_keeps_the_frozen_stages(flags: list[str], unbroken: Path, tmp_path: Path, capsys) -> None:
+    """--init with --freeze-stages 2: weights and BN statistics of the first two stages stay what they were."""
+    start, out = unbroken / "encoder.safetensors", tmp_path / "second"
+    more = ["--init", str(start), "--freeze-stages", "2", "--epochs", "1", "--no-evaluate", "--out", str(out)]
+    assert program([*flags, *more]) == 0
+    assert "weights: all" in capsys.readouterr().out
+    before, after = load_file(start), load_file(out / "encoder.safetensors")
+    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert changed == {"layer3", "layer4"}
+
+
+def test_evaluate_gives_every_protocol_as_json(
+    boxes: Path, demo_root: Path, unbroken: Path, run_module: Callable
+) -> None:
+    done = run_module(
+        "trainer.evaluate", unbroken / "encoder.safetensors", "--boxes", boxes, "--root", demo_root,
+        "--protocol", "all", "--size", 32, "--batch-size", 16, "--linear-epochs", 2, "--finetune-epochs", 1, "--pipeline", "kornia",
+        "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["arch"] == "resnet10w8"
+    assert all(0 <= found[name]["accuracy"] <= 1 for name in ("knn", "linear", "finetune"))
+    assert found["localise"]["probe"]["images"] == found["localise"]["centre prior"]["images"] == 48
+    assert set(found["localise"]["probe"]["max_box_accuracy"]) == {"0.3", "0.5", "0.7"}
+    expected = json.loads((unbroken / "evaluation.json").read_text())
+    assert found["knn"]["accuracy"] == pytest.approx(expected["knn"]["accuracy"])

@@ -1,0 +1,91 @@
+"""Weights of every usual container load, the right copy is taken, and what does not fit says so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from precompute.cli import UserError
+from trainer.methods import Byol
+from trainer.model import Heads, build_encoder, build_model
+from trainer.weights import load_encoder
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return torchvision.models.resnet18().state_dict()
+
+
+def containers(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    other = {k: torch.zeros_like(v) for k, v in state.items()}
+    return {
+        "torchvision": state,
+        "openmixup": {"state_dict": {"backbone." + k: v for k, v in state.items()}, "meta": {"epoch": 3}},
+        "moco": {"state_dict": {**{"module.encoder_k." + k: v for k, v in other.items()},
+                                **{"module.encoder_q." + k: v for k, v in state.items()}}},
+        "byol": {"model": {**{"target_net.0." + k: v for k, v in other.items()},
+                           **{"online_net.0." + k: v for k, v in state.items()}}},
+        "ours": {"method": {**{"online.encoder." + k: v for k, v in state.items()},
+                            **{"target.encoder." + k: v for k, v in other.items()}}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "openmixup", "moco", "byol", "ours"])
+def test_every_container_gives_the_online_encoder(kind: str, resnet18: dict, tmp_path: Path) -> None:
+    torch.save(containers(resnet18)[kind], tmp_path / "w.pth")
+    encoder, arch, remark = load_encoder(tmp_path / "w.pth")
+    assert arch == "resnet18"
+    assert all(torch.equal(v, resnet18[k]) for k, v in encoder.state_dict().items())
+    assert "fc.weight" in remark  # said to be left over
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "resnet10w16", "resnet18w8"]
+)
+def test_architecture_is_found_from_shapes(arch: str, tmp_path: Path) -> None:
+    state = build_encoder(arch).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors")
+    encoder, found, _ = load_encoder(tmp_path / "w.safetensors")
+    assert found == arch
+    assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
+
+
+def test_timm_resnets_share_the_names(tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("resnet18", pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    encoder, arch, _ = load_encoder(tmp_path / "timm.pth")
+    assert arch == "resnet18"
+    assert torch.equal(encoder.layer4[1].bn2.weight, model.layer4[1].bn2.weight)  # type: ignore[union-attr]
+
+
+def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    with pytest.raises(UserError, match="no such weights file"):
+        load_encoder(path)
+    path.write_text("hello")
+    with pytest.raises(UserError, match="cannot be read as torch weights"):
+        load_encoder(path)
+    torch.save({"a": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"no ResNet in it.*It holds a"):
+        load_encoder(path)
+    torch.save(resnet18, path)
+    with pytest.raises(UserError, match=r"does not fit --arch resnet50: missing layer1.0.bn3"):
+        load_encoder(path, "resnet50")
+    torch.save({k: v for k, v in resnet18.items() if "layer3.1" not in k}, path)
+    with pytest.raises(UserError, match="fit no ResNet of torchvision; name the architecture"):
+        load_encoder(path)
+    with pytest.raises(UserError, match=r"missing layer3.1.bn1.bias"):
+        load_encoder(path, "resnet18")
+
+
+def test_a_run_of_ours_loads_its_checkpoint(tmp_path: Path) -> None:
+    method = Byol(build_model("resnet10w8", Heads(dim=16, hidden=32, conv_hidden=24)))
+    torch.save({"schema": 1, "method": method.state_dict()}, tmp_path / "checkpoint.pt")
+    encoder, arch, _ = load_encoder(tmp_path / "checkpoint.pt")
+    assert arch == "resnet10w8"
+    assert torch.equal(encoder.conv1.weight, method.online.encoder.conv1.weight)

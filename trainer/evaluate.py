@@ -1,0 +1,120 @@
+"""What an encoder is worth: kNN, linear, fine-tuned accuracy and localisation, for anybody's ResNet weights.
+
+python -m trainer.evaluate runs/cub/encoder.safetensors --boxes cache/cub.h5 --root data/CUB_200_2011
+python -m trainer.evaluate resnet50.pth --dataset cub --protocol linear finetune --json
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.cli import UserError, add_options, main, option, read_options
+
+PROTOCOLS = ("knn", "localise", "linear", "finetune")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `trainer.evaluate`. ValueError names the value and the remedy."""
+
+    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
+    boxes: str | None = option(None, "box file made by precompute.boxes")
+    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    protocol: tuple[str, ...] = option(("knn", "localise"), "protocols, or all", choices=(*PROTOCOLS, "all"))
+    arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
+    train_split: str = option("train", "split to learn from")
+    eval_split: str = option("test", "split to test on")
+    size: int | None = option(None, "side of the images in pixels; default 224, 64 for narrow encoders")
+    batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
+    linear_epochs: int = option(100, "epochs of the linear protocol")
+    linear_lr: float = option(30.0, "learning rate of the linear protocol per 256 images (iNat2018: 0.025)")
+    finetune_epochs: int = option(200, "epochs of the finetune protocol")
+    finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
+    pipeline: str = option("auto", "what makes the training crops", choices=("auto", "dali", "kornia", "fused"))
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    workers: int | None = option(None, "threads for reading; default: the machine's cores")
+    seed: int = option(0, "seed of crops and classifiers")
+
+    def __post_init__(self) -> None:
+        if min(self.linear_epochs, self.finetune_epochs, self.size or 1, self.batch_size or 1) < 1:
+            raise ValueError("epochs, --size and --batch-size must be at least 1")
+
+
+def program(argv: list[str] | None = None) -> int:
+    """Evaluates one weights file; exit status 0 done, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained encoder")
+    parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
+    add_options(parser, EvaluateConfig)
+    parsed = parser.parse_args(argv)
+    config = read_options(EvaluateConfig, parsed)
+    result = evaluate(parsed.weights, config)
+    if parsed.json:
+        print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
+    """All protocols asked for, as JSON values; prints what it finds."""
+    import torch
+
+    from precompute.cli import as_json
+    from trainer import protocols
+    from trainer.data import open_data
+    from trainer.model import NARROW, build_encoder
+    from trainer.settings import find_hardware
+    from trainer.weights import load_encoder
+
+    torch.manual_seed(config.seed)
+    if weights == "random":
+        if config.arch is None:
+            raise UserError("random weights need --arch, for example --arch resnet18")
+        encoder, arch, remark = build_encoder(config.arch), config.arch, "weights: none, a random initialisation"
+    else:
+        encoder, arch, remark = load_encoder(weights, config.arch)
+    print(remark)
+    data = open_data(config.dataset, config.boxes, config.root, print)
+    hardware, _ = find_hardware(config.device)
+    size = config.size or (64 if NARROW.fullmatch(arch) else 224)
+    encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
+    result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config), "size": size}
+    for name in PROTOCOLS if "all" in config.protocol else config.protocol:
+        bench = protocols.Bench(
+            data, config.train_split, config.eval_split, size, config.batch_size or (16 if name == "finetune" else 64),
+            hardware.device, config.workers, config.pipeline, config.seed,
+        )  # fmt: skip
+        if name != "localise" and not bench.has_labels():
+            raise UserError(f"--protocol {name}: the set has no labels in {config.train_split} or {config.eval_split}")
+        if name == "knn":
+            result[name] = protocols.knn(encoder, bench)
+        elif name == "linear":
+            result[name] = protocols.linear(encoder, bench, print, config.linear_epochs, config.linear_lr)
+        elif name == "finetune":
+            result[name] = protocols.finetune(encoder, bench, print, config.finetune_epochs, config.finetune_lr)
+        else:
+            result[name] = protocols.localise(encoder, bench)
+        print(_sentence(name, result[name], bench))
+    return result
+
+
+def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
+    """A protocol's result for a person."""
+    if name != "localise":
+        return (
+            f"{name}: {found['accuracy']:.4f} of {found['images']} images (most frequent class {bench.majority():.4f})"
+        )
+    lines = [f"localise: box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
+    lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")
+    for key in ("probe", "energy", "centre prior"):
+        f, accuracy = found[key], found[key]["max_box_accuracy"]
+        boxes = "  ".join(f"{accuracy[iou]:.3f}" for iou in ("0.3", "0.5", "0.7"))
+        line = f"  {key:14s} {f['auc']:6.3f} {f['pointing']:6.3f} {f['energy']:6.3f}"
+        lines.append(f"{line}  {f['off_centre']['auc']:14.3f}  {boxes}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(program)

@@ -1,0 +1,98 @@
+"""Encoders from anybody's files: torchvision, timm, OpenMixup, BYOL- and MoCo-style checkpoints, our own.
+
+Strict: every weight of the encoder must be found with its shape, and what the file holds beside it is reported.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.resnet import ResNet
+
+from precompute.cli import UserError
+from trainer.model import BLOCKS, architectures, build_encoder
+
+_CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student")
+_AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
+_STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
+
+
+def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
+    """The encoder in a weights file, its architecture's name, and a sentence about what was loaded.
+
+    Raises UserError where there is no file, no ResNet in it, the architecture is unknown or differs from `arch`.
+    """
+    state = read_state(Path(path))
+    prefix = _find_prefix(state, path)
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    found = arch or infer_arch(weights, path)
+    encoder = build_encoder(found)
+    expected = encoder.state_dict()
+    missing = sorted(k for k in expected if k not in weights and not k.endswith("num_batches_tracked"))
+    wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
+    if missing or wrong:
+        what = [f"missing {_some(missing)}"] * bool(missing) + [f"of another shape {_some(wrong)}"] * bool(wrong)
+        raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}")
+    encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
+    ignored = [k for k in state if not k.startswith(prefix) or k.removeprefix(prefix) not in expected]
+    ignored.sort(key=lambda k: (not k.startswith(prefix), k))  # first what stands beside the encoder
+    under = f" under {prefix!r}" if prefix else ""
+    left = f"; not used: {_some(ignored)}" if ignored else ""
+    return encoder, found, f"weights: all {len(expected)} tensors of {found} from {path}{under}{left}"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The flat tensors of a weights file (.safetensors, or torch's formats read with weights_only)."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for files that are not its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as torch weights ({reason})") from error
+    while isinstance(found, Mapping) and (inner := next((k for k in _CONTAINERS if k in found), None)):
+        found = found[inner]
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: holds {type(found).__name__}, no dictionary of weights")
+    return {k: v for k, v in found.items() if isinstance(v, Tensor)}
+
+
+def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
+    """The architecture that has exactly these shapes; UserError asks for --arch where none has."""
+    shapes = {k: v.shape for k, v in weights.items()}
+    width = shapes[_STEM][0]
+    names = [f"resnet{depth}w{width}" for depth in BLOCKS] if shapes[_STEM][-1] == 3 else architectures()
+    for name in names:
+        with torch.device("meta"):
+            expected = build_encoder(name).state_dict()
+        wanted = {k: v.shape for k, v in expected.items() if not k.endswith("num_batches_tracked")}
+        layers = {k for k in shapes if k.startswith("layer") and not k.endswith("num_batches_tracked")}
+        if layers <= wanted.keys() and all(shapes.get(k) == shape for k, shape in wanted.items()):
+            return name
+    raise UserError(f"{path}: its shapes fit no ResNet of torchvision; name the architecture with --arch")
+
+
+def _find_prefix(state: Mapping[str, Tensor], path: str | Path) -> str:
+    """What stands before "conv1.weight" in a network that also has layers; the online copy before the averaged one."""
+    prefixes = [
+        k.removesuffix(_STEM)
+        for k, v in state.items()
+        if k.endswith(_STEM) and v.ndim == 4 and k.removesuffix(_STEM) + _FIRST in state
+    ]
+    if not prefixes:
+        raise UserError(f"{path}: no ResNet in it (no '{_STEM}' beside '{_FIRST}'). It holds {_some(sorted(state))}")
+    return min(prefixes, key=lambda p: (any(word in p.lower() for word in _AVERAGED), len(p)))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
