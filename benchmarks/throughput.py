@@ -375,7 +375,7 @@ def _document(
     return {
         "schema": results.SCHEMA,
         "benchmark": "throughput",
-        "settings": as_json(settings) | {"scope": scope},
+        "settings": _told(settings, scope),
         **harness.facts(),
         "peak_memory_mib": round(harness.peak_memory_mib(), 1),
         "checked_levels": checks,
@@ -384,6 +384,15 @@ def _document(
         "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o) for p in others for o in ours},
         "verdict": _verdict(scope, ours, others),
     }
+
+
+def _told(settings: Settings, scope: str) -> dict[str, Any]:
+    """The settings as a result tells them: names of files and folders, not where they lie on this machine."""
+    told = as_json(settings) | {"scope": scope}
+    del told["out"], told["json"]
+    for name in ("boxes", "root"):
+        told[name] = Path(told[name]).name if told[name] else None
+    return told
 
 
 def _verdict(scope: str, ours: "Sequence[Arm]", others: "Sequence[Arm]") -> str:

@@ -1,0 +1,155 @@
+"""Draws what was measured: plots, one static HTML page, and README's table, from benchmarks/results/*.json.
+
+python -m benchmarks.report                       # report/index.html and its plots
+python -m benchmarks.report --readme              # also puts the headline table into README.md
+
+Losses are part of the page: "where we lose" is made from the same files and cannot be switched off.
+"""
+
+import argparse
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precompute.cli import UserError, add_options, main, option, read_options
+from precompute.files import replacing
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+HEADLINE = "throughput-cpu-decode-apply.json"
+_STYLE = (
+    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    results: str | None = option(None, "folder of result files (default: the committed ones)")
+    out: str = option("report", "folder of the page and its plots")
+    readme: bool = option(False, "put the headline table between README.md's markers")
+
+
+def program(argv: list[str] | None = None) -> int:
+    """Reads and checks every result, then writes the page. Exit status 0 done, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, Settings)
+    settings = read_options(Settings, parser.parse_args(argv))
+    from benchmarks import results
+
+    folder = Path(settings.results or results.FOLDER)
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise UserError(f"{folder}: no result files (*.json); python -m benchmarks.throughput --out FILE makes one")
+    documents = {path.stem: results.load(path) for path in paths}
+    out = Path(settings.out)
+    for name, document in documents.items():
+        with replacing(out / f"{name}.png") as temporary:
+            plot(document, temporary)
+    with replacing(out / "index.html") as temporary:
+        temporary.write_text(page(documents))
+    print(f"{out / 'index.html'}: {len(documents)} results")
+    if settings.readme:
+        headline = results.load(folder / HEADLINE)
+        text = README.read_text()
+        with replacing(README) as temporary:
+            temporary.write_text(with_table(text, markdown(headline)))
+        print(f"{README.name}: headline table of {HEADLINE}")
+    return 0
+
+
+def rows(document: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
+    """(name, CPU ms a sample: median and quartiles, multiple of our cheapest), cheapest first."""
+    arms = sorted(document["arms"], key=lambda arm: arm["cpu_ms"]["median"])
+    ours = [arm["cpu_ms"]["median"] for arm in arms if arm["name"].startswith("ours")]
+    base = ours[0] if ours else arms[0]["cpu_ms"]["median"]
+    return [(arm["name"], (ms := arm["cpu_ms"])["median"], ms["q25"], ms["q75"], ms["median"] / base) for arm in arms]
+
+
+def losses(document: dict[str, Any]) -> list[str]:
+    """Every comparison that we lose: a peer that costs less CPU time than one of ours (ceilings are not peers)."""
+    from benchmarks.throughput import CEILINGS
+
+    found = []
+    for name, ratio in sorted(document.get("ratios", {}).items(), key=lambda item: item[1]["median"]):
+        peer, ours = name.split(" / ", 1)
+        if peer not in CEILINGS and ratio["median"] < 1:
+            how = "clearly" if ratio["q75"] < 1 else "within the spread"
+            found.append(f"{peer} takes {ratio['median']:.2f} of the CPU time of {ours} ({how})")
+    return found
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """README's headline table, generated from one result."""
+    machine, settings = document["machine"], document["settings"]
+    lines = [
+        f"CPU time of two {settings['size']}-pixel views of a photograph, {document['arms'][0]['inside']}",
+        f"({machine['processor']}, {settings['repeats']} interleaved repeats; losses included):",
+        "",
+        "| | CPU ms per image | quartiles | in ours' cheapest |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [f"| {n} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
+    lost = losses(document)
+    lines += ["", "Where we lose: " + ("; ".join(lost) if lost else "nowhere in this table") + "."]
+    return "\n".join(lines)
+
+
+def with_table(text: str, table: str) -> str:
+    """`text` with `table` between its markers. UserError where they are missing."""
+    if BEGIN not in text or END not in text:
+        raise UserError(f"README.md has no {BEGIN} … {END} to put the table between")
+    head, rest = text.split(BEGIN, 1)
+    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+
+
+def page(documents: dict[str, dict[str, Any]]) -> str:
+    """One static page: for every result its story, plot, table and losses."""
+    parts = ["<!doctype html><meta charset=utf-8><title>Benchmarks</title>", f"<style>{_STYLE}</style>"]
+    parts.append("<h1>What the views cost</h1>")
+    for name, document in documents.items():
+        machine, versions = document["machine"], document["versions"]
+        story = f"{document['arms'][0]['inside']}. {machine['processor']}, {machine['cores']} cores, "
+        story += f"GPU: {machine['gpu'] or 'none'}; commit {document['commit']}; "
+        story += ", ".join(f"{k} {v}" for k, v in versions.items())
+        parts += [
+            f"<h2>{html.escape(name)}</h2>",
+            f"<p>{html.escape(story)}</p>",
+            f'<img src="{name}.png" alt="{name}">',
+        ]
+        parts.append("<table><tr><th><th>CPU ms per sample<th>quartiles<th>in ours' cheapest</tr>")
+        parts += [
+            f"<tr><td>{html.escape(n)}<td>{m:.2f}<td>{a:.2f}–{b:.2f}<td>{x:.2f}×</tr>"
+            for n, m, a, b, x in rows(document)
+        ]
+        parts.append(f"</table><p>{html.escape(document.get('verdict', ''))}</p><h3>Where we lose</h3><ul>")
+        parts += [f"<li>{html.escape(line)}" for line in losses(document) or ["nowhere in this result"]]
+        parts.append("</ul>")
+    return "\n".join(parts) + "\n"
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """A bar an arm, with its quartiles, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    data = rows(document)
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(data) + 1.2), layout="constrained")
+    errors = [[m - a for _, m, a, _, _ in data], [b - m for _, m, _, b, _ in data]]
+    colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
+    axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU ms per sample (median, quartiles)")
+    axes.set_title(document["settings"].get("scope", document["benchmark"]))
+    figure.savefig(path, format="png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(program)

@@ -1,0 +1,73 @@
+"""The report is made from the result files alone, losses included, and README shows what they say."""
+
+import copy
+
+import pytest
+
+from benchmarks import report, results
+from precompute.cli import UserError
+
+
+def spread(value):
+    return {"median": value, "q25": 0.9 * value, "q75": 1.1 * value, "values": [value]}
+
+
+@pytest.fixture
+def document():
+    arm = {"inside": "bytes to views", "samples": 8, "wall_ms": spread(1.0)}
+    arms = {"decode only": 1.0, "ours: fused (linear)": 3.0, "ours: kornia (linear)": 7.0, "opencv": 4.0}
+    return {
+        "schema": results.SCHEMA,
+        "benchmark": "throughput",
+        "settings": {"scope": "decode+apply", "size": 224, "repeats": 3},
+        "machine": {"processor": "a chip", "cores": 2, "gpu": None},
+        "versions": {"python": "3.11"},
+        "commit": "abc",
+        "arms": [arm | {"name": n, "cpu_ms": spread(v)} for n, v in arms.items()],
+        "ratios": {
+            f"{p} / ours: {o} (linear)": spread(arms[p] / arms[f"ours: {o} (linear)"])
+            for p in ("decode only", "opencv")
+            for o in ("fused", "kornia")
+        },
+        "verdict": "augmentation-bound",
+    }
+
+
+def test_losses_are_found_and_ceilings_are_not_peers(document):
+    lost = report.losses(document)
+    assert lost == ["opencv takes 0.57 of the CPU time of ours: kornia (linear) (clearly)"]
+    slow = copy.deepcopy(document)
+    slow["ratios"]["opencv / ours: fused (linear)"] = spread(0.95)
+    assert len(report.losses(slow)) == 2
+    assert "within the spread" in report.losses(slow)[1]
+
+
+def test_rows_are_sorted_and_relative_to_our_cheapest(document):
+    assert [(n, round(x, 2)) for n, *_, x in report.rows(document)] == [
+        ("decode only", 0.33),
+        ("ours: fused (linear)", 1.0),
+        ("opencv", 1.33),
+        ("ours: kornia (linear)", 2.33),
+    ]
+
+
+def test_page_and_plot(document, tmp_path, capsys):
+    results.save(document, tmp_path / "results" / "one.json")
+    assert report.program(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Where we lose" in text
+    assert "opencv takes 0.57" in text
+    assert (tmp_path / "out" / "one.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "results" / "bad.json").write_text("{}")
+    with pytest.raises(UserError, match=r"bad\.json"):
+        report.program(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="no result files"):
+        report.program(["--results", str(tmp_path / "empty")])
+
+
+def test_readme_shows_the_committed_headline():
+    text = report.README.read_text()
+    table = report.markdown(results.load(results.FOLDER / report.HEADLINE))
+    assert report.with_table(text, table) == text, "run: python -m benchmarks.report --readme"
+    with pytest.raises(UserError, match="no <!-- benchmarks -->"):
+        report.with_table("nothing", table)
