@@ -106,7 +106,12 @@ def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
         return (
             f"{name}: {found['accuracy']:.4f} of {found['images']} images (most frequent class {bench.majority():.4f})"
         )
-    lines = [f"localise: box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
+    return "localise, whole images: " + _table(found) + "\nlocalise, off-centre crops: " + _table(found["crops"])
+
+
+def _table(found: dict[str, Any]) -> str:
+    """The maps' figures, one a line."""
+    lines = [f"box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
     lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")
     for key in ("probe", "energy", "centre prior"):
         f, accuracy = found[key], found[key]["max_box_accuracy"]

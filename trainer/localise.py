@@ -131,3 +131,26 @@ def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
     sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
     inside = sides.prod(1)
     return inside / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inside)
+
+
+def off_centre_windows(boxes: Tensor, rows: Tensor, side: int, window: int, tries: int = 16) -> tuple[Tensor, Tensor]:
+    """Windows of a picture of `side` pixels that push its box to the side: corners [N, 2] (x, y), boxes [N, 4] in them.
+
+    Of `tries` random windows (drawn from the row's own stream, so the same for every encoder) that keep at least half
+    of the box, the one whose visible box is furthest from the middle.
+    """
+    import numpy as np
+
+    corners = np.zeros((len(boxes), 2), np.int64)
+    cut = np.zeros((len(boxes), 4), np.float64)
+    for i, (box, row) in enumerate(zip(boxes.double().cpu().numpy() * side, rows.tolist(), strict=True)):
+        rng = np.random.Generator(np.random.Philox(key=row))
+        corner = rng.integers(0, side - window + 1, (tries, 2))
+        visible = (
+            np.concatenate([np.clip(box[:2] - corner, 0, window), np.clip(box[2:] - corner, 0, window)], 1) / window
+        )
+        kept = (visible[:, 2:] - visible[:, :2]).prod(1) * window**2 / max((box[2:] - box[:2]).prod(), 1e-9)
+        away = np.abs((visible[:, :2] + visible[:, 2:]) / 2 - 0.5).max(1)
+        best = np.where(kept >= 0.5, away, away * 0 + kept - 1).argmax()
+        corners[i], cut[i] = corner[best], visible[best]
+    return torch.from_numpy(corners), torch.from_numpy(cut).float().to(boxes.device)

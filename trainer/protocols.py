@@ -6,7 +6,7 @@ testing and kNN, RandomResizedCrop and flip alone for training a classifier.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,16 @@ from torchvision.models.resnet import ResNet
 from augment import Policy, eval_images, open_views
 from trainer.data import Data
 from trainer.knn import knn_accuracy
-from trainer.localise import box_masks, centre_prior, figures, fit_probe, max_box_accuracy, off_centre, probe_maps
+from trainer.localise import (
+    box_masks,
+    centre_prior,
+    figures,
+    fit_probe,
+    max_box_accuracy,
+    off_centre,
+    off_centre_windows,
+    probe_maps,
+)
 from trainer.model import feature_maps, feature_widths
 
 Say = Callable[[str], None]
@@ -164,10 +173,18 @@ def localise(encoder: ResNet, bench: Bench) -> dict[str, Any]:
     """Where the encoder's features find the box on whole held-out images, beside the centre prior.
 
     `probe` is a linear probe per cell fitted on the training split's boxes; `energy` the length of the features, which
-    needs no label. Each on all images and on those whose box is off-centre; MaxBoxAcc for IoU 0.3, 0.5, 0.7.
+    needs no label. Each on whole images, on those whose box is off-centre, and (`crops`) on windows that push the box
+    to the side, where a centre prior has little to say; MaxBoxAcc for IoU 0.3, 0.5, 0.7.
     """
     encoder.eval()
-    (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s) for s in (bench.train_split, bench.test_split))
+    whole = _figures(encoder, bench, crops=False)
+    return {**whole, "crops": _figures(encoder, bench, crops=True)}
+
+
+def _figures(encoder: ResNet, bench: Bench, crops: bool) -> dict[str, Any]:
+    """The figures of every map on whole images or on off-centre crops (a probe of its own for each)."""
+    splits = (bench.train_split, bench.test_split)
+    (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s, crops) for s in splits)
     prior = centre_prior(truth.shape[-1], truth.device).expand_as(truth)
     maps = {"probe": probe_maps(tested, fit_probe(z, masks)), "energy": tested.norm(dim=1), "centre prior": prior}
     away = off_centre(boxes)
@@ -180,12 +197,18 @@ def localise(encoder: ResNet, bench: Bench) -> dict[str, Any]:
     return result
 
 
-def _cells(encoder: ResNet, bench: Bench, split: str) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(encoder: ResNet, bench: Bench, split: str, crops: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Stage-4 maps [N, C, H, W], box cover of their cells [N, H, W], boxes [N, 4] of a split's first images."""
     maps, masks, all_boxes = [], [], []
-    for images, rows in bench.images(split, "whole"):
+    source = replace(bench, size=round(bench.size * 1.5)) if crops else bench
+    for pictures, rows in source.images(split, "whole"):
+        images, boxes = pictures, torch.from_numpy(bench.data.cache.boxes[rows.numpy()]).to(pictures.device)
+        if crops:
+            corners, boxes = off_centre_windows(boxes, rows, source.size, bench.size)
+            s, places = bench.size, enumerate(corners.tolist())
+            windows = torch.stack([pictures[i, :, y : y + s, x : x + s] for i, (x, y) in places])
+            images = windows.contiguous(memory_format=torch.channels_last)
         z = feature_maps(encoder, images)[4].float()
-        boxes = torch.from_numpy(bench.data.cache.boxes[rows.numpy()]).to(z.device)
         maps.append(z)
         masks.append(box_masks(boxes, z.shape[-1]))
         all_boxes.append(boxes)

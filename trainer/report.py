@@ -74,7 +74,8 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
         found, extra, pictures = _correspondence(state, bench)
     probed = localise(state.method.online.encoder, bench)
     for name, key in (("linear probe", "probe"), ("feature energy", "energy"), ("centre prior", "centre prior")):
-        found[f"images: {name}"] = Figures(**{f: probed[key][f] for f in ("auc", "pointing", "energy", "images")})
+        for where, of in (("images", probed), ("off-centre crops", probed["crops"])):
+            found[f"{where}: {name}"] = Figures(**{f: of[key][f] for f in ("auc", "pointing", "energy", "images")})
     extra["images"] = probed
     say("localisation on held-out images (means; the centre prior knows nothing of the picture):")
     for name, value in found.items():

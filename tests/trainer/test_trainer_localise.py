@@ -13,6 +13,7 @@ from trainer.localise import (
     fit_probe,
     max_box_accuracy,
     off_centre,
+    off_centre_windows,
     probe_maps,
 )
 
@@ -80,3 +81,18 @@ def test_max_box_accuracy_finds_exact_boxes_and_misses_shifted_ones() -> None:
 def test_off_centre_is_about_the_box_centre() -> None:
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.0, 0.3, 0.5, 0.7], [0.3, 0.6, 0.7, 1.0], [0.0, 0.0, 1.0, 1.0]])
     assert off_centre(boxes).tolist() == [False, True, True, False]
+
+
+def test_off_centre_windows_keep_the_box_and_are_the_rows_own() -> None:
+    boxes = torch.rand(40, 2).repeat(1, 2) * 0.6 + torch.tensor([0, 0, 0.35, 0.35])
+    rows = torch.arange(40)
+    corners, cut = off_centre_windows(boxes, rows, side=96, window=64)
+    assert corners.min() >= 0
+    assert corners.max() <= 32
+    expected = ((boxes * 96 - corners.repeat(1, 2)) / 64).clamp(0, 1)
+    torch.testing.assert_close(cut, expected, atol=1e-6, rtol=0)
+    kept = (cut[:, 2:] - cut[:, :2]).prod(1) * 64**2 / ((boxes[:, 2:] - boxes[:, :2]).prod(1) * 96**2)
+    assert kept.min() > 0.45
+    assert off_centre(cut).float().mean() > 0.6
+    again, _ = off_centre_windows(boxes[5:9], rows[5:9], side=96, window=64)
+    assert torch.equal(again, corners[5:9])

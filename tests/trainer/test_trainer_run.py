@@ -225,7 +225,8 @@ def test_evaluate_gives_every_protocol_as_json(
 ) -> None:
     done = run_module(
         "trainer.evaluate", unbroken / "encoder.safetensors", "--boxes", boxes, "--root", demo_root,
-        "--protocol", "all", "--size", 32, "--batch-size", 16, "--linear-epochs", 2, "--finetune-epochs", 1, "--pipeline", "kornia",
+        "--protocol", "all", "--size", 32, "--batch-size", 16, "--linear-epochs", 2, "--finetune-epochs", 1,
+        "--pipeline", "kornia",
         "--device", "cpu", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
