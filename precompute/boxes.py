@@ -11,6 +11,7 @@ with the reason. An interrupted run goes on where it stopped. A finished file is
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from precompute.cli import UserError, add_options, main, option, progress, read_options
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
+from precompute.team import Team
 
 if TYPE_CHECKING:
     from precompute.cache import BoxCache
     from precompute.datasets.base import Listing
+    from precompute.shards import Shards
     from precompute.work import Pass, Settings
 
 FALLBACK = "geodesic-colour"  # the detector for pictures without an annotated box, if none is asked for
@@ -54,7 +57,7 @@ class Config:
     grid: int = option(64, "side of the map that is searched")
     device: str = option("auto", "where detectors run: auto, cpu, cuda")
     workers: int = option(0, "threads; 0: one per core")
-    shard: int = option(4096, "pictures between two points from which an interrupted run resumes")
+    shard: int = option(0, "pictures between two points from which an interrupted run resumes; 0: by the set's size")
     download: bool = option(False, "fetch the set's official archive first, where there is one")
     rebuild: bool = option(False, "make the file again, whatever is there")
     json: bool = option(False, "print the summary as one JSON document at the end")
@@ -62,7 +65,7 @@ class Config:
     def __post_init__(self) -> None:
         if (self.source == "maps") != (self.maps is not None):
             raise ValueError("--source maps and --maps DIR belong together")
-        for name, least in (("workers", 0), ("shard", 1), ("grid", 2)):
+        for name, least in (("workers", 0), ("shard", 0), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
         if self.grid > 1024:
@@ -81,18 +84,27 @@ def program(argv: list[str] | None = None) -> int:
     out = Path(config.out or f"cache/{config.dataset}.h5")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it, e.g. {out / (config.dataset + '.h5')}")
-    if config.download:
-        download(config.dataset, config.root)
-    listing = read_dataset(config.dataset, config.root)
-    settings, why = choose(config, listing)
-    say(f"{config.dataset}: {len(listing)} pictures listed below {listing.root}")
-    say(f"boxes from {why}")
-    cache, reused = make(config, listing, settings, out)
-    report(cache, out, listing.root, time.perf_counter() - started, reused, config.json)
+    team = Team()
+    if team.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of this process)
+    try:
+        if config.download:
+            team.decide(lambda: str(download(config.dataset, config.root)))
+        listing = read_dataset(config.dataset, config.root)
+        settings, why = choose(config, listing, team)
+        say(f"{config.dataset}: {len(listing)} pictures listed below {listing.root}")
+        say(f"boxes from {why}")
+        if team.size > 1:
+            say(f"{team.size} processes")
+        finished = make(config, listing, settings, out, team)
+    finally:
+        team.leave()
+    if finished is not None:
+        report(*finished, out, listing.root, time.perf_counter() - started, config.json)
     return 0
 
 
-def choose(config: Config, listing: "Listing") -> tuple["Settings", str]:
+def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", str]:
     """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
     from precompute.saliency import make_detector
     from precompute.search import Form
@@ -109,7 +121,7 @@ def choose(config: Config, listing: "Listing") -> tuple["Settings", str]:
     detector = config.source
     if detector == "auto":
         detector = "u2net" if config.weights else FALLBACK
-    device, device_why = ("cpu", "it only reads files") if detector == "maps" else choose_device(config.device)
+    device, device_why = ("cpu", "it only reads files") if detector == "maps" else choose_device(config.device, team)
     value = config.value
     if value is None and config.form == "tempered":
         value = 0.02 if detector == "maps" else make_detector(detector, weights=config.weights).gamma
@@ -123,45 +135,65 @@ def choose(config: Config, listing: "Listing") -> tuple["Settings", str]:
     return settings, why
 
 
-def choose_device(wanted: str) -> tuple[str, str]:
+def choose_device(wanted: str, team: Team) -> tuple[str, str]:
     import torch
 
+    own = f"cuda:{team.local_rank % max(1, torch.cuda.device_count())}" if team.size > 1 else "cuda"
     if wanted == "auto":
-        return ("cuda", "a GPU is there") if torch.cuda.is_available() else ("cpu", "no GPU is there")
+        return (own, "a GPU is there") if torch.cuda.is_available() else ("cpu", "no GPU is there")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU; take --device cpu")
     if wanted.split(":")[0] not in ("cpu", "cuda"):
         raise UserError(f"--device {wanted}: auto, cpu or cuda")
-    return wanted, "as asked"
+    return own if wanted == "cuda" else wanted, "as asked"
 
 
-def make(config: Config, listing: "Listing", settings: "Settings", out: Path) -> tuple["BoxCache", bool]:
-    """The finished box file, and whether it was there already. Writes `out`."""
+def make(
+    config: Config, listing: "Listing", settings: "Settings", out: Path, team: Team
+) -> "tuple[BoxCache, bool] | None":
+    """The finished box file, and whether it was there already. Writes `out`. None on ranks other than 0."""
     from precompute.cache import write
     from precompute.files import sweep
     from precompute.shards import Shards, annotations, fingerprint, merge
     from precompute.work import Pass
 
-    lasting, passing = fingerprint(listing)
-    provenance = {
-        "config": described(config, listing, settings),
-        "fingerprint": lasting,
-        "annotations": annotations(listing),
-        "versions": versions(settings),
-    }
-    if not config.rebuild and (old := reusable(out, provenance, listing)) is not None:
-        return old, True
-    key = digest([provenance, passing, config.shard])
+    old: list[BoxCache] = []
+
+    def decide() -> tuple[dict[str, Any], str] | None:
+        """Provenance and the key of the shards; None where the file that is there will do."""
+        lasting, passing = fingerprint(listing)
+        provenance = {
+            "config": described(config, listing, settings),
+            "fingerprint": lasting,
+            "annotations": annotations(listing),
+            "versions": versions(settings),
+        }
+        if not config.rebuild and (found := reusable(out, provenance, listing)) is not None:
+            old.append(found)
+            return None
+        return provenance, digest([provenance, passing, settings.device.split(":")[0]])
+
+    decision = team.decide(decide)
+    if decision is None:
+        return (old[0], True) if old else None
+    provenance, key = decision
     shards = Shards(out, key, len(listing), config.shard)
     shards.prepare()
-    work = Pass(listing, settings, config.workers or cores())
-    make_shards(work, shards)
+    if settings.model is not None and settings.device == "cpu":
+        import torch
+
+        torch.set_num_threads(1)  # every thread of the pass has a batch of its own
+    work = Pass(listing, settings, config.workers or max(1, cores() // team.local_size))
+    make_shards(work, shards, team)
+    team.wait()
+    if team.rank:
+        return None
+    # A shard that another run has tidied away meanwhile is made once more.
     parts = [shards.load(k) or work.run(*shards.span(k)) for k in range(len(shards))]
     if not sum(map(len, parts)):
-        reasons = [f"{bad.path}: {bad.reason}" for part in parts for bad in part.quarantine] + [
-            f"{bad.path}: {bad.reason}" for bad in listing.quarantine
-        ]
-        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n" + "\n".join(reasons[:5]))
+        bad = [one for part in parts for one in part.quarantine] + listing.quarantine
+        reasons = "\n".join(f"{one.path}: {one.reason}" for one in bad[:5])
+        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
     cache = merge(listing, parts, provenance)
     write(out, cache)
     shards.remove()
@@ -169,11 +201,13 @@ def make(config: Config, listing: "Listing", settings: "Settings", out: Path) ->
     return cache, False
 
 
-def make_shards(work: "Pass", shards: Any) -> None:
-    """Makes every shard that is not there yet."""
+def make_shards(work: "Pass", shards: "Shards", team: Team) -> None:
+    """Makes this rank's part of every shard that is not there yet."""
     missing = [k for k in range(len(shards)) if shards.load(k) is None]
+    team.wait()  # all have looked before the first new one appears
     if len(missing) < len(shards):
         say(f"an earlier run was interrupted: {len(shards) - len(missing)} of {len(shards)} parts are there already")
+    missing = missing[team.rank :: team.size]
     total = sum(b - a for a, b in map(shards.span, missing))
     bar = progress(range(total + 1), total=total, what="pictures", unit="image")
 
@@ -256,7 +290,7 @@ def difference(old: "BoxCache", listing: "Listing") -> str:
     return ", ".join(parts) or "one that was left out is another now"
 
 
-def report(cache: "BoxCache", out: Path, root: Path, seconds: float, reused: bool, as_json: bool) -> None:
+def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, as_json: bool) -> None:
     """The summary, for people and on request as one JSON line."""
     import numpy as np
 

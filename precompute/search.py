@@ -24,6 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from precompute.tempered import search_pairs
+
 FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what the value means
     "tempered": (0.05, True, "gamma in [0, 1]"),
     "literal": (0.0, False, "not used"),
@@ -33,6 +35,7 @@ FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what t
     "tau": (0.4, False, "threshold in [0, 1]"),
     "component": (0.0, True, "not used"),
 }
+_AT_ONCE = 131_072  # grid points (32 maps of 64²) that the batched search takes together: what fits the cache
 _TAU_STEPS = 256  # tau is rounded to 1/256 of a grey level, so that its scores are integers
 
 
@@ -109,8 +112,15 @@ def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     searched = cut(maps) if form.cuts else maps
     rects = np.zeros((len(maps), 4), np.int32)
+    open_: np.ndarray = np.array([one.any() for one in searched], bool)  # not yet searched
+    if form.name == "tempered" and open_.any():
+        which = np.flatnonzero(open_)
+        powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
+        for some in np.array_split(which, -(-len(which) * maps.shape[1] * maps.shape[2] // _AT_ONCE)):
+            rects[some], solved = search_pairs(searched[some], powers)
+            open_[some[solved]] = False
     for i, one in enumerate(searched):
-        if one.any():
+        if open_[i]:
             rects[i] = _component(one) if form.name == "component" else branch_and_bound(one, Objective.of(form, one))
     sums = [int(m[y0:y1, x0:x1].sum()) for m, (x0, y0, x1, y1) in zip(searched, rects, strict=True)]
     return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])

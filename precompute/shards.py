@@ -56,8 +56,10 @@ class Shards:
     """The shards of one box file: rows k·length to (k+1)·length of the listing are shard k."""
 
     def __init__(self, out: Path, key: str, rows: int, length: int) -> None:
+        """`length` 0: 4096 rows, fewer in small sets, so that several processes have something to do."""
+        length = length or min(4096, 64 * max(1, rows // (64 * 16)))
         self.home = out.parent / f".{out.name}.shards"
-        self.folder = self.home / key[:16]
+        self.folder = self.home / f"{key[:16]}.{length}"
         self.rows = rows
         self.length = length
 

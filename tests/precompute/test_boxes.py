@@ -203,6 +203,31 @@ def test_killed_runs_end_as_the_unbroken_one(boxes, demo_root, tmp_path):
     assert sorted(os.listdir(out.parent)) == ["x.h5"]
 
 
+def test_torchrun_splits_the_work_and_writes_the_same_file(boxes, demo_root, tmp_path):
+    alone, together = tmp_path / "alone.h5", tmp_path / "together.h5"
+    common = ("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--shard", 32)
+    boxes(*common, "--out", alone)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+               "precompute.boxes", *map(str, common), "--out", str(together)]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert done.stdout.count("96 boxes") == 1
+    assert alone.read_bytes() == together.read_bytes()
+
+
+def test_two_runs_at_once_are_safe(boxes, demo_root, tmp_path):
+    out = tmp_path / "out" / "x.h5"
+    common = ("--dataset", "demo", "--root", demo_root, "--shard", 4, "--out")
+    runs = [start(*common, out, "--workers", 1) for _ in range(3)]
+    for run in runs:
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+    boxes(*common, tmp_path / "y.h5")
+    assert out.read_bytes() == (tmp_path / "y.h5").read_bytes()
+
+
 def test_full_disk_keeps_the_old_file(boxes, demo_root, tmp_path):
     out = tmp_path / "x.h5"
     boxes("--dataset", "demo", "--root", demo_root, "--out", out)

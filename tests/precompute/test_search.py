@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from precompute.search import FORMS, Form, cut, find_boxes, otsu, quantise
+from precompute.search import FORMS, Form, Objective, branch_and_bound, cut, find_boxes, otsu, quantise
 
 ALL_FORMS = [
     Form("tempered", 0.0),
@@ -141,6 +141,16 @@ def test_search_is_the_size_table(form, shape):
     found = find_boxes(maps, form)
     for one, rect in zip(searched(maps, form), found.rects, strict=True):
         expected = by_size_table(one, form) if one.any() else (0, 0, 0, 0)
+        assert tuple(rect.tolist()) == expected
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.02, 0.05, 0.5])
+def test_the_batched_search_is_branch_and_bound_at_the_usual_size(gamma):
+    maps = some_maps((64, 64), 21, seed=11)
+    form = Form("tempered", gamma)
+    found = find_boxes(maps, form)
+    for one, rect in zip(cut(maps), found.rects, strict=True):
+        expected = branch_and_bound(one, Objective.of(form, one)) if one.any() else (0, 0, 0, 0)
         assert tuple(rect.tolist()) == expected
 
 
