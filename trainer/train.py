@@ -13,6 +13,7 @@ from augment import open_views
 from precompute.cli import as_json
 from trainer import distributed
 from trainer.build import describe, make_folder, make_method, make_policy, surroundings
+from trainer.card import write_card
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
 from trainer.cost import peak_flops, step_flops
@@ -251,10 +252,13 @@ def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: 
     """Exports the encoder and, unless told not to, evaluates it."""
     path = save_encoder(state.method.online.encoder, out, state.config)
     say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
+    found = None
     if state.config.evaluate:
         from trainer.report import evaluate_run
 
-        journal.add("evaluation", step=state.step, **evaluate_run(state, data, out, say))
+        found = evaluate_run(state, data, out, say)
+        journal.add("evaluation", step=state.step, **found)
+    say(f"model card: {write_card(out, found)}")
 
 
 def _say(line: str) -> None:

@@ -66,6 +66,9 @@ def test_a_run_leaves_what_it_says(unbroken: Path) -> None:
     assert 0 <= found["knn"]["accuracy"] <= 1
     assert {"views: C map", "views: centre prior", "images: linear probe"} <= set(found["localisation"])
     assert (unbroken / "localisation.png").stat().st_size > 10_000
+    card = (unbroken / "MODEL_CARD.md").read_text()
+    assert f"{found['knn']['accuracy']:.4f} of 48" in card
+    assert "| views: centre prior |" in card
 
 
 def test_the_encoder_is_the_trained_one_with_torchvisions_names(unbroken: Path) -> None:

@@ -1,0 +1,13 @@
+"""`torch.hub.load("OWNER/REPO", "encoder", weights="encoder.safetensors")`: a trained encoder, torchvision's ResNet."""
+
+dependencies = ["torch", "torchvision", "safetensors"]
+
+
+def encoder(weights: str, arch: str | None = None):
+    """The ResNet in a weights file (ours, torchvision's, timm's, MoCo/BYOL-style), its `fc` an identity, in eval mode.
+
+    `arch` is found from the shapes if it is not given. Raises precompute.cli.UserError where the file does not fit.
+    """
+    from trainer.weights import load_encoder
+
+    return load_encoder(weights, arch)[0].eval()

@@ -1,0 +1,69 @@
+"""Comparison of arms: the arithmetic by hand, and two arms for real."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from precompute.cli import UsageError
+from trainer.compare import CompareConfig, paired, program, summarise
+
+
+def test_paired_interval_equals_students_t_by_hand() -> None:
+    found = paired([0.5, 0.7, 0.6], [0.4, 0.5, 0.6])
+    assert found["mean"] == pytest.approx(0.1)
+    half = 4.302652729911275 * 0.1 / 3**0.5  # t(0.975, 2) × sd / √n; differences 0.1, 0.2, 0.0
+    assert found["low"] == pytest.approx(0.1 - half)
+    assert found["high"] == pytest.approx(0.1 + half)
+    assert paired([0.5], [0.4])["low"] is None
+
+
+def test_summary_is_about_the_files(tmp_path: Path) -> None:
+    config = CompareConfig(arms=("byol:rrc", "cvsa:saliencyswap:direct-head"), seeds=2, out=str(tmp_path))
+    for arm, values in (("byol-rrc", (0.1, 0.3)), ("cvsa-saliencyswap-direct-head", (0.2, 0.5))):
+        for seed, value in enumerate(values):
+            folder = tmp_path / f"{arm}-seed{seed}"
+            folder.mkdir()
+            (folder / "evaluation.json").write_text(json.dumps({"knn": {"accuracy": value}, "localisation": None}))
+    found = summarise(config, [])["measures"]
+    assert set(found) == {"kNN accuracy"}
+    other = found["kNN accuracy"]["cvsa:saliencyswap:direct-head"]
+    assert other["mean"] == pytest.approx(0.35)
+    assert other["paired"]["mean"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--arms", "byol:tets"], "byol:tets"),
+        (["--arms", "byol:rrc", "--seeds", "0"], "--seeds 0"),
+        (["--arms", "byol:rrc", "--against", "cvsa:saliencyswap"], "must be one of the arms"),
+        (["--arms", "byol:rrc", "--", "--seed", "3"], "--seed after --"),
+    ],
+)
+def test_mistakes_name_themselves(flags: list[str], match: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=match):
+        program(["--out", str(tmp_path), *flags])
+
+
+@pytest.mark.slow
+def test_it_localises_with_controls(tmp_path: Path, run_module: Callable) -> None:
+    """On the whole demo set: C finds the object on held-out views, and the twin with shuffled masks does not."""
+    boxes = tmp_path / "demo.h5"
+    root = tmp_path / "demo"
+    assert run_module("precompute.boxes", "--dataset", "demo", "--root", root, "--out", boxes).returncode == 0
+    arms = ["cvsa:saliencyswap", "cvsa:saliencyswap:shuffled-masks"]
+    flags = ["--preset", "demo", "--boxes", boxes, "--root", root, "--epochs", 44, "--device", "cpu"]
+    done = run_module(
+        "trainer.compare", "--arms", *arms, "--seeds", 1, "--out", tmp_path, "--json", "--", *flags, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr
+    auc = json.loads(done.stdout.splitlines()[-1])["measures"]["C map AUC, held-out views"]
+    real, shuffled = (auc[arm]["mean"] for arm in arms)
+    assert real >= 0.93
+    assert real >= shuffled + 0.08
+    found = json.loads((tmp_path / "cvsa-saliencyswap-seed0" / "evaluation.json").read_text())["localisation"]
+    assert found["squared_error"] <= 0.5 * found["squared_error_of_constant"]
+    assert found["images"]["probe"]["auc"] > found["images"]["centre prior"]["auc"] + 0.05
+    assert found["views: centre prior"]["auc"] < real - 0.2

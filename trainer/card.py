@@ -1,0 +1,70 @@
+"""A model card written from the run: what was trained on what, how, and what it can do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from precompute.files import replacing
+from trainer import journal
+
+NAME = "MODEL_CARD.md"
+
+
+def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
+    """MODEL_CARD.md in the run's folder, from metrics.jsonl and the evaluation alone."""
+    rows = journal.read(folder / journal.NAME)
+    header, steps = rows[0], [r for r in rows if r["kind"] == "step"]
+    config, settings, about = header["config"], header["settings"], header["about"]
+    data = about["data"]
+    lines = [
+        f"# {config['arch']}, {config['method']} on {data['name']}",
+        "",
+        f"A ResNet encoder without classifier, trained without labels on {settings['images']} images of split "
+        f"`{config['train_split']}` of `{data['name']}`. `encoder.safetensors` has torchvision's key names; load it with "
+        "`strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.",
+        "",
+        "## Training",
+        f"- {settings['steps']} steps of {settings['batch_size']} images ({config['epochs']} epochs), "
+        f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
+        f"weight decay {settings['weight_decay']:g}, target momentum {config['ema']}, autocast {settings['amp']}, "
+        f"seed {config['seed']}",
+        f"- views: {json.dumps(about['policy'])}",
+        f"- torch {about['torch']}, Python {about['python']}, commit {about['commit']}",
+        f"- boxes: {json.dumps(data['provenance'].get('config', {}))}",
+    ]
+    if config["control"] != "none":
+        lines.append(f"- CONTROL ARM: {config['control']}; not a model to use")
+    if steps:
+        terms = [k for k in ("loss", "contrastive", "alignment") if k in steps[-1]]
+        moved = ", ".join(f"{k} {steps[0][k]:.4g} → {steps[-1][k]:.4g}" for k in terms)
+        lines.append(f"- first → last log line: {moved}")
+    lines += ["", "## Evaluation (held-out images)", *_results(evaluation)]
+    lines += [
+        "",
+        "## Limits",
+        "One run and one seed; differences of a few hundredths are within the spread between seeds "
+        "(`python -m trainer.compare`). A C map whose AUC stays the same with another image's keys is a foreground "
+        "classifier per cell: no correspondence between views is claimed. The licence of the training images applies.",
+        "",
+    ]
+    path = folder / NAME
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines))
+    return path
+
+
+def _results(evaluation: dict[str, Any] | None) -> list[str]:
+    if evaluation is None:
+        return ["Not evaluated (`python -m trainer.evaluate encoder.safetensors ...`)."]
+    lines = []
+    if knn := evaluation["knn"]:
+        lines.append(
+            f"- kNN (k=20) top-1 {knn['accuracy']:.4f} of {knn['images']}; untrained net {knn['untrained']:.4f}, "
+            f"most frequent class {knn['majority']:.4f}"
+        )
+    if found := evaluation["localisation"]:
+        lines += ["", "| map | AUC per cell | pointing | energy in box |", "|---|---|---|---|"]
+        for name, value in found.items():
+            if isinstance(value, dict) and "auc" in value:
+                lines.append(f"| {name} | {value['auc']:.3f} | {value['pointing']:.3f} | {value['energy']:.3f} |")
+    return lines
