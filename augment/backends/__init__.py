@@ -50,10 +50,12 @@ def choose(name: str, device: "torch.device") -> tuple[str, str]:
         if missing is None:
             return "dali", f"the fastest on {device.type}"
         return "kornia", f"fallback, slow: {missing}"
-    if name in ("fused", "eager") and device.type != "cpu":
-        raise UserError(f"backend={name} makes views on the CPU, not on {device}: use backend=dali, or device=cpu")
-    if name == "dali" and missing is not None:
-        raise UserError(f"backend=dali: {missing}; or use backend=kornia")
+    if name == "eager" and device.type != "cpu":
+        raise UserError(f"backend=eager makes views on the CPU, not on {device}: use backend=fused, or device=cpu")
+    if name == "fused" and device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("backend=fused on CUDA needs Triton, which is not installed; use backend=dali")
+    if missing is not None and (name == "dali" or (name == "fused" and device.type == "cuda")):
+        raise UserError(f"backend={name} on {device.type}: {missing}; or use backend=kornia")
     return name, "as asked"
 
 
@@ -82,6 +84,10 @@ def build(
         from augment.backends.dali import DaliBackend
 
         return DaliBackend(policy, device, dtype, workers, batch)
+    if name == "fused" and device.type == "cuda":
+        from augment.backends.fused_cuda import FusedCudaBackend
+
+        return FusedCudaBackend(policy, device, dtype, workers, batch)
     if name in ("fused", "eager"):
         from augment.backends.fused import FusedBackend
         from augment.backends.native import NotBuilt

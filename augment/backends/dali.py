@@ -23,6 +23,7 @@ class DaliBackend:
     def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int, batch: int) -> None:
         self.policy, self.device, self.dtype = policy, device, dtype
         self.workers, self.batch = workers, batch
+        self._held = Held(device)
         self._pipe: Any = None
         self._rows = 0  # the most samples that the pipeline takes
 
@@ -38,13 +39,14 @@ class DaliBackend:
         fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
         for name, value in fed.items():  # nothing is copied: `fed` must live until the run is over
             pipe.feed_input(name, value)
-        if self.device.type == "cuda":
-            outputs = pipe.run(cuda_stream=torch.cuda.current_stream(self.device))
-        else:
-            outputs = pipe.run()
-        # HWC as it stands, seen as CHW, is channels-last; nothing is copied (float16 and float32).
-        views = (torch.from_dlpack(out.as_tensor())[: len(plan)].permute(0, 3, 1, 2) for out in outputs)
-        return tuple(view.to(self.dtype, memory_format=torch.channels_last) for view in views)
+        self._held.release()
+        outputs = _run(pipe, self.device)
+        # HWC as it stands, seen as CHW, is channels-last: on the CPU nothing is copied (float16 and float32).
+        views = [torch.from_dlpack(out.as_tensor())[: len(plan)].permute(0, 3, 1, 2) for out in outputs]
+        cuda = self.device.type == "cuda"
+        made = tuple(view.to(self.dtype, memory_format=torch.channels_last, copy=cuda) for view in views)
+        self._held.keep(views)
+        return made
 
     def reset(self) -> None:
         """After an error DALI's pipeline is of no use any more; the next batch builds a new one."""
@@ -70,6 +72,76 @@ class DaliBackend:
         pipe.build()
         self._pipe = pipe
         return pipe
+
+
+class Held:
+    """DALI's memory that kernels of torch still read.
+
+    DALI gives memory to its next run as soon as the tensor over it dies, and knows nothing of torch's streams: so it is
+    kept until an event behind the last reader has passed, and no view that is handed out lies in it. On a CPU there is
+    nothing to wait for: views are handed out as they are, and die with their last holder.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: tuple[Any, torch.cuda.Event] | None = None
+
+    def keep(self, tensors: Any) -> None:
+        """Until the work that is in torch's current stream now is done."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._kept = tensors, event
+
+    def release(self) -> None:
+        """Waits for that work; to be called before DALI's next run."""
+        if self._kept is not None:
+            self._kept[1].synchronize()
+            self._kept = None
+
+
+class Decoder:
+    """Encoded files to uint8 [H, W, 3] tensors on the device, without a copy."""
+
+    def __init__(self, device: torch.device, workers: int, batch: int) -> None:
+        self.device, self.workers, self.batch = device, workers, batch
+        self.held = Held(device)  # pictures that are still read: `keep` them after the last kernel
+        self._pipe: Any = None
+
+    def decode(self, files: Sequence[bytes]) -> list[Tensor]:
+        """Raises RuntimeError where a file cannot be decoded; the next call builds a new pipeline after `close`."""
+        if self._pipe is None or len(files) > self.batch:
+            self.batch = max(self.batch, len(files))
+            self._pipe = self._build()
+        self.held.release()
+        encoded = [np.frombuffer(data, np.uint8) for data in files]
+        self._pipe.feed_input("encoded", encoded)
+        return [torch.from_dlpack(picture) for picture in _run(self._pipe, self.device)[0]]
+
+    def close(self) -> None:
+        """Frees the pipeline's threads and memory."""
+        self._pipe = None
+
+    def _build(self) -> Any:
+        from augment.backends.dali_graph import decode_graph
+
+        cuda = self.device.type == "cuda"
+        pipe = decode_graph(
+            batch_size=self.batch,
+            num_threads=self.workers,
+            device_id=(self.device.index or 0) if cuda else None,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,
+            device="gpu" if cuda else "cpu",
+            hw_decoder_load=HW_DECODER_LOAD,
+        )
+        pipe.build()
+        return pipe
+
+
+def _run(pipe: Any, device: torch.device) -> Any:
+    """One run; on CUDA its outputs are ready in torch's current stream."""
+    return pipe.run(cuda_stream=torch.cuda.current_stream(device)) if device.type == "cuda" else pipe.run()
 
 
 def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, batch_size: int, num_threads: int) -> Any:

@@ -92,6 +92,13 @@ def views_graph(
     return tuple(outputs)
 
 
+@pipeline_def
+def decode_graph(*, device: str, hw_decoder_load: float) -> Any:
+    """Decoded pictures [H, W, 3], and nothing else: for the fused backend on CUDA."""
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
+    return decode(encoded, device, hw_decoder_load)
+
+
 def decode(encoded: Any, device: str, hw_decoder_load: float) -> Any:
     """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's."""
     if device == "gpu":

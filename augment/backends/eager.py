@@ -24,7 +24,7 @@ def _pixels_at(address: int, height: int, width: int) -> Tensor:
 
 
 def scene_or_patch(image: Tensor, job: np.void) -> None:
-    """Cuts one `native.CROP` out of uint8 [3, H, W] and resizes it to its place."""
+    """Cuts one `layout.CROP` out of uint8 [3, H, W] and resizes it to its place."""
     height, width = int(job["height"]), int(job["width"])
     crop = crop_resize(image, job["roi"], height, width).permute(1, 2, 0)
     _pixels_at(int(job["out"]), height, width).copy_(crop.flip(1) if job["flip"] else crop)

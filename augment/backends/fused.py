@@ -15,6 +15,7 @@ from torch import Tensor
 from augment import colour, geometry
 from augment.backends import native
 from augment.backends.eager import finish_view, scene_or_patch
+from augment.backends.layout import lay_out
 from augment.backends.torch_ops import decode
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
@@ -75,12 +76,17 @@ class FusedBackend:
         )
         list(self._threads.map(lambda _: None, range(self.workers)))
         torch.set_num_threads(threads)
-        self._buffers: dict[str, np.ndarray] = {}
+        self._buffer = np.empty(0, np.uint8)
         self._memory = Recycled(dtype)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
-        scenes, patches, jobs = self._cuts(plan)
+        layout = lay_out(plan, shared=self.policy.scene == "whole")
+        base = self._room(layout.total).ctypes.data
+        crops = layout.crops.copy()
+        crops["out"] += np.uint64(base)
+        jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))
+        scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         self._wait(self._threads.submit(self._cut, data, job) for data, job in zip(files, jobs, strict=True))
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         finish = self._finish_compiled if self._library else self._finish_eagerly
@@ -101,46 +107,16 @@ class FusedBackend:
 
     @staticmethod
     def _wait(futures) -> None:
-        """All of them, also when one fails: none may be at work when the buffers are used again."""
+        """All of them, also when one fails: none may be at work when the buffer is used again."""
         errors = [error for future in list(futures) if (error := future.exception()) is not None]
         if errors:
             raise errors[0]
 
-    def _buffer(self, name: str, count: int) -> np.ndarray:
-        """uint8 [count], kept from batch to batch: fresh pages cost more than the pixels."""
-        if name not in self._buffers or len(self._buffers[name]) < count:
-            self._buffers[name] = np.empty(count + count // 8, np.uint8)
-        return self._buffers[name][:count]
-
-    def _cuts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Where each view's scene and patch will lie (addresses [B, V]) and what to cut of each image (CROP [n])."""
-        size, area = plan.size, 3 * plan.size**2
-        shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
-        patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
-        ends = np.cumsum(patch_bytes)
-        patches = self._buffer("patches", int(ends[-1]) + 1).ctypes.data + (ends - patch_bytes).reshape(shape.shape[:2])
-        needed = (shape < size).any(axis=-1)
-        shared = self.policy.scene == "whole"
-        number = plan.background_slot if shared else np.arange(needed.size).reshape(needed.shape)
-        count = (len(plan.images) if shared else needed.size) if needed.any() else 0
-        scenes = self._buffer("scenes", count * area + 1).ctypes.data + number * area
-        cut = np.zeros(2 * needed.size, native.CROP)
-        slot = np.concatenate([np.repeat(plan.source_slot[:, None], plan.views, 1), plan.background_slot]).reshape(-1)
-        half = needed.size
-        cut["roi"][:half], cut["roi"][half:] = plan.patch.reshape(-1, 4), plan.scene.reshape(-1, 4)
-        cut["width"][:half], cut["height"][:half] = shape.reshape(-1, 2).T
-        cut["width"][half:] = cut["height"][half:] = size
-        cut["flip"][:half] = plan.flip.reshape(-1)
-        cut["out"][:half], cut["out"][half:] = patches.reshape(-1), scenes.reshape(-1)
-        wanted = np.concatenate((patch_bytes > 0, needed.reshape(-1)))
-        if shared:  # one copy of an image's scene serves all views
-            used = np.flatnonzero(wanted[half:]) + half
-            wanted[half:] = False
-            wanted[used[np.unique(slot[used], return_index=True)[1]]] = True
-        cut, slot = cut[wanted], slot[wanted]
-        by_image = np.argsort(slot, kind="stable")
-        bounds = np.searchsorted(slot[by_image], np.arange(1, len(plan.images)))
-        return scenes.astype(np.uint64), patches.astype(np.uint64), np.split(cut[by_image], bounds)
+    def _room(self, count: int) -> np.ndarray:
+        """uint8 [>= count], kept from batch to batch: fresh pages cost more than the pixels."""
+        if len(self._buffer) < count:
+            self._buffer = np.empty(count + count // 8, np.uint8)
+        return self._buffer
 
     def _cut(self, data: bytes, jobs: np.ndarray) -> None:
         """Decodes an image and makes its scenes and patches."""

@@ -22,8 +22,7 @@ from precompute.files import replacing
 SOURCE = Path(__file__).with_name("pixels.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
-# The structs of pixels.cpp.
-CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unused", "i4"), ("out", "u8")])
+# The struct View of pixels.cpp (Crop is `augment.backends.layout.CROP`).
 VIEW = np.dtype(
     [
         *((name, "u8") for name in ("scene", "patch", "out")),

@@ -1,0 +1,120 @@
+"""The Triton kernels' logic, run by Triton's interpreter on the CPU, against the slow reference."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from augment.plan import Pool, draw, partners
+from augment.policy import Policy
+from tests.augment import reference
+
+SIZE, COUNT = 16, 3
+
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# Triton decides when it is imported, which torch may have done long ago: hence a process of its own.
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by test_in_the_interpreter in a process of its own")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+def test_in_the_interpreter():
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
+def smooth_pictures(rng, sides):
+    """Pictures with gradients and edges, uint8 [H, W, 3] each."""
+    out = []
+    for width, height in sides:
+        y, x = np.mgrid[:height, :width]
+        waves = [np.sin(x * rng.uniform(0.05, 0.4) + y * rng.uniform(0.05, 0.4) + c) for c in range(3)]
+        picture = 128 + 100 * np.stack(waves, -1)
+        picture[: height // 3, : width // 2] = rng.integers(0, 255, 3)
+        out.append(picture.clip(0, 255).astype(np.uint8))
+    return out
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"colour": "torchvision", "jitter_p": 1.0, "gray_p": 0.5},
+        {"scene": "crop", "mode": "paste", "blur_p": 1.0},
+        {"name": "rrc", "views": 3, "blur_p": 0.0},
+    ],
+    ids=str,
+)
+def test_kernels_agree_with_the_reference(changes):
+    from augment.backends.fused_cuda import make_views
+
+    rng = np.random.default_rng(0)
+    sides = rng.integers(12, 36, (COUNT, 2))
+    pictures = smooth_pictures(rng, sides)
+    boxes = np.tile(np.float32((0.2, 0.1, 0.9, 0.8)), (COUNT, 1))
+    pool = Pool(sides[:, 0].astype(np.int32), sides[:, 1].astype(np.int32), boxes, np.ones(COUNT, bool))
+    settings = {"size": SIZE, "blur_sigma": (0.1, 1.5), "mean": (0, 0, 0), "std": (1 / 255,) * 3}
+    policy = Policy(**(settings | changes))
+    order = np.arange(COUNT)
+    plan = draw(policy, pool, order, partners(order, order, 3, policy.views, 1, 0), seed=1, epoch=0)
+    images = [torch.from_numpy(pictures[i]) for i in plan.images]
+    views = make_views(policy, plan, images, torch.device("cpu"), torch.float32)
+    assert all(v.is_contiguous(memory_format=torch.channels_last) for v in views)
+    expected = reference.views(plan, [pictures[i] for i in plan.images], policy)
+    off = np.abs(np.stack([v.double().numpy() for v in views], axis=1) - expected)
+    assert off.mean() < 0.3
+    assert off.max() < 3.0  # one level of rounding in the crops, times the jitter's gain
+
+
+@interpreted
+def test_an_image_that_is_not_the_planned_one_is_refused():
+    from augment.backends.fused_cuda import make_views
+
+    pool = Pool(*np.full((2, 2), 40, np.int32), np.tile(np.float32((0, 0, 1, 1)), (2, 1)), np.ones(2, bool))
+    policy, order = Policy(size=SIZE, blur_sigma=(0.1, 1.0)), np.arange(2)
+    plan = draw(policy, pool, order, partners(order, order, 2, 2, 0, 0), seed=0, epoch=0)
+    small = [torch.zeros(20, 20, 3, dtype=torch.uint8)] * 2
+    with pytest.raises(ValueError, match="not the one that the plan was drawn for"):
+        make_views(policy, plan, small, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
+def test_kernels_compile_for_hopper_without_a_gpu(tmp_path, monkeypatch):
+    """Down to machine code, for every output type and both meanings of colour: catches what the interpreter allows."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from augment.backends import triton_kernels as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kinds = {"*u8": "image cuts", "*i64": "offset_ stride place scene patch sums", "i32": "size"} | {
+        "*i32": "roi shape rect flip jittered order gray radius",
+        "*fp32": "jitter matrix offset sigma half scale shift",
+    }
+    kind_of = {name: kind for kind, names in kinds.items() for name in names.split()}
+
+    def machine_code(kernel, linear: bool | None = None, **kinds_here: str) -> bytes:
+        constants = {"BLOCK": 256} | ({} if linear is None else {"LINEAR": linear})
+        signature = {n: "constexpr" if n in constants else (kind_of | kinds_here)[n] for n in kernel.arg_names}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+    assert machine_code(kernels.crop_kernel, out="*u8", offset="*i64")
+    for linear in (True, False):
+        assert machine_code(kernels.mean_kernel, linear)
+        for out in ("*fp32", "*bf16", "*fp16"):
+            assert machine_code(kernels.view_kernel, linear, out=out)
+    assert machine_code(kernels.across_kernel, out="*bf16")
