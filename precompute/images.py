@@ -65,7 +65,10 @@ class ImageInfo:
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Reads the header only. Raises BadImage where there is no picture, or more than `max_pixels` of one."""
-    header = _read_jpeg_header(data)
+    return _info(data, _read_jpeg_header(data), max_pixels)
+
+
+def _info(data: bytes, header: "_JpegHeader | None", max_pixels: int) -> ImageInfo:
     if header is None:
         with _quiet(), _open(data) as picture:
             width, height = picture.size
@@ -84,7 +87,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "np.ndarray":
     """
     import numpy as np
 
-    with _loaded(data, max_pixels) as (picture, orientation):
+    with _loaded(data, max_pixels, _read_jpeg_header(data)) as (picture, orientation):
         pixels = np.asarray(_to_rgb(picture))
     if orientation == 1:
         return pixels
@@ -93,8 +96,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "np.ndarray":
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """`probe`, then decodes every pixel without handing them out: raises BadImage exactly when `decode` would."""
-    info = probe(data, max_pixels=max_pixels)
-    with _loaded(data, max_pixels) as (picture, _):
+    header = _read_jpeg_header(data)
+    info = _info(data, header, max_pixels)
+    with _loaded(data, max_pixels, header) as (picture, _):
         if picture.mode not in ("RGB", "L"):
             _to_rgb(picture)
     return info
@@ -110,10 +114,11 @@ def thumbnail(
     import numpy as np
     from PIL import Image
 
-    info = probe(data, max_pixels=max_pixels)
+    header = _read_jpeg_header(data)
+    info = _info(data, header, max_pixels)
     if info.height <= banner:
         raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
-    with _loaded(data, max_pixels) as (picture, orientation):
+    with _loaded(data, max_pixels, header) as (picture, orientation):
         picture = _to_rgb(picture)
         if banner and orientation != 1:
             picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
@@ -203,9 +208,8 @@ def _exif_orientation(body: bytes) -> int | None:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple["ImageFile", int]]:
+def _loaded(data: bytes, max_pixels: int, header: _JpegHeader | None) -> Iterator[tuple["ImageFile", int]]:
     """The decoded picture as Pillow holds it (not turned, any mode) and its orientation 1-8."""
-    header = _read_jpeg_header(data)
     with _quiet(), _open(data) as picture:
         _check_size(*picture.size, max_pixels)
         orientation = header.orientation if header else _orientation_by_pillow(picture)
