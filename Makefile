@@ -34,8 +34,9 @@ $(VENV)/.ready: pyproject.toml
 	$(call install,$(EXTRA)plots)
 	@touch $@
 
+# The peers are what the benchmarks are measured against, and oracles in tests.
 $(VENV)/.ready-test: pyproject.toml
-	$(call install,$(EXTRA)test)
+	$(call install,$(EXTRA)test$(comma)peers)
 	@touch $@ $(VENV)/.ready
 
 setup: $(VENV)/.ready

@@ -215,6 +215,9 @@ def _opencv() -> tuple[Decode, View]:
 
 def _albumentations() -> tuple[Decode, View]:
     """albumentations' own functions (what its ColorJitter, GaussianBlur and Normalize call)."""
+    import os
+
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
     import cv2
     import torch
     from albucore import normalize
