@@ -74,7 +74,7 @@ def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None
         say(remark)
     freeze_stages(online, config.freeze_stages)
     alignment = Alignment(config.alignment(), config.control) if config.method == "cvsa" else None
-    return build_method(config.method, online, config.dim, alignment)
+    return build_method(config.method, online, config.dim, alignment, settings.queue)
 
 
 def describe(config: RunConfig, settings: Settings, method: Method, grids: dict[int, int]) -> str:

@@ -20,8 +20,8 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         f"# {config['arch']}, {config['method']} on {data['name']}",
         "",
         f"A ResNet encoder without classifier, trained without labels on {settings['images']} images of split "
-        f"`{config['train_split']}` of `{data['name']}`. `encoder.safetensors` has torchvision's key names; load it with "
-        "`strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.",
+        f"`{config['train_split']}` of `{data['name']}`. `encoder.safetensors` has torchvision's key names; load it "
+        "with `strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.",
         "",
         "## Training",
         f"- {settings['steps']} steps of {settings['batch_size']} images ({config['epochs']} epochs), "

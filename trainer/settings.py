@@ -13,6 +13,7 @@ from trainer.config import RunConfig
 LARS_PEAK = 2.4
 BASE_LR = {"lars": 0.6, "sgd": 0.03, "adamw": 0.008}
 CPU_BATCH, CUDA_BATCH = 16, 256
+MOCO_QUEUE = 65536
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Settings:
     amp: str  # "off", "bf16", "fp16"
     log_every: int
     save_every: int | None  # steps; None: by the clock
+    queue: int  # keys that MoCo v2 holds
 
 
 def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardware) -> tuple[Settings, list[str]]:
@@ -75,6 +77,7 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
         amp=_amp(config, hardware, reasons),
         log_every=log_every,
         save_every=config.save_every,
+        queue=_queue(config, images, reasons),
     ), reasons
 
 
@@ -138,6 +141,13 @@ def _head_widths(config: RunConfig, feature_width: int, reasons: list[str]) -> t
             f"head widths {hidden} and {conv_hidden}: the encoder has only {feature_width} features (--hidden)"
         )
     return hidden, conv_hidden
+
+
+def _queue(config: RunConfig, images: int, reasons: list[str]) -> int:
+    if config.method != "mocov2" or images >= MOCO_QUEUE:
+        return MOCO_QUEUE
+    reasons.append(f"queue of {images} keys: with {MOCO_QUEUE} it would hold older keys of the query's own image")
+    return images
 
 
 def _amp(config: RunConfig, hardware: Hardware, reasons: list[str]) -> str:

@@ -36,6 +36,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved)."""
     hardware, reasons = find_hardware(config.device)
     process = distributed.start(hardware.device)
+    torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     say = _say if process.first else _keep_quiet
     policy = make_policy(config)
     with distributed.first_alone(process):

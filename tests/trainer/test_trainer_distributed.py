@@ -46,6 +46,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow  # its effect is seen in the next test too
 def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
     script = tmp_path / "bn.py"
     script.write_text(BN)

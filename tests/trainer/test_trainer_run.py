@@ -97,7 +97,7 @@ def start_and_signal(command: list[str], after: str, number: int) -> tuple[int, 
         return process.wait(timeout=60), rest
 
 
-@pytest.mark.parametrize("pipeline", ["kornia", "dali"])
+@pytest.mark.parametrize("pipeline", ["dali", pytest.param("kornia", marks=pytest.mark.slow)])
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(
     flags: list[str], unbroken: Path, tmp_path: Path, pipeline: str
 ) -> None:

@@ -1,0 +1,80 @@
+"""What a run decides by itself, and that it says why."""
+
+import pytest
+
+from precompute.cli import UserError
+from trainer.config import RunConfig
+from trainer.settings import Hardware, decide
+
+CPU = Hardware("cpu", "CPU", bf16=False)
+H200 = Hardware("cuda:0", "NVIDIA H200", bf16=True)
+
+
+def test_papers_schedule_gives_the_papers_numbers() -> None:
+    settings, _ = decide(RunConfig(epochs=800, batch_size=1024, base_lr=0.6), 5994, 2048, H200)
+    assert settings.peak_lr == pytest.approx(2.4)
+    assert settings.steps == 800 * 5
+    assert settings.warmup == 10 * 5
+    assert settings.weight_decay == 1.5e-6
+    assert (settings.hidden, settings.conv_hidden, settings.amp) == (4096, 512, "bf16")
+
+
+def test_every_choice_has_its_reason() -> None:
+    settings, reasons = decide(RunConfig(epochs=2), 114, 512, CPU)
+    assert (settings.batch_size, settings.steps, settings.warmup, settings.amp) == (16, 14, 2, "off")
+    said = "\n".join(reasons)
+    for word in (
+        "batch size 16",
+        "2 of 114 images sit out",
+        "peak learning rate 2.4",
+        "warm-up 2 of 14",
+        "autocast off",
+    ):
+        assert word in said
+    _, reasons = decide(
+        RunConfig(epochs=1, batch_size=38, base_lr=0.3, warmup_epochs=1, amp="off", hidden=64, conv_hidden=64),
+        114,
+        512,
+        CPU,
+    )
+    assert reasons == []
+
+
+def test_linear_rule_takes_over_where_it_exceeds_the_papers_peak() -> None:
+    peaks = [decide(RunConfig(batch_size=b), 10_000, 512, H200)[0].peak_lr for b in (32, 256, 1024, 2048, 4096)]
+    assert peaks == pytest.approx([2.4, 2.4, 2.4, 4.8, 9.6])
+
+
+def test_small_sets_get_a_batch_they_can_fill_or_a_remedy() -> None:
+    assert decide(RunConfig(), 11, 512, CPU)[0].batch_size == 8
+    with pytest.raises(UserError, match="has 1 images: too few"):
+        decide(RunConfig(), 1, 512, CPU)
+    with pytest.raises(UserError, match=r"more than the 30 images.*Use --batch-size 16"):
+        decide(RunConfig(batch_size=32), 30, 512, CPU)
+    with pytest.raises(UserError, match="must be a multiple of processes × accumulate = 2 × 1"):
+        decide(RunConfig(batch_size=7), 30, 512, Hardware("cpu", "CPU", False, world=2))
+    with pytest.raises(UserError, match="fp16 needs CUDA"):
+        decide(RunConfig(amp="fp16"), 100, 512, CPU)
+
+
+def test_moco_queue_does_not_outgrow_the_set() -> None:
+    settings, reasons = decide(RunConfig(method="mocov2"), 240, 512, CPU)
+    assert settings.queue == 240
+    assert settings.optimizer == "sgd"
+    assert any("queue of 240" in r for r in reasons)
+    assert decide(RunConfig(method="mocov2"), 100_000, 512, CPU)[0].queue == 65536
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"size": 0}, "--size 0: must be greater than 0"),
+        ({"align_stages": (2,)}, "valid stages are 3, 4 or both"),
+        ({"boxes": "x.h5"}, "--root DIR"),
+        ({"control": "rolled-keys", "method": "byol"}, "needs --method cvsa"),
+        ({"ema": 1.5}, "--ema 1.5: must be within 0 and 1"),
+    ],
+)
+def test_impossible_values_name_themselves(values: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        RunConfig(**values)
