@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from precompute.cli import UsageError, UserError, add_options, main, option, progress, read_options
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from precompute.cache import BoxCache
 
 
@@ -30,6 +32,7 @@ class Config:
     check: str = option(
         "hash", "compare the pictures with the file: hash reads them all", choices=("hash", "size", "none")
     )
+    weights: str | None = option(None, "weights of the detector, to show its maps on the sheet too")
     quarantine: bool = option(False, "list every picture that was left out, and why")
     json: bool = option(False, "print everything as one JSON document at the end")
 
@@ -60,6 +63,7 @@ def program(argv: list[str] | None = None) -> int:
     problems: list[str] = []
     if root is not None:
         problems = verify(cache, root, config.check)
+        facts["foreground"] = print_foreground(cache, root)
         facts["verified"] = {"root": str(root), "check": config.check, "problems": problems}
         if config.sheet:
             write_sheet(cache, root, config)
@@ -175,34 +179,95 @@ def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
     return problems
 
 
-def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
-    """Pictures spread evenly over the set: box green, the annotated box white where the box is a detector's."""
+def print_foreground(cache: "BoxCache", root: Path) -> dict[str, Any]:
+    """What SaliencySwap's patches would hold, where the set has masks."""
+    from precompute.datasets import DATASETS, read_dataset
+    from precompute.patches import foreground
+
+    if cache.dataset not in DATASETS or not DATASETS[cache.dataset].masks:
+        return {}
+    try:
+        shares = foreground(cache, read_dataset(cache.dataset, root))
+    except UserError as error:
+        print(f"foreground  not measured: {str(error).splitlines()[0]}")
+        return {}
+    if shares:
+        print("foreground in SaliencySwap's patches: mean share, and share of patches with a quarter of it or more")
+        for name, share in shares.items():
+            print(f"  {name:<18} {share['mean']:.3f}  {share['quarter_or_more']:.3f}")
+    return shares
+
+
+def detector_of(cache: "BoxCache", weights: str | None):
+    """The detector that made the boxes, or None: annotated boxes, maps from a folder, weights not at hand."""
+    from precompute.saliency import DETECTORS, make_detector
+
+    name = cache.provenance.get("config", {}).get("detector", {}).get("detector", "")
+    name = "u2net" if name == "u2netp" else name
+    if name not in DETECTORS:
+        return None
+    if DETECTORS[name].needs_weights and weights is None:
+        print("sheet       without maps: their detector needs --weights FILE")
+        return None
+    return make_detector(name, weights=weights)
+
+
+def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np.ndarray", list[float]]:
+    """A picture's map as uint8 [grid, grid, 3], and the box of Eq. 2 taken literally: one bright pixel."""
     import numpy as np
+
+    from precompute import images
+    from precompute.search import Form, find_boxes, quantise
+    from precompute.work import detect_maps
+
+    small = images.thumbnail(data, detector.side, banner=banner)[1]
+    maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
+    literal = (find_boxes(maps, Form("literal")).rects[0] / grid).tolist()
+    return np.repeat(maps[0][..., None], 3, 2), literal
+
+
+def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
+    """Pictures spread evenly over the set: box green; a detector's with the annotated box white, the literal red."""
+    import numpy as np
+    from PIL import Image
 
     from precompute import images
     from precompute.cache import BadFile
     from precompute.files import replacing
-    from precompute.sheet import GREEN, WHITE, Tile, contact_sheet
+    from precompute.sheet import GREEN, RED, WHITE, Tile, contact_sheet
 
     rows = cache.indices(config.split)
     if not len(rows):
         raise UserError(f"--split {config.split}: no picture in it")
     chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
     compared = "truths" in cache.extras and bool((cache.sources != 0).any())
+    detector = detector_of(cache, config.weights)
+    grid = cache.provenance.get("config", {}).get("grid", 64)
     tiles = []
     for i in chosen.tolist():
         try:
-            pixels = images.decode(cache.read(root, i))[: cache.heights[i]]
+            data = cache.read(root, i)
+            pixels = images.decode(data)[: cache.heights[i]]
         except (BadFile, images.BadImage):
             continue  # named by verify
         boxes = [(cache.boxes[i].tolist(), GREEN)]
         if compared and cache.sources[i] != 0 and not np.isnan(cache.extras["truths"][i, 0]):
             boxes.insert(0, (cache.extras["truths"][i].tolist(), WHITE))
+        shown = None
+        if detector is not None:
+            shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
+            boxes.append((literal, RED))
         label = cache.class_names[cache.labels[i]] if cache.labels[i] >= 0 else Path(cache.path(i)).name
         tiles.append(Tile(pixels, boxes, f"{cache.scores[i]:.2f} {label}"))
+        if shown is not None:
+            height, width = pixels.shape[:2]
+            map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
+            tiles.append(Tile(map_pixels, boxes[-2:], "its map"))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
     title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
+    if detector is not None:
+        title += ", Eq. 2 taken literally red; maps beside"
     picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
     with replacing(config.sheet or "") as temporary:
         picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))

@@ -30,6 +30,7 @@ class Dataset:
     about: str
     get: str = ""
     archives: Sequence[Archive] = ()
+    masks: bool = False  # whether it comes with foreground masks
 
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
@@ -103,6 +104,7 @@ DATASETS = {
         "masks.read_pets",
         "data/oxford-iiit-pet",
         "Oxford-IIIT Pet, boxes from the trimaps",
+        masks=True,
         archives=(
             Archive(f"{_VGG}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "."),
             Archive(f"{_VGG}/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "."),
@@ -112,6 +114,7 @@ DATASETS = {
         "masks.read_ecssd",
         "data/ECSSD",
         "ECSSD, a saliency benchmark with masks",
+        masks=True,
         get="images.zip and ground_truth_mask.zip from https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency.",
     ),
     "demo": Dataset("cub_like.read_cub", "data/demo", "the embedded set, generated when it is missing"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from precompute.agreement import agreement, best_centred, centred, iou
+from precompute.patches import draw_patch
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,33 @@ def test_agreement_stands_beside_the_centred_box():
     np.testing.assert_allclose(box, centred(0.5, 0.6))
     assert score == pytest.approx(1)
     assert agreement(truths[9:], truths[9:]) == {"pictures": 0}
+
+
+def test_foreground_of_patches_and_maps_on_the_sheet(run_here, shared_data, tmp_path):
+    out, root = tmp_path / "x.h5", shared_data / "ECSSD"
+    assert run_here("precompute.boxes", "--dataset", "ecssd", "--root", root, "--out", out,
+                    "--source", "geodesic-colour").returncode == 0  # fmt: skip
+    done = run_here("precompute.inspect", out, "--sheet", tmp_path / "s.png", "--images", 6, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    shares = {name: share["mean"] for name, share in facts["foreground"].items()}
+    assert shares["RandomResizedCrop"] < shares["best centred box"] < shares["these boxes"] < shares["true boxes"]
+    assert facts["agreement"]["mean_iou"] > facts["agreement"]["centred_mean_iou"]
+    with Image.open(tmp_path / "s.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert (pixels == (255, 72, 72)).all(-1).sum() > 20  # the literal boxes
+    assert (pixels == 255).all(-1).sum() > 500
+
+
+def test_patches_follow_the_crop_rule():
+    rng = np.random.default_rng(0)
+    box = np.array([0.2, 0.1, 0.8, 0.6])
+    for _ in range(300):
+        x0, y0, x1, y1 = draw_patch(rng, box, 400, 300, 0.5)
+        assert 80 <= x0 < x1 <= 320
+        assert 30 <= y0 < y1 <= 180
+        assert 0.49 <= (x1 - x0) * (y1 - y0) / (240 * 150) <= 1
+        assert 0.74 <= (x1 - x0) / (y1 - y0) <= 1.35
+    x0, y0, x1, y1 = draw_patch(rng, np.array([0.0, 0.4, 1.0, 0.41]), 400, 300, 0.5)  # a strip: the fallback
+    assert (y0, y1) == (120, 123)
+    assert x1 - x0 == 4
