@@ -1,17 +1,38 @@
 """What the torch backends share: decoding on the host and antialiased crops."""
 
+import importlib.util
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.io  # registers the decoders behind torch.ops.image
 from torch import Tensor
 
 from precompute import images
 
-# torchvision >= 0.29 deprecates its Python functions in favour of torchcodec; the operators behind them are there, and
-# decode in 0.75 of Pillow's time. When they go, Pillow takes over (the same pixels).
-_DECODE = getattr(torch.ops.image, "decode_image", None) if torchvision.io else None
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
+
+
+def _find_decoder() -> Any:
+    """torchvision's `decode_image` operator, or None.
+
+    Its library is loaded by itself: `import torchvision` takes five CPU seconds, and its Python functions are
+    deprecated since 0.29 (for torchcodec). When the operator goes, Pillow takes over: the same pixels in 1.3 to 1.5
+    times the time.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    folders = spec.submodule_search_locations or [] if spec else []
+    for library in sorted(path for folder in folders for path in Path(folder).glob("image*.so")):
+        try:
+            torch.ops.load_library(str(library))
+            return torch.ops.image.decode_image
+        except (OSError, RuntimeError, AttributeError):
+            continue
+    return None
+
+
+_DECODE = _find_decoder()
 
 
 def decode(data: bytes) -> Tensor:

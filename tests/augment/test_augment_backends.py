@@ -179,3 +179,14 @@ def test_auto_says_why(monkeypatch):
     assert "DALI is not installed" in reason
     with pytest.raises(backends.UserError, match="DALI is not installed"):
         backends.choose("dali", cpu)
+
+
+def test_the_decoder_falls_back_to_pillow(birds, monkeypatch):
+    from augment.backends import torch_ops
+
+    data = birds.read(0)
+    native = torch_ops.decode(data)
+    assert torch_ops._DECODE is not None
+    monkeypatch.setattr(torch_ops, "_DECODE", None)
+    assert torch.equal(torch_ops.decode(data), native)
+    assert native.shape[1:] == birds.shape(0)
