@@ -25,11 +25,23 @@ ON_BAD = ("replace", "fail")
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A plan and the bytes of its images, checked."""
+    """A plan and the bytes of its images, checked; empty for those that the backend holds decoded."""
 
     plan: Plan
     files: list[bytes]
     replaced: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What this batch adds to the loader's report."""
+        plan = self.plan
+        return {
+            "batches": 1,
+            "samples": len(plan),
+            "decoded": sum(map(bool, self.files)),
+            "capped": int(plan.capped.sum()),
+            "replaced": self.replaced,
+        }
 
 
 class ViewLoader:
@@ -63,7 +75,7 @@ class ViewLoader:
         self._say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
         self._step = 0  # batches of this epoch that have been handed out
         self._start = 0  # where the next loop begins
-        self._counts = dict.fromkeys(("batches", "samples", "decoded", "capped", "replaced"), 0)
+        self._counts: dict[str, int] = dict.fromkeys(("batches", "samples", "decoded", "capped", "replaced"), 0)
         self._bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
         self._undecodable: set[int] = set()
         self._order: tuple[int, np.ndarray] | None = None
@@ -115,9 +127,10 @@ class ViewLoader:
         producer = self._producer
         for step in range(start, len(self)):
             began = time.perf_counter()
-            batch, replaced = producer.get()
+            batch, counts = producer.get()
             self.wait_seconds += time.perf_counter() - began
-            self._count(batch.plan, replaced)
+            for name, more in counts.items():
+                self._counts[name] += more
             # Before the batch is handed out: a state taken while it is in use counts it as done.
             self._step = step + 1
             if self._step == len(self):
@@ -154,17 +167,12 @@ class ViewLoader:
         bad = {self.images.path(row): reason for row, reason in sorted(self._bad.items())}
         return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
 
-    def _count(self, plan: Plan, replaced: int) -> None:
-        added = (1, len(plan), len(plan.images), int(plan.capped.sum()), replaced)
-        for name, more in zip(self._counts, added, strict=True):
-            self._counts[name] += more
-
     def _stop(self) -> None:
         if self._producer is not None:
             self._producer.stop()
             self._producer = None
 
-    def _make(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[Batch, int]]:
+    def _make(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[Batch, dict[str, int]]]:
         """Batches of the (epoch, step) places; reads the next one's files while the present one is rendered."""
         waiting: tuple[tuple[int, int], Future[_Prepared]] | None = None
         for place in places:
@@ -173,7 +181,7 @@ class ViewLoader:
                 yield self._render(waiting[1].result(), waiting[0])
             waiting = place, following
 
-    def _render(self, prepared: _Prepared, place: tuple[int, int]) -> tuple[Batch, int]:
+    def _render(self, prepared: _Prepared, place: tuple[int, int]) -> tuple[Batch, dict[str, int]]:
         while True:
             plan = prepared.plan
             try:
@@ -187,13 +195,13 @@ class ViewLoader:
         numbers = (torch.from_numpy(x) for x in (plan.rects_flipped, plan.sources, plan.backgrounds))
         rects, sources, backgrounds = (x.to(views[0].device) for x in numbers)
         labels = torch.from_numpy(self.images.labels[plan.sources]).to(views[0].device)
-        return Batch(views, rects, sources, backgrounds, labels, plan), prepared.replaced
+        return Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts
 
     def _find_undecodable(self, prepared: _Prepared) -> bool:
         """After a failure: tests the batch's files one by one; whether one of them is to blame."""
-        rows = prepared.plan.images.tolist()
-        reasons = self._readers.map(self.images.diagnose, rows, prepared.files)
-        found = {row: reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
+        files = {row: data for row, data in zip(prepared.plan.images.tolist(), prepared.files, strict=True) if data}
+        reasons = self._readers.map(self.images.diagnose, files.keys(), files.values())
+        found = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
         for row, reason in found.items():
             self._note(row, BadFile(self.images.path(row), reason))
         self._undecodable |= set(found)
@@ -246,6 +254,8 @@ class ViewLoader:
         """The file's bytes; None where it is bad and may be replaced."""
         if row in self._undecodable:
             return None
+        if self.backend.holds(row):
+            return b""
         try:
             return self.images.read(row, self.check)
         except BadFile as error:
@@ -271,7 +281,7 @@ class _Producer:
 
     def __init__(
         self,
-        make: Callable[[Iterator[tuple[int, int]]], Iterator[tuple[Batch, int]]],
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[tuple[Batch, dict[str, int]]]],
         start: tuple[int, int],
         steps: int,
         ahead: int,
@@ -283,7 +293,7 @@ class _Producer:
         self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
         self._thread.start()
 
-    def get(self) -> tuple[Batch, int]:
+    def get(self) -> tuple[Batch, dict[str, int]]:
         """The next batch; raises what its making raised."""
         item = self._queue.get()
         if isinstance(item, BaseException):
@@ -309,7 +319,7 @@ class _Producer:
             yield place
             place = self._after(place)
 
-    def _run(self, make: Callable[..., Iterator[tuple[Batch, int]]], start: tuple[int, int]) -> None:
+    def _run(self, make: Callable[..., Iterator[tuple[Batch, dict[str, int]]]], start: tuple[int, int]) -> None:
         try:
             for item in make(self._places(start)):
                 self._put(item)

@@ -14,9 +14,13 @@ from precompute.cache import BoxCache
 from precompute.cli import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from augment.backends.decoded import DecodedCache
     from augment.loader import ViewLoader
+
+CACHES = ("off", "ram", "gpu")
 
 
 def open_views(
@@ -37,6 +41,8 @@ def open_views(
     prefetch: int = 2,
     check: str = "size",
     on_bad: str = "replace",
+    cache: str = "off",
+    cache_bytes: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "ViewLoader":
     """Opens a stream of views with their geometry; see `augment.loader.ViewLoader` and `augment.batch.Batch`.
@@ -47,6 +53,8 @@ def open_views(
     device, dtype: of the views; None: CUDA where it is available, float32.
     workers: threads for reading and for the backend; None: the cores this process may use.
     prefetch: batches made ahead. check: "size" or "hash" (see `ImageSet.read`). on_bad: "replace" or "fail".
+    cache: "ram" or "gpu" keep decoded pictures from epoch to epoch in at most cache_bytes (None: half of what is free);
+    the views stay the same to the bit, and backgrounds may come from anywhere (policy.group) at no cost.
     say: takes the lines that tell what was chosen and what went wrong; None: stderr.
 
     Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
@@ -57,7 +65,7 @@ def open_views(
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = policy or Policy()
-    for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD)):
+    for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
         if value not in valid:
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -65,9 +73,30 @@ def open_views(
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
     schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size)
+    if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
+        raise UserError(f"cache={cache} for views on {where}: use {'gpu' if where.type == 'cuda' else 'ram'} or off")
+    kept = None if cache == "off" else _decoded_cache(images, policy, rows, where, cache_bytes, say)
     workers = workers or len(os.sched_getaffinity(0))
-    made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest, say)
+    made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest, say, kept)
     say(
         f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
     )
     return ViewLoader(images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say)
+
+
+def _decoded_cache(
+    images: ImageSet,
+    policy: Policy,
+    rows: "np.ndarray",
+    device: "torch.device",
+    budget: int | None,
+    say: Callable[[str], None],
+) -> "DecodedCache":
+    from augment.backends.decoded import DecodedCache, default_budget
+
+    kept = DecodedCache(policy, images.pool, default_budget(device) if budget is None else budget)
+    needed = kept.needed(rows)
+    share = min(kept.budget / max(needed, 1), 1.0)
+    rest = "" if share == 1 else f": about {share:.0%} of the images are kept, the others decoded in every epoch"
+    say(f"decoded pictures take {needed / 1e9:.2f} GB of the {kept.budget / 1e9:.2f} GB for them{rest}")
+    return kept

@@ -14,13 +14,15 @@ from precompute.cli import UserError
 if TYPE_CHECKING:
     import torch
 
+    from augment.backends.decoded import DecodedCache
     from augment.plan import Plan
 
 NAMES = ("auto", "dali", "fused", "eager", "kornia")
 
 
 class Backend(Protocol):
-    """`render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them.
+    """`render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them; anything for an
+    image that the backend `holds`.
 
     Returns one tensor a view, [B, 3, size, size] in channels-last memory, normalised, on the backend's device; nothing
     writes to it afterwards. Any exception means that this batch could not be made (a file that cannot be decoded);
@@ -30,6 +32,8 @@ class Backend(Protocol):
     name: str
 
     def render(self, plan: "Plan", files: Sequence[bytes]) -> "tuple[torch.Tensor, ...]": ...
+
+    def holds(self, row: int) -> bool: ...
 
     def reset(self) -> None: ...
 
@@ -78,8 +82,14 @@ def build(
     workers: int,
     batch: int,
     say: Callable[[str], None] = lambda _: None,
+    cache: "DecodedCache | None" = None,
 ) -> Backend:
-    """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan."""
+    """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan.
+
+    Raises UserError for a cache that the backend has no use for.
+    """
+    if cache is not None and name not in ("fused", "eager"):
+        raise UserError(f"backend={name} keeps no decoded pictures: use backend=fused, or cache=off")
     if name == "dali":
         from augment.backends.dali import DaliBackend
 
@@ -87,16 +97,16 @@ def build(
     if name == "fused" and device.type == "cuda":
         from augment.backends.fused_cuda import FusedCudaBackend
 
-        return FusedCudaBackend(policy, device, dtype, workers, batch)
+        return FusedCudaBackend(policy, device, dtype, workers, batch, cache)
     if name in ("fused", "eager"):
         from augment.backends.fused import FusedBackend
         from augment.backends.native import NotBuilt
 
         try:
-            return FusedBackend(policy, dtype, workers, say, compiled=name == "fused")
+            return FusedBackend(policy, dtype, workers, say, compiled=name == "fused", cache=cache)
         except NotBuilt as error:
             say(f"fused backend without its kernel, in plain torch, about half as fast: {error}")
-            return FusedBackend(policy, dtype, workers, compiled=False)
+            return FusedBackend(policy, dtype, workers, compiled=False, cache=cache)
     from augment.backends.kornia import KorniaBackend
 
     return KorniaBackend(policy, device, dtype, workers)

@@ -48,6 +48,10 @@ class DaliBackend:
         self._held.keep(views)
         return made
 
+    def holds(self, row: int) -> bool:
+        """Nothing is kept from batch to batch."""
+        return False
+
     def reset(self) -> None:
         """After an error DALI's pipeline is of no use any more; the next batch builds a new one."""
         self._pipe = None

@@ -5,8 +5,8 @@ decode, crops as uint8 in channels-last memory while the picture is in the cache
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,13 +14,19 @@ from torch import Tensor
 
 from augment import colour, geometry
 from augment.backends import native
+from augment.backends.decoded import DecodedCache, Picture
 from augment.backends.eager import finish_view, scene_or_patch
-from augment.backends.layout import lay_out
+from augment.backends.layout import CROP, lay_out
 from augment.backends.torch_ops import decode
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def _decoded(data: bytes) -> Tensor:
+    """uint8 [H, W, 3], packed: as the decoder leaves it."""
+    return decode(data).permute(1, 2, 0).contiguous()
 
 
 class Recycled:
@@ -62,11 +68,13 @@ class FusedBackend:
         say: Callable[[str], None] = lambda _: None,
         *,
         compiled: bool = True,
+        cache: DecodedCache | None = None,
     ) -> None:
-        """`compiled`: the C++ passes. Raises `native.NotBuilt` where they cannot be built."""
+        """`compiled`: the C++ passes; `cache`: where pictures are kept. Raises `native.NotBuilt` without a compiler."""
         if dtype not in _DTYPES:
             raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
         self.policy, self.dtype, self.workers = policy, dtype, max(workers, 1)
+        self._cache = cache
         self.name = "fused" if compiled else "eager"
         self._library = native.load(say) if compiled else None
         # Torch's own threads would fight with ours: one each, and what was set for everybody else stays.
@@ -81,13 +89,21 @@ class FusedBackend:
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
-        layout = lay_out(plan, shared=self.policy.scene == "whole")
+        kept = None if self._cache is None else self._pictures(plan, files, self._cache)
+        exist = kept is not None and self._cache is not None and self._cache.keeps_scenes
+        layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
         base = self._room(layout.total).ctypes.data
         crops = layout.crops.copy()
         crops["out"] += np.uint64(base)
         jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))
         scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
-        self._wait(self._threads.submit(self._cut, data, job) for data, job in zip(files, jobs, strict=True))
+        if kept is None:
+            self._wait(self._threads.submit(self._decode_and_cut, *each) for each in zip(files, jobs, strict=True))
+        else:
+            self._wait(self._threads.submit(self._cut, *each) for each in zip(kept, jobs, strict=True))
+            if exist:
+                address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
+                scenes = np.array(address, np.uint64)[plan.background_slot]
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         finish = self._finish_compiled if self._library else self._finish_eagerly
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
@@ -98,15 +114,21 @@ class FusedBackend:
         )
         return views
 
+    def holds(self, row: int) -> bool:
+        """Whether the image's file is not needed any more."""
+        return self._cache is not None and row in self._cache
+
     def reset(self) -> None:
-        """Nothing is kept between batches."""
+        """Nothing is left over from a failed batch."""
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, frees the cache."""
         self._threads.shutdown(cancel_futures=True)
+        if self._cache is not None:
+            self._cache.clear()
 
     @staticmethod
-    def _wait(futures) -> None:
+    def _wait(futures: Iterable[Future]) -> None:
         """All of them, also when one fails: none may be at work when the buffer is used again."""
         errors = [error for future in list(futures) if (error := future.exception()) is not None]
         if errors:
@@ -118,11 +140,36 @@ class FusedBackend:
             self._buffer = np.empty(count + count // 8, np.uint8)
         return self._buffer
 
-    def _cut(self, data: bytes, jobs: np.ndarray) -> None:
-        """Decodes an image and makes its scenes and patches."""
+    def _pictures(self, plan: Plan, files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
+        """Of every image of the plan; decodes those that are not kept yet."""
+
+        def make(row: int, data: bytes) -> Picture:
+            return cache.get(row) or cache.keep(row, _decoded(data), self._scene)
+
+        futures = [self._threads.submit(make, *each) for each in zip(plan.images.tolist(), files, strict=True)]
+        self._wait(futures)
+        return [future.result() for future in futures]
+
+    def _scene(self, image: Tensor, roi: np.ndarray) -> Tensor:
+        """uint8 [size, size, 3]: the ROI of an image, resized."""
+        size = self.policy.size
+        scene = torch.empty((size, size, 3), dtype=torch.uint8)
+        job = np.zeros(1, CROP)
+        job["roi"], job["width"], job["height"], job["out"] = roi, size, size, scene.data_ptr()
+        self._cut(Picture(image), job)
+        return scene
+
+    def _decode_and_cut(self, data: bytes, jobs: np.ndarray) -> None:
+        """While the picture is in the processor's cache."""
+        if len(jobs):
+            self._cut(Picture(_decoded(data)), jobs)
+
+    def _cut(self, picture: Picture, jobs: np.ndarray) -> None:
+        """Resizes crops (ROIs in the image's pixels) to their places."""
         if not len(jobs):
             return
-        image = decode(data).permute(1, 2, 0).contiguous()  # as it lies already
+        image, (x, y) = picture.pixels, picture.corner
+        jobs["roi"] -= np.array((x, y, x, y), np.int32)
         if (jobs["roi"].max(axis=0)[2:] > (image.shape[1], image.shape[0])).any():
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
         if self._library is not None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from augment import colour, geometry
-from augment.backends.layout import lay_out
+from augment.backends.decoded import DecodedCache, Picture
+from augment.backends.layout import CROP, lay_out
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
@@ -21,18 +22,46 @@ class FusedCudaBackend:
 
     name = "fused"
 
-    def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int, batch: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        device: torch.device,
+        dtype: torch.dtype,
+        workers: int,
+        batch: int,
+        cache: DecodedCache | None = None,
+    ) -> None:
         from augment.backends.dali import Decoder
 
-        self.policy, self.device, self.dtype = policy, device, dtype
+        self.policy, self.device, self.dtype, self._cache = policy, device, dtype, cache
         self._decoder = Decoder(device, workers, batch + 2 * policy.group)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
-        images = self._decoder.decode(files)
-        views = make_views(self.policy, plan, images, self.device, self.dtype)
-        self._decoder.held.keep(images)
+        cache = self._cache
+        new = [slot for slot, row in enumerate(plan.images.tolist()) if cache is None or row not in cache]
+        decoded = self._decoder.decode([files[slot] for slot in new]) if new else []
+        if cache is None:
+            pictures = [Picture(image) for image in decoded]
+        else:
+            rows = plan.images.tolist()
+            kept = {slot: cache.keep(rows[slot], image, self._scene) for slot, image in zip(new, decoded, strict=True)}
+            pictures = [kept.get(slot) or cache.get(row) for slot, row in enumerate(rows)]
+        views = make_views(self.policy, plan, [p for p in pictures if p is not None], self.device, self.dtype)
+        self._decoder.held.keep(decoded)
         return views
+
+    def holds(self, row: int) -> bool:
+        """Whether the image's file is not needed any more."""
+        return self._cache is not None and row in self._cache
+
+    def _scene(self, image: Tensor, roi: np.ndarray) -> Tensor:
+        size = self.policy.size
+        job = np.zeros(1, CROP)
+        job["roi"], job["width"], job["height"] = roi, size, size
+        scene = torch.empty((size, size, 3), dtype=torch.uint8, device=self.device)
+        cut_crops([Picture(image)], job, np.zeros(1, np.int64), scene)
+        return scene
 
     def reset(self) -> None:
         """The next batch builds a new decoder."""
@@ -43,50 +72,70 @@ class FusedCudaBackend:
         self._decoder.close()
 
 
+def put(values: np.ndarray, device: torch.device, kind: type = np.int32) -> Tensor:
+    """A NumPy array on the device, as `kind`."""
+    return torch.from_numpy(np.ascontiguousarray(values, kind)).to(device, non_blocking=True)
+
+
+def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
+    """Cuts `crops` (layout.CROP, ROIs in pixels of the image) of `pictures[slot]` into `out`, a buffer of bytes.
+
+    Raises ValueError where a crop leaves its picture.
+    """
+    kernels: Any = importlib.import_module("augment.backends.triton_kernels")
+    sides = np.array([picture.pixels.shape[:2] for picture in pictures])
+    corner = np.array([picture.corner for picture in pictures])
+    roi = crops["roi"] - np.concatenate((corner, corner), axis=1)[slot]
+    if (roi[:, 2:] > sides[slot][:, ::-1]).any():
+        raise ValueError("an ROI leaves its image, which is not the one that the plan was drawn for")
+    address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
+    shape, device = np.stack((crops["width"], crops["height"]), axis=1), out.device
+    kernels.crop_kernel[(len(shape), _programs(int(shape.prod(axis=1).max())))](
+        pictures[0].pixels, put(address - pictures[0].pixels.data_ptr(), device, np.int64),
+        put(3 * sides[slot, 1], device, np.int64), put(roi, device), put(shape, device), put(crops["flip"], device),
+        put(crops["out"], device, np.int64), out, BLOCK=BLOCK,
+    )  # fmt: skip
+
+
 def make_views(
-    policy: Policy, plan: Plan, images: Sequence[Tensor], device: torch.device, dtype: torch.dtype
+    policy: Policy, plan: Plan, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Views from decoded images, uint8 [H, W, 3] each, packed, on `device`.
+    """Views from decoded images on `device`, one picture for each of the plan's images.
 
     On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali.Held`).
     """
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    layout, size, count = lay_out(plan, shared=policy.scene == "whole"), plan.size, plan.background_slot.size
-    sides = np.array([image.shape[:2] for image in images])
-    if (layout.crops["roi"][:, 2:] > sides[layout.slot][:, ::-1]).any():
-        raise ValueError("an ROI leaves its image, which is not the one that the plan was drawn for")
-    address = np.array([image.data_ptr() for image in images], np.int64)
-
-    def put(values: np.ndarray, kind: type = np.int32) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, kind)).to(device, non_blocking=True)
-
+    exist = all(picture.scene is not None for picture in pictures)
+    layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=exist)
+    size, count = plan.size, plan.background_slot.size
     cuts = torch.empty(layout.total, dtype=torch.uint8, device=device)
-    shape = np.stack((layout.crops["width"], layout.crops["height"]), axis=1)
-    kernels.crop_kernel[(len(shape), _programs(int(shape.prod(axis=1).max())))](
-        images[0], put(address[layout.slot] - address[0], np.int64), put(3 * sides[layout.slot, 1], np.int64),
-        put(layout.crops["roi"]), put(shape), put(layout.crops["flip"]), put(layout.crops["out"], np.int64), cuts,
-        BLOCK=BLOCK,
-    )  # fmt: skip
+    cut_crops(pictures, layout.crops, layout.slot, cuts)
+    scenes = layout.scenes
+    if exist:  # as offsets from `cuts`, wherever they are
+        address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in pictures]
+        scenes = np.array(address, np.int64)[plan.background_slot] - cuts.data_ptr()
     by_view = lambda x: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:])  # noqa: E731 - [B, V] to V runs of B
-    place = [put(by_view(x), np.int64) for x in (layout.scenes, layout.patches)]
-    rects = put(by_view(geometry.flip_rects(plan.rects, plan.flip, size)))
+    place = [put(by_view(x), device, np.int64) for x in (scenes, layout.patches)]
+    rects = put(by_view(geometry.flip_rects(plan.rects, plan.flip, size)), device)
     m, k = colour.collapse(plan.jitter, plan.order, plan.gray)
-    floats = {n: put(by_view(x), np.float32) for n, x in (("m", m), ("k", k), ("j", plan.jitter), ("s", plan.sigma))}
-    radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
-    ints = {n: put(by_view(getattr(plan, n))) for n in ("flip", "jittered", "order", "gray")} | {
-        "radius": put(by_view(radius))
+    floats = {
+        n: put(by_view(x), device, np.float32) for n, x in (("m", m), ("k", k), ("j", plan.jitter), ("s", plan.sigma))
     }
-    scale = put(1 / (255 * np.array(policy.std)), np.float32)
-    shift = put(-np.array(policy.mean) / policy.std, np.float32)
+    radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
+    ints = {n: put(by_view(getattr(plan, n)), device) for n in ("flip", "jittered", "order", "gray")} | {
+        "radius": put(by_view(radius), device)
+    }
+    scale = put(1 / (255 * np.array(policy.std)), device, np.float32)
+    shift = put(-np.array(policy.mean) / policy.std, device, np.float32)
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
     grid, linear = (count, _programs(size * size)), policy.colour == "linear"
     canvas = (cuts, *place, rects, ints["flip"])
-    drawn = (ints["jittered"], ints["order"], floats["j"])
-    kernels.mean_kernel[grid](*canvas, *drawn, sums, size, LINEAR=linear, BLOCK=BLOCK)
+    jitter = (ints["jittered"], ints["order"], floats["j"])
+    kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK)
     kernels.view_kernel[grid](
-        *canvas, sums, *drawn, ints["gray"], floats["m"], floats["k"], ints["radius"], floats["s"], half, out, scale,
+        *canvas, sums, *jitter, ints["gray"], floats["m"], floats["k"], ints["radius"], floats["s"], half, out, scale,
         shift, size, LINEAR=linear, BLOCK=BLOCK,
     )  # fmt: skip
     if len(half):

@@ -44,6 +44,10 @@ class KorniaBackend:
         mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (self.policy.mean, self.policy.std))
         return ((view - mean) / std).to(self.dtype).contiguous(memory_format=torch.channels_last)
 
+    def holds(self, row: int) -> bool:
+        """Nothing is kept from batch to batch."""
+        return False
+
     def reset(self) -> None:
         """Nothing is kept between batches."""
 

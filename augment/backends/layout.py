@@ -21,12 +21,15 @@ class Layout:
     slot: np.ndarray  # int64 [n]: of which image
 
 
-def lay_out(plan: Plan, shared: bool) -> Layout:
-    """`shared`: the scene of an image is the same in all views, so one copy of it serves them all."""
+def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
+    """`shared`: the scene of an image is the same in all views, so one copy of it serves them all.
+
+    `scenes_exist`: they lie somewhere already (see `augment.backends.decoded`), only patches are cut.
+    """
     size, area, uses = plan.size, 3 * plan.size**2, plan.background_slot.size
     shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
     patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
-    needed = (shape < size).any(axis=-1)  # a patch that covers its view needs no scene
+    needed = (shape < size).any(axis=-1) & (not scenes_exist)  # a patch that covers its view needs no scene
     number = plan.background_slot if shared else np.arange(uses).reshape(needed.shape)
     count = (len(plan.images) if shared else uses) if needed.any() else 0
     scenes = number * area

@@ -198,7 +198,7 @@ def broken(demo, tmp_path):
     return copy, boxes, rows
 
 
-@pytest.mark.parametrize("backend", ["kornia", "dali"])
+@pytest.mark.parametrize("backend", ["kornia", "dali", "fused"])
 def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
@@ -310,3 +310,41 @@ def test_evaluation_images_are_torchvisions(demo):
     for crop in ("box", "whole"):
         for images, _ in eval_images(boxes, root, split=None, size=32, batch_size=64, crop=crop):
             assert images.shape[1:] == (3, 32, 32)
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+@pytest.mark.parametrize("changes", [{}, {"scene": "crop"}, {"name": "rrc"}, {"mode": "paste"}], ids=str)
+def test_decoded_pictures_change_nothing_but_the_number_of_decodes(demo, backend, changes):
+    root, boxes = demo
+    options = {"policy": SMALL.replace(crop_scale=None, **changes), "backend": backend, "batch_size": 8}
+    streamed = views_of(demo, **options)
+    assert_equal(streamed, views_of(demo, cache="ram", **options))
+    said: list[str] = []
+    with open_views(boxes, root, device="cpu", cache="ram", say=said.append, **options) as loader:
+        decoded = []
+        for _ in range(3):
+            for _ in loader:
+                pass
+            decoded.append(loader.report()["decoded"])
+    # Files for batches made ahead are read before their images are known to be held: at most the first epoch's.
+    assert decoded[0] == 48
+    assert decoded[2] == decoded[1]
+    assert any("GB" in line for line in said)
+
+
+def test_a_small_budget_keeps_what_fits(demo):
+    root, boxes = demo
+    said: list[str] = []
+    options = {"policy": SMALL, "backend": "fused", "batch_size": 8, "device": "cpu"}
+    with open_views(boxes, root, cache="ram", cache_bytes=500_000, say=said.append, **options) as loader:
+        counts = []
+        for _ in range(3):
+            for _ in loader:
+                pass
+            counts.append(loader.report()["decoded"])
+    assert any("the others decoded in every epoch" in line for line in said)
+    assert 0 < counts[2] - counts[1] < 48
+    assert_equal(views_of(demo, backend="fused"), views_of(demo, backend="fused", cache="ram", cache_bytes=500_000))
+    for wrong, words in (({"cache": "gpu"}, "use ram"), ({"cache": "ram", "backend": "kornia"}, "backend=fused")):
+        with pytest.raises(UserError, match=words):
+            open_views(boxes, root, **(options | wrong))

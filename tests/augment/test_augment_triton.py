@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from augment.backends.decoded import DecodedCache, Picture
 from augment.plan import Pool, draw, partners
 from augment.policy import Policy
 from tests.augment import reference
@@ -57,7 +58,7 @@ def smooth_pictures(rng, sides):
     ids=str,
 )
 def test_kernels_agree_with_the_reference(changes):
-    from augment.backends.fused_cuda import make_views
+    from augment.backends.fused_cuda import FusedCudaBackend, make_views
 
     rng = np.random.default_rng(0)
     sides = rng.integers(12, 36, (COUNT, 2))
@@ -68,13 +69,19 @@ def test_kernels_agree_with_the_reference(changes):
     policy = Policy(**(settings | changes))
     order = np.arange(COUNT)
     plan = draw(policy, pool, order, partners(order, order, 3, policy.views, 1, 0), seed=1, epoch=0)
-    images = [torch.from_numpy(pictures[i]) for i in plan.images]
+    images = [Picture(torch.from_numpy(pictures[i])) for i in plan.images]
     views = make_views(policy, plan, images, torch.device("cpu"), torch.float32)
     assert all(v.is_contiguous(memory_format=torch.channels_last) for v in views)
     expected = reference.views(plan, [pictures[i] for i in plan.images], policy)
     off = np.abs(np.stack([v.double().numpy() for v in views], axis=1) - expected)
     assert off.mean() < 0.3
     assert off.max() < 3.0  # one level of rounding in the crops, times the jitter's gain
+    cache = DecodedCache(policy, pool, 1 << 20)  # parts of the pictures and ready scenes: nothing may change
+    backend = FusedCudaBackend(policy, torch.device("cpu"), torch.float32, 1, COUNT, cache)
+    for row, image in zip(plan.images.tolist(), images, strict=True):
+        cache.keep(row, image.pixels, backend._scene)
+    again = backend.render(plan, [b""] * len(plan.images))
+    assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
 
 
 @interpreted
@@ -84,7 +91,7 @@ def test_an_image_that_is_not_the_planned_one_is_refused():
     pool = Pool(*np.full((2, 2), 40, np.int32), np.tile(np.float32((0, 0, 1, 1)), (2, 1)), np.ones(2, bool))
     policy, order = Policy(size=SIZE, blur_sigma=(0.1, 1.0)), np.arange(2)
     plan = draw(policy, pool, order, partners(order, order, 2, 2, 0, 0), seed=0, epoch=0)
-    small = [torch.zeros(20, 20, 3, dtype=torch.uint8)] * 2
+    small = [Picture(torch.zeros(20, 20, 3, dtype=torch.uint8))] * 2
     with pytest.raises(ValueError, match="not the one that the plan was drawn for"):
         make_views(policy, plan, small, torch.device("cpu"), torch.float32)
 

@@ -1,0 +1,95 @@
+"""Decoded pictures kept from epoch to epoch, so that nothing is decoded twice.
+
+Of an image is kept just what views read, so they stay the same to the bit: the pixels of its box at full resolution
+(a patch never leaves the box; all of the picture for `rrc` and cropped scenes), and its scene at the view's size.
+Nothing is ever thrown out: what does not fit into the budget is decoded each time, as without a cache.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment.geometry import box_to_pixels
+from augment.plan import Pool
+from augment.policy import Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Decoded pixels of an image, or of a part of it."""
+
+    pixels: Tensor  # uint8 [h, w, 3], packed
+    corner: tuple[int, int] = (0, 0)  # x, y of its first pixel in the image
+    scene: Tensor | None = None  # uint8 [size, size, 3], packed; None where scenes are cut from `pixels`
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.pixels.numel() + (0 if self.scene is None else self.scene.numel())
+
+
+class DecodedCache:
+    """Pictures by row of the pool, up to a budget in bytes."""
+
+    def __init__(self, policy: Policy, pool: Pool, budget: int) -> None:
+        self.policy, self.budget, self.used = policy, budget, 0
+        self.keeps_scenes = policy.name != "rrc" and policy.scene == "whole"
+        whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
+        self._regions = box_to_pixels(pool.boxes if self.keeps_scenes else whole, pool.widths, pool.heights)
+        self._scene_sides = np.stack((pool.widths, pool.heights), axis=1)
+        self._kept: dict[int, Picture] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._kept
+
+    def get(self, row: int) -> Picture | None:
+        """The picture of a row, if it is kept."""
+        return self._kept.get(row)
+
+    def needed(self, rows: np.ndarray) -> int:
+        """Bytes that all of `rows` would take."""
+        sides = (self._regions[rows, 2:] - self._regions[rows, :2]).astype(np.int64)
+        return int(3 * sides.prod(axis=1).sum() + len(rows) * self.keeps_scenes * 3 * self.policy.size**2)
+
+    def keep(self, row: int, image: Tensor, make_scene: Callable[[Tensor, np.ndarray], Tensor]) -> Picture:
+        """The part of a decoded image [H, W, 3] that views need; it is kept if there is room.
+
+        `make_scene(image, roi)` cuts its scene. Raises ValueError where the image is smaller than it was planned with.
+        """
+        x0, y0, x1, y1 = self._regions[row].tolist()
+        width, height = self._scene_sides[row].tolist()
+        if width > image.shape[1] or height > image.shape[0]:
+            raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
+        scene = make_scene(image, np.array((0, 0, width, height), np.int32)) if self.keeps_scenes else None
+        pixels = image[y0:y1, x0:x1].clone(memory_format=torch.contiguous_format)
+        picture = Picture(pixels, (x0, y0), scene)
+        with self._lock:
+            if row not in self._kept and self.used + picture.bytes <= self.budget:
+                self.used += picture.bytes
+                self._kept[row] = picture
+        return picture
+
+    def clear(self) -> None:
+        """Frees everything."""
+        self._kept.clear()
+        self.used = 0
+
+
+def default_budget(device: torch.device) -> int:
+    """Half of the memory that is free now, on the host or the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 // 2
+    except (OSError, StopIteration):
+        return 4 << 30
