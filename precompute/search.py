@@ -18,6 +18,7 @@ area, then smallest y0, then smallest x0, then smallest height. An empty map (al
 Rectangles are int32 x0, y0, x1, y1 on the grid, end-exclusive.
 """
 
+import functools
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,37 +83,44 @@ def quantise(maps: np.ndarray) -> np.ndarray:
     return np.rint(scaled * 255).astype(np.uint8)
 
 
-def otsu(values: np.ndarray) -> int:
-    """Otsu's threshold of uint8 values: the first t that maximises the variance between `<= t` and `> t`."""
-    counts = np.bincount(values.ravel(), minlength=256).astype(np.int64)
-    below = counts.cumsum()
-    mass = (counts * np.arange(256)).cumsum()
-    apart = (mass[-1] * below - below[-1] * mass).astype(np.float64)
-    between = apart**2 / np.maximum(below * (below[-1] - below), 1)
-    return int(between.argmax())
+def otsu(maps: np.ndarray) -> np.ndarray:
+    """Otsu's threshold of each map uint8 [B, H, W]: the first t with the largest variance between `<= t` and `> t`."""
+    offset = 256 * np.arange(len(maps))
+    counts = np.bincount((maps.reshape(len(maps), -1) + offset[:, None]).ravel(), minlength=256 * len(maps))
+    counts = counts.reshape(-1, 256)
+    below = counts.cumsum(1)
+    mass = (counts * np.arange(256)).cumsum(1)
+    apart = (mass[:, -1:] * below - below[:, -1:] * mass).astype(np.float64)
+    between = apart**2 / np.maximum(below * (below[:, -1:] - below), 1)
+    return between.argmax(1)
 
 
 def cut(maps: np.ndarray) -> np.ndarray:
     """S′: uint8 [B, H, W] with everything at or below 0.75 · Otsu set to 0."""
-    thresholds = np.array([otsu(m) for m in maps], np.int64).reshape(-1, 1, 1)
-    return np.where(4 * maps.astype(np.int64) > 3 * thresholds, maps, 0).astype(np.uint8)
+    highest = (3 * otsu(maps) // 4).astype(np.uint8)  # 4·S > 3·t is S > ⌊3·t / 4⌋ for whole numbers
+    return maps * (maps > highest[:, None, None])
 
 
+@functools.lru_cache(maxsize=8)
 def area_powers(largest: int, gamma: float) -> np.ndarray:
     """float64 [largest + 1]: area^γ. The one table behind all scores; never decreasing, as the bounds need it."""
     table = np.arange(largest + 1, dtype=np.float64) ** gamma
     table[0] = 1.0
-    return np.maximum.accumulate(table)
+    table = np.maximum.accumulate(table)
+    table.flags.writeable = False  # it is handed out more than once
+    return table
 
 
 def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
     """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered)."""
     form = form or Form()
+    if not len(maps):
+        return Found(np.zeros((0, 4), np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
     if maps.dtype != np.uint8 or maps.ndim != 3:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     searched = cut(maps) if form.cuts else maps
     rects = np.zeros((len(maps), 4), np.int32)
-    open_: np.ndarray = np.array([one.any() for one in searched], bool)  # not yet searched
+    open_ = np.asarray(searched.any((1, 2)))  # not yet searched
     if form.name == "tempered" and open_.any():
         which = np.flatnonzero(open_)
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
@@ -122,7 +130,7 @@ def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
     for i, one in enumerate(searched):
         if open_[i]:
             rects[i] = _component(one) if form.name == "component" else branch_and_bound(one, Objective.of(form, one))
-    sums = [int(m[y0:y1, x0:x1].sum()) for m, (x0, y0, x1, y1) in zip(searched, rects, strict=True)]
+    sums = [m[y0:y1, x0:x1].sum() for m, (x0, y0, x1, y1) in zip(searched, rects.tolist(), strict=True)]
     return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])
 
 

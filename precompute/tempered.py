@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 _MARGIN = 1 - 1e-6  # larger than all rounding of float32 products below
+_BLOCK = 2
 _MOST_PAIRS = 20_000  # a map; beyond, branch and bound is faster
 
 # float32 holds sums exactly up to 2^24; beyond, they are rounded by less than the margin.
@@ -79,17 +80,21 @@ def _sums(table, each, y0, y1, x0, x1):
 def _needed(rows, columns, floor, powers):
     """Least sums float32 [B, H] of row intervals by height, [B, W] of column intervals by width; inf: none will do."""
     most_rows, most_columns = rows.max(1), columns.max(1)  # by height, by width
-    sides = np.arange(1, most_rows.shape[1] + 1)[:, None], np.arange(1, most_columns.shape[1] + 1)
-    fair = powers[sides[0] * sides[1]].astype(np.float32)
     least = (floor * _MARGIN).astype(np.float32)[:, None, None]
 
-    def needed(fair: np.ndarray, mine: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Over the other's sizes (axis 1), the least sum that a box of both must hold, if both can hold it."""
+    def needed(mine: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """For each of my sizes the least sum that a box must hold, over the other's sizes where both can hold it.
+
+        The other's sizes are taken in blocks: the area of the smallest, the sums of the largest, so nothing is lost.
+        """
+        low = np.arange(1, others.shape[1] + 1, _BLOCK)
+        high = np.minimum(low + _BLOCK - 1, others.shape[1])
+        fair = powers[low[:, None] * np.arange(1, mine.shape[1] + 1)].astype(np.float32)
         need = least * fair
-        np.copyto(need, np.inf, where=need > np.minimum(mine[:, None], others[:, :, None]))
+        np.copyto(need, np.inf, where=need > np.minimum(mine[:, None], others[:, high - 1, None]))
         return need.min(1)
 
-    return needed(fair.T, most_rows, most_columns), needed(fair, most_columns, most_rows)
+    return needed(most_rows, most_columns), needed(most_columns, most_rows)
 
 
 def _best_pairs(table, kept_rows, kept_columns, floor, powers):
