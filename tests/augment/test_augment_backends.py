@@ -190,3 +190,39 @@ def test_the_decoder_falls_back_to_pillow(birds, monkeypatch):
     monkeypatch.setattr(torch_ops, "_DECODE", None)
     assert torch.equal(torch_ops.decode(data), native)
     assert native.shape[1:] == birds.shape(0)
+
+
+@pytest.mark.parametrize("name", ["kornia", "fused", "eager"])
+def test_torchvision_colour_is_within_a_level_of_torchvisions_own(name, birds):
+    """On real photographs of the view's size, so that nothing is resized: v2's functional API, in its own order."""
+    import io
+
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as tv
+
+    from augment.plan import Pool
+
+    size, count = 96, 12
+    photos = [Image.fromarray(images.decode(birds.read(i))).resize((size, size)) for i in range(count)]
+    files = []
+    for photo in photos:
+        file = io.BytesIO()
+        photo.save(file, format="PNG")
+        files.append(file.getvalue())
+    whole = np.tile(np.float32((0, 0, 1, 1)), (count, 1))
+    pool = Pool(*np.full((2, count), size, np.int32), whole, np.ones(count, bool))
+    changes = {"name": "rrc", "crop_scale": 1.0, "aspect": (1.0, 1.0), "size": size, "colour": "torchvision"}
+    policy = Policy(**(GEOMETRY | changes | {"jitter_p": 1.0, "gray_p": 0.3, "flip": 0.0}))
+    rows = np.arange(count)
+    plan = draw(policy, pool, rows, rows[:, None].repeat(2, 1), seed=5, epoch=0)
+    ours = render(name, policy, plan, files)
+    operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    for i, v in np.ndindex(count, 2):
+        picture = tv.pil_to_tensor(photos[i]).float() / 255
+        for op in plan.order[i, v].tolist():
+            picture = operations[op](picture, float(plan.jitter[i, v, op]))
+        if plan.gray[i, v]:
+            picture = tv.rgb_to_grayscale(picture, 3)
+        off = np.abs(ours[i, v] - 255 * picture.numpy())
+        assert off.mean() < 0.1
+        assert np.percentile(off, 99.9) <= 1.0

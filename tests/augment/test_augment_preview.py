@@ -1,4 +1,4 @@
-"""The preview program, as a user runs it."""
+"""The programs `augment.preview` and `augment.parity`, as a user runs them."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from augment import parity
 from augment.preview import program
 from precompute.cli import main
 
@@ -50,3 +51,18 @@ def test_mistakes_are_named(demo_root, demo_boxes, tmp_path, capsys):
             main(program, [str(x) for x in arguments])
         assert end.value.code == status
         assert words in capsys.readouterr().err
+
+
+def test_parity_prints_a_table_in_levels(demo_root, demo_boxes, capsys):
+    arguments = ["--boxes", demo_boxes, "--root", demo_root, "--count", 4, "--size", 48, "--backends", "fused", "eager"]
+    assert parity.program([str(x) for x in [*arguments, "--json"]]) == 0
+    table = capsys.readouterr().out.splitlines()
+    rows = json.loads(table[-1])["rows"]
+    assert {(row["backend"], row["stage"]) for row in rows} == {
+        (b, s) for b in ("fused", "eager") for s in parity.STAGES
+    }
+    assert all(0 <= row["mean"] <= 0.5 for row in rows)
+    assert len(table) == 2 + len(rows) + 2
+    with pytest.raises(SystemExit) as end:
+        main(parity.program, ["--boxes", str(demo_boxes), "--root", str(demo_root), "--count", "1"])
+    assert end.value.code == 2
