@@ -216,9 +216,9 @@ class ViewLoader:
             return _Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], 0)
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
-            sources[i] = self._good(order, row, files, without=-1)
+            sources[i] = self._good(order, epoch, row, files, without=-1)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
-                backgrounds[i, v] = self._good(order, other, files, without=int(sources[i]))
+                backgrounds[i, v] = self._good(order, epoch, other, files, without=int(sources[i]))
         replaced = int((sources != plan.sources).sum() + (backgrounds != plan.backgrounds).sum())
         plan = draw(
             self.policy,
@@ -231,11 +231,11 @@ class ViewLoader:
         )
         return _Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], replaced)
 
-    def _good(self, order: np.ndarray, row: int, files: dict[int, bytes | None], without: int) -> int:
+    def _good(self, order: np.ndarray, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
         """`row` if its file is good and it is not `without`, else the first such stand-in; its bytes are in `files`."""
         if files[row] is not None and row != without:
             return row
-        for other in self.schedule.stand_ins(order, row):
+        for other in self.schedule.stand_ins(order, row, epoch):
             if other == without:
                 continue
             if other not in files:

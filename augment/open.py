@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ def open_views(
     prefetch: int = 2,
     check: str = "size",
     on_bad: str = "replace",
+    background_sets: Sequence[tuple[Path | str | BoxCache, Path | str]] = (),
+    own_backgrounds: bool = True,
     cache: str = "off",
     cache_bytes: int | None = None,
     say: Callable[[str], None] | None = None,
@@ -53,12 +55,15 @@ def open_views(
     device, dtype: of the views; None: CUDA where it is available, float32.
     workers: threads for reading and for the backend; None: the cores this process may use.
     prefetch: batches made ahead. check: "size" or "hash" (see `ImageSet.read`). on_bad: "replace" or "fail".
+    background_sets: further (boxes, root) whose images, of all splits, may be backgrounds, beside those of the split
+    (own_backgrounds) or instead of them; their rows are numbered on after those of `boxes`.
     cache: "ram" or "gpu" keep decoded pictures from epoch to epoch in at most cache_bytes (None: half of what is free);
     the views stay the same to the bit, and backgrounds may come from anywhere (policy.group) at no cost.
     say: takes the lines that tell what was chosen and what went wrong; None: stderr.
 
     Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
     """
+    import numpy as np
     import torch
 
     from augment.loader import ON_BAD, ViewLoader
@@ -72,7 +77,12 @@ def open_views(
     chosen, reason = backends.choose(backend, where)
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
-    schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size)
+    pool = None
+    if background_sets:
+        images = ImageSet([*images.parts, *(part for pair in background_sets for part in ImageSet.open(*pair).parts)])
+        others = np.arange(images.offsets[1], len(images))
+        pool = np.concatenate((rows, others)) if own_backgrounds else others
+    schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size, pool)
     if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
         raise UserError(f"cache={cache} for views on {where}: use {'gpu' if where.type == 'cuda' else 'ram'} or off")
     kept = None if cache == "off" else _decoded_cache(images, policy, rows, where, cache_bytes, say)

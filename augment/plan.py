@@ -95,9 +95,9 @@ def same(a: Plan, b: Plan) -> bool:
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Plan))
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(n: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:
     """int64 [n]: a random permutation, a pure function of its arguments (a sort by random 64-bit keys)."""
-    bits = words(seed, epoch, np.arange(n), np.zeros(n, np.int64), 2, ORDER).astype(np.uint64)
+    bits = words(seed, epoch, np.arange(n), np.full(n, stream), 2, ORDER).astype(np.uint64)
     return np.argsort(bits[:, 0] << np.uint64(32) | bits[:, 1], kind="stable").astype(np.int64)
 
 
@@ -126,6 +126,24 @@ def partners(order: np.ndarray, positions: np.ndarray, group: int, views: int, s
     bits = words(seed, epoch, order[positions][:, None], np.arange(views), 1, PARTNER)[..., 0]
     step = 1 + below(bits, length[:, None] - 1)
     return order[start[:, None] + (positions - start + step.T).T % length[:, None]]
+
+
+def pool_partners(
+    order: np.ndarray, pool: np.ndarray, positions: np.ndarray, group: int, views: int, seed: int, epoch: int
+) -> np.ndarray:
+    """int64 [B, views]: backgrounds from another set's order of the epoch, `pool`.
+
+    Every group of the sources' order has a run of `group` images of the pool to itself (cyclically), so that a batch
+    decodes at most one background image a source. Uniform over the run; never the source itself where it is in both.
+    Raises ValueError for a pool of fewer than two images.
+    """
+    if len(pool) < 2:
+        raise ValueError(f"a pool of {len(pool)} backgrounds: at least two are needed")
+    start, _ = group_of(positions, max(len(order), 2), group)
+    bits = words(seed, epoch, order[positions][:, None], np.arange(views), 1, PARTNER)[..., 0]
+    at = start[:, None] + below(bits, min(group, len(pool)))
+    chosen = pool[at % len(pool)]
+    return np.where(chosen == order[positions][:, None], pool[(at + 1) % len(pool)], chosen)
 
 
 def draw(
@@ -174,10 +192,10 @@ def draw(
 
 
 def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The patch's ROI: torchvision's crop rule in the source's box (rrc: in the whole source)."""
+    """The patch's ROI: torchvision's crop rule in the source's box (rrc, instloc: in the whole source)."""
     width, height = pool.widths[sources], pool.heights[sources]
     boxes = pool.boxes[sources]
-    if policy.name == "rrc":
+    if policy.name != "saliencyswap":
         boxes = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), boxes.shape)
     region = np.repeat(geometry.box_to_pixels(boxes, width, height)[:, None], u.shape[1], axis=1)
     assert policy.crop_scale is not None  # set by Policy itself
@@ -207,7 +225,8 @@ def _compose(
     ratio = (patch[..., 2] - patch[..., 0]) / (patch[..., 3] - patch[..., 1])
     pasted = geometry.place(np.minimum(area, policy.box_cap), ratio, policy.size, u[..., _PLACE])
     # A background without a box has no object to hide: it is pasted on in either mode (METHOD.md).
-    swap = pool.has_box[backgrounds] if policy.mode == "swap" else np.zeros(width.shape, bool)
+    swapping = policy.name == "saliencyswap" and policy.mode == "swap"
+    swap = pool.has_box[backgrounds] if swapping else np.zeros(width.shape, bool)
     rects = np.where(swap[..., None], swapped, pasted)
     return scene, rects, np.where(swap, capped, area > policy.box_cap)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from precompute.cli import UserError, option
 
-NAMES = ("saliencyswap", "rrc")
+NAMES = ("saliencyswap", "rrc", "instloc")
 MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SCENES = ("whole", "crop")
-_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2}
+_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Policy:
     """How a view is cut, composed and coloured. ValueError names a value that no view could be made with.
 
     Policies: `saliencyswap` puts a crop of the source's box on another image; `rrc` is torchvision's RandomResizedCrop
-    of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself).
+    of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself);
+    `instloc` pastes such a crop of the whole source anywhere on another image (InsLoc, Yang et al. 2021: no boxes).
     """
 
     name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
@@ -37,7 +38,7 @@ class Policy:
     size: int = option(224, "side of a view in pixels")
     views: int = option(2, "views of each source")
     crop_scale: float | None = option(
-        None, "smallest share of the box (saliencyswap: 0.5) or image (rrc: 0.2) that a crop keeps"
+        None, "smallest share of the box (saliencyswap: 0.5) or image (rrc, instloc: 0.2) that a crop keeps"
     )
     aspect: tuple[float, ...] = option((3 / 4, 4 / 3), "least and largest width/height of a crop, in pixels")
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")

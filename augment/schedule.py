@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from augment.plan import Plan, Pool, draw, epoch_order, group_of, partners
+from augment.plan import Plan, Pool, draw, epoch_order, group_of, partners, pool_partners
 from augment.policy import Policy
 from precompute.cli import UserError
 
@@ -24,6 +24,7 @@ class Schedule:
     drop_last: bool
     rank: int = 0
     world_size: int = 1
+    backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
 
     def __post_init__(self) -> None:
         n, batch, world = len(self.rows), self.batch_size, self.world_size
@@ -36,7 +37,9 @@ class Schedule:
             raise UserError(
                 f"batch_size={batch} (over all ranks) cannot be shared by {world} ranks; try {near} or {near + world}"
             )
-        if n < 2 and self.policy.name != "rrc":
+        if self.backgrounds is not None and len(self.backgrounds) < 2:
+            raise UserError(f"{len(self.backgrounds)} images for backgrounds: at least two are needed")
+        if n < 2 and self.policy.name != "rrc" and self.backgrounds is None:
             raise UserError(f"{n} images: a background must be another image, so at least two are needed")
         if not len(self):
             hint = "make it smaller, or use drop_last=False" if n else "the split is empty"
@@ -72,15 +75,27 @@ class Schedule:
         positions, views = self.positions(step), self.policy.views
         if self.policy.name == "rrc":
             return order[positions], np.repeat(order[positions][:, None], views, axis=1)
-        return order[positions], partners(order, positions, self.policy.group, views, self.seed, epoch)
+        settings = positions, self.policy.group, views, self.seed, epoch
+        if self.backgrounds is None:
+            return order[positions], partners(order, *settings)
+        return order[positions], pool_partners(order, self._pool_order(epoch), *settings)
 
     def plan(self, pool: Pool, order: np.ndarray, epoch: int, step: int) -> Plan:
         """The plan of this rank's batch."""
         sources, backgrounds = self.pick(order, epoch, step)
         return draw(self.policy, pool, sources, backgrounds, seed=self.seed, epoch=epoch)
 
-    def stand_ins(self, order: np.ndarray, row: int) -> Iterator[int]:
-        """Who takes the place of a bad image: the next ones of its group, cyclically, then of the whole order."""
+    def _pool_order(self, epoch: int) -> np.ndarray:
+        assert self.backgrounds is not None
+        return self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
+
+    def stand_ins(self, order: np.ndarray, row: int, epoch: int) -> Iterator[int]:
+        """Who takes the place of a bad image: the next ones of its group, cyclically, then of the whole order.
+
+        A background that is none of the sources is replaced in the order of the backgrounds.
+        """
+        if self.backgrounds is not None and row not in order:
+            order = self._pool_order(epoch)
         n = len(order)
         place = int(np.flatnonzero(order == row)[0])
         start, length = (int(x) for x in group_of(np.array(place), n, self.policy.group)) if n > 1 else (0, 1)

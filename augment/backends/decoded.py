@@ -1,7 +1,8 @@
 """Decoded pictures kept from epoch to epoch, so that nothing is decoded twice.
 
 Of an image is kept just what views read, so they stay the same to the bit: the pixels of its box at full resolution
-(a patch never leaves the box; all of the picture for `rrc` and cropped scenes), and its scene at the view's size.
+(a patch never leaves the box; all of the picture for `rrc`, `instloc` and cropped scenes), and its scene at the size of
+a view.
 Nothing is ever thrown out: what does not fit into the budget is decoded each time, as without a cache.
 """
 
@@ -40,7 +41,8 @@ class DecodedCache:
         self.policy, self.budget, self.used = policy, budget, 0
         self.keeps_scenes = policy.name != "rrc" and policy.scene == "whole"
         whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
-        self._regions = box_to_pixels(pool.boxes if self.keeps_scenes else whole, pool.widths, pool.heights)
+        boxes_only = self.keeps_scenes and policy.name == "saliencyswap"
+        self._regions = box_to_pixels(pool.boxes if boxes_only else whole, pool.widths, pool.heights)
         self._scene_sides = np.stack((pool.widths, pool.heights), axis=1)
         self._kept: dict[int, Picture] = {}
         self._lock = threading.Lock()

@@ -75,7 +75,15 @@ def frames(plan) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mode": "paste"}, {"scene": "crop"}, {"name": "rrc"}, {"size": 64, "views": 3}, {"box_cap": 0.2, "views": 1}],
+    [
+        {},
+        {"mode": "paste"},
+        {"scene": "crop"},
+        {"name": "rrc"},
+        {"name": "instloc"},
+        {"size": 64, "views": 3},
+        {"box_cap": 0.2, "views": 1},
+    ],
     ids=str,
 )
 def test_geometry_agrees_with_pillow(name, changes, birds):

@@ -348,3 +348,36 @@ def test_a_small_budget_keeps_what_fits(demo):
     for wrong, words in (({"cache": "gpu"}, "use ram"), ({"cache": "ram", "backend": "kornia"}, "backend=fused")):
         with pytest.raises(UserError, match=words):
             open_views(boxes, root, **(options | wrong))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_backgrounds_from_further_sets(demo, own, tmp_path):
+    root, boxes = demo
+    cache = BoxCache.open(boxes)
+    options = {"policy": SMALL, "batch_size": 8, "backend": "fused", "device": "cpu", "drop_last": False}
+    more = {"background_sets": [(boxes, root), (cache, root)], "own_backgrounds": own}
+    used = set()
+    with open_views(boxes, root, say=lambda _: None, **options, **more) as loader:
+        assert len(loader.images) == 3 * len(cache)
+        for epoch in range(4):
+            sources = []
+            for batch in loader:
+                sources += batch.sources.tolist()
+                used |= set(batch.backgrounds.flatten().tolist())
+                assert len(batch.plan.images) <= 2 * len(batch)
+                assert (batch.sources[:, None] != batch.backgrounds).all()
+            assert sorted(sources) == cache.indices("train").tolist(), epoch
+        assert len(used) > 100
+        assert (min(used) < len(cache)) == own
+        assert max(used) >= 2 * len(cache)
+        path = loader.images.path(2 * len(cache) + 5)
+        assert path == cache.path(5)
+    assert_equal(views_of(demo, **more), views_of(demo, batch_size=20, workers=3, **more))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with open_views(  # a set whose files are all missing: every background has a stand-in from the split itself
+        boxes, root, say=lambda _: None, background_sets=[(boxes, gone)], **options
+    ) as loader:
+        batches = list(loader)
+        assert max(int(b.backgrounds.max()) for b in batches) < len(cache)
+        assert loader.report()["replaced"] > 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from augment import geometry
 from augment.colour import collapse
 from augment.philox import below, philox, uniform, words
-from augment.plan import Pool, draw, epoch_order, group_of, partners, same
+from augment.plan import Pool, draw, epoch_order, group_of, partners, pool_partners, same
 from augment.policy import Policy, blur_radius, paper
 from precompute.cli import UserError
 
@@ -99,6 +99,21 @@ def test_partners_are_others_of_the_group_whatever_the_batch(n, group, batch, se
     assert (start[place[whole]] == start[:, None]).all()
 
 
+@given(
+    n=st.integers(1, 80), size=st.integers(2, 90), shift=st.integers(0, 60), group=st.integers(2, 20),
+    batch=st.integers(1, 32),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_pool_partners_come_from_the_pool_and_are_others(n, size, shift, group, batch):
+    order, pool = epoch_order(n, 5, 1), shift + epoch_order(size, 5, 1, stream=1)
+    whole = pool_partners(order, pool, np.arange(n), group, 3, 5, 1)
+    assert set(whole.ravel().tolist()) <= set(pool.tolist())
+    assert (whole != order[:, None]).all()
+    for start in range(0, n, batch):
+        part = pool_partners(order, pool, np.arange(start, min(start + batch, n)), group, 3, 5, 1)
+        assert np.array_equal(part, whole[start : start + batch])
+
+
 def test_partners_are_uniform_and_independent_between_views():
     n = 16
     pairs = np.stack([partners(np.arange(n), np.arange(n), 16, 2, 1, e) for e in range(2000)])  # [E, n, 2]
@@ -112,7 +127,7 @@ def test_partners_are_uniform_and_independent_between_views():
 
 policies = st.builds(
     Policy,
-    name=st.sampled_from(("saliencyswap", "rrc")),
+    name=st.sampled_from(("saliencyswap", "rrc", "instloc")),
     mode=st.sampled_from(("swap", "paste")),
     scene=st.sampled_from(("whole", "crop")),
     size=st.integers(8, 300),
