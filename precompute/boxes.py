@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 FALLBACK = "geodesic-colour"  # the detector for pictures without an annotated box, if none is asked for
 
-REVISION = 1  # of this package's meaning: another number makes older files and shards stale
-
 
 @dataclass(frozen=True)
 class Config:
@@ -97,6 +95,10 @@ def program(argv: list[str] | None = None) -> int:
         if team.size > 1:
             say(f"{team.size} processes")
         finished = make(config, listing, settings, out, team)
+    except UserError:
+        if team.rank:  # rank 0 says it
+            raise SystemExit(1) from None
+        raise
     finally:
         team.leave()
     if finished is not None:
@@ -154,6 +156,7 @@ def make(
     """The finished box file, and whether it was there already. Writes `out`. None on ranks other than 0."""
     from precompute.cache import write
     from precompute.files import sweep
+    from precompute.record import described, digest, reusable, versions
     from precompute.shards import Shards, annotations, fingerprint, merge
     from precompute.work import Pass
 
@@ -163,7 +166,7 @@ def make(
         """Provenance and the key of the shards; None where the file that is there will do."""
         lasting, passing = fingerprint(listing)
         provenance = {
-            "config": described(config, listing, settings),
+            "config": described(config.dataset, listing, settings),
             "fingerprint": lasting,
             "annotations": annotations(listing),
             "versions": versions(settings),
@@ -219,77 +222,6 @@ def make_shards(work: "Pass", shards: "Shards", team: Team) -> None:
         shards.store(k, work.run(*shards.span(k), on_done=advance))
 
 
-def described(config: Config, listing: "Listing", settings: "Settings") -> dict[str, Any]:
-    """The settings as the box file keeps them: those that decide its rows, and the root as it was given."""
-    sources = (["gt"] if settings.truth else []) + ([settings.detector] if settings.detector else [])
-    about: dict[str, Any] = {"dataset": config.dataset, "root": str(listing.root), "source": ", else ".join(sources)}
-    about["revision"] = REVISION
-    if settings.detector:
-        model = settings.model
-        about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
-        about |= {"detector": {"detector": "maps", "folder": settings.maps} if model is None else model.describe()}
-    return about
-
-
-def versions(settings: "Settings") -> dict[str, str]:
-    """Versions of what the pixels pass through."""
-    import PIL
-    from PIL import features
-
-    found = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
-    if settings.detector and settings.detector != "maps":
-        import torch
-
-        found["torch"] = torch.__version__
-    return found
-
-
-def reusable(out: Path, provenance: dict[str, Any], listing: "Listing") -> "BoxCache | None":
-    """The file that is there, if it is what this run would make; None where there is none.
-
-    Raises UserError, with both values and the remedy, where it was made otherwise or is damaged.
-    """
-    from precompute.cache import BoxCache
-
-    if not out.exists():
-        return None
-    old = BoxCache.open(out)
-    then, now = dict(old.provenance.get("config", {})), dict(provenance["config"])
-    then.pop("root", None)
-    now.pop("root", None)
-    remedy = "Name another --out, or make it again with --rebuild."
-    if then != now:
-        keys = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
-        pairs = "; ".join(f"{k}: {then.get(k, 'nothing')} there, {now.get(k, 'nothing')} now" for k in keys)
-        raise UserError(f"{out} exists and was made with other settings ({pairs}). {remedy}")
-    if old.provenance.get("fingerprint") != provenance["fingerprint"]:
-        raise UserError(f"{out} exists, but the pictures have changed since: {difference(old, listing)}. {remedy}")
-    if old.provenance.get("annotations") != provenance["annotations"]:
-        raise UserError(
-            f"{out} exists, but the annotation of {listing.root} (classes, labels, splits, boxes) has changed. {remedy}"
-        )
-    return old
-
-
-def difference(old: "BoxCache", listing: "Listing") -> str:
-    """How the pictures differ from those of an older file, in numbers and an example."""
-    before = {old.path(i): int(size) for i, size in enumerate(old.file_sizes)}
-    left_out = {bad.path for bad in old.quarantine}
-    new = [p for p in listing.paths if p not in before and p not in left_out]
-    gone = sorted(before.keys() - set(listing.paths))
-    other = []
-    for path in listing.paths:
-        if path in before:
-            try:
-                size = os.stat(listing.root / path).st_size
-            except OSError:
-                size = -1
-            if size != before[path]:
-                other.append(path)
-    parts = [f"{len(x)} {what} (e.g. {x[0]})" for what, x in (("new", new), ("gone", gone), ("changed", other)) if x]
-    return ", ".join(parts) or "one that was left out is another now"
-
-
 def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, as_json: bool) -> None:
     """The summary, for people and on request as one JSON line."""
     import numpy as np
@@ -323,12 +255,6 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def digest(value: Any) -> str:
-    import hashlib
-
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def say(text: str) -> None:

@@ -166,14 +166,13 @@ class Pass:
     def _given_map(self, row: int, data: bytes, notes: dict[str, int]) -> tuple[images.ImageInfo, np.ndarray]:
         """The map uint8 [grid, grid] that lies ready for a picture; all 0 (no box) where there is none."""
         info = images.check(data, max_pixels=self.settings.max_pixels)
-        path = os.path.join(self.settings.maps or "", self.listing.paths[row])
-        for candidate in (f"{path}.png", f"{os.path.splitext(path)[0]}.png"):
-            if os.path.exists(candidate):
-                try:
-                    # The banner is no part of a map: it was made for the picture as a person sees it.
-                    return info, images.thumbnail(read_file(candidate), self.settings.grid)[1][..., 0]
-                except images.BadImage as error:
-                    raise images.BadImage(f"its map {candidate}: {error}") from error
+        path = map_path(self.settings.maps or "", self.listing.paths[row])
+        if path is not None:
+            try:
+                # The banner is no part of a map: it was made for the picture as a person sees it.
+                return info, images.thumbnail(read_file(path), self.settings.grid)[1][..., 0]
+            except images.BadImage as error:
+                raise images.BadImage(f"its map {path}: {error}") from error
         _count(notes, "pictures without a map: the whole picture is their box")
         return info, np.zeros((self.settings.grid, self.settings.grid), np.uint8)
 
@@ -238,6 +237,15 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
         if maps.shape[1:] != (grid, grid):
             maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
         return maps.cpu().numpy()
+
+
+def map_candidates(folder: str, path: str) -> tuple[str, str]:
+    """Names a ready map of the picture `path` may have."""
+    return os.path.join(folder, f"{os.path.splitext(path)[0]}.png"), os.path.join(folder, f"{path}.png")
+
+
+def map_path(folder: str, path: str) -> str | None:
+    return next((name for name in map_candidates(folder, path) if os.path.exists(name)), None)
 
 
 def read_file(path: str) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from precompute.agreement import iou
 from precompute.cache import BoxCache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,6 +218,37 @@ def test_torchrun_splits_the_work_and_writes_the_same_file(boxes, demo_root, tmp
     assert alone.read_bytes() == together.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_many_kills_at_random_instants(boxes, demo_root, tmp_path, processes):
+    """17 kills of whole process groups for each number of processes; then the same file, byte for byte."""
+    common = ("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--shard", 16)
+    boxes(*common, "--out", tmp_path / "unbroken.h5")
+    out = tmp_path / "out" / "x.h5"
+    launch = [sys.executable, "-m", "precompute.boxes"]
+    if processes > 1:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                  "-m", "precompute.boxes"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    rng = random.Random(processes)
+    for _ in range(17):
+        run = subprocess.Popen(
+            [*launch, *map(str, common), "--out", str(out), "--rebuild"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.uniform(0.5, 6 + 2 * processes))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        if out.exists():
+            assert out.read_bytes() == (tmp_path / "unbroken.h5").read_bytes()
+    boxes(*common, "--out", out)
+    assert out.read_bytes() == (tmp_path / "unbroken.h5").read_bytes()
+    assert os.listdir(out.parent) == ["x.h5"]
+
+
 def test_two_runs_at_once_are_safe(boxes, demo_root, tmp_path):
     out = tmp_path / "out" / "x.h5"
     common = ("--dataset", "demo", "--root", demo_root, "--shard", 4, "--out")
@@ -255,3 +287,18 @@ def test_full_disk_keeps_the_old_file(boxes, demo_root, tmp_path):
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert out.read_bytes() == before
+
+
+def test_maps_from_a_folder(boxes, shared_data, tmp_path):
+    root, out = shared_data / "ECSSD", tmp_path / "x.h5"
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "images").symlink_to(root / "ground_truth_mask")
+    given = ("--dataset", "ecssd", "--root", root, "--out", out, "--source", "maps")
+    boxes(*given, "--maps", tmp_path / "maps")
+    cache = BoxCache.open(out)
+    assert len(cache) == 70
+    assert iou(cache.boxes.astype(float), cache.extras["truths"].astype(float)).mean() > 0.95  # masks as maps
+    refused = boxes(*given, "--maps", tmp_path, "--rebuild", status=1).stderr
+    assert "not one map for 70 pictures; expected " in refused
+    assert "images/0002.png" in refused
+    assert boxes(*given, status=2)
