@@ -66,7 +66,8 @@ def open_views(
     import numpy as np
     import torch
 
-    from augment.loader import ON_BAD, ViewLoader
+    from augment.loader import ViewLoader
+    from augment.making import ON_BAD
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = policy or Policy()

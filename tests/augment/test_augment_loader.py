@@ -1,8 +1,13 @@
 """The loader: every image once, the same views whatever the batch, ranks and interruptions, bad files, clean ends."""
 
+import gc
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -381,3 +386,34 @@ def test_backgrounds_from_further_sets(demo, own, tmp_path):
         batches = list(loader)
         assert max(int(b.backgrounds.max()) for b in batches) < len(cache)
         assert loader.report()["replaced"] > 0
+
+
+def test_a_forgotten_loader_ends_its_threads(demo):
+    root, boxes = demo
+    before = set(threading.enumerate())
+    loader = open_views(boxes, root, policy=SMALL, batch_size=8, backend="fused", device="cpu", say=lambda _: None)
+    next(iter(loader))
+    assert set(threading.enumerate()) > before
+    del loader
+    gc.collect()
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("backend", ["fused", "kornia", "dali"])
+def test_a_program_that_just_ends_does_end(demo, backend):
+    """Native code in threads would abort the interpreter, were they not stopped first."""
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
+    root, boxes = demo
+    lines = (
+        "import sys",
+        "from augment import Policy, open_views",
+        f"loader = open_views(sys.argv[1], sys.argv[2], policy=Policy(size=64), batch_size=8, backend={backend!r})",
+        "print(next(iter(loader)).q.shape)",
+        "sys.exit(3)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(boxes), str(root)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert "Error" not in done.stderr
