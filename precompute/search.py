@@ -37,7 +37,7 @@ FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what t
     "component": (0.0, True, "not used"),
 }
 _AT_ONCE = 131_072  # grid points (32 maps of 64²) that the batched search takes together: what fits the cache
-_TAU_STEPS = 256  # tau is rounded to 1/256 of a grey level, so that its scores are integers
+TAU_STEPS = 256  # tau is rounded to 1/256 of a grey level, so that its scores are integers
 
 
 @dataclass(frozen=True)
@@ -111,27 +111,44 @@ def area_powers(largest: int, gamma: float) -> np.ndarray:
     return table
 
 
-def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
-    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered)."""
+def find_boxes(maps: np.ndarray, form: Form | None = None, device: str = "cpu") -> Found:
+    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered).
+
+    `device`: where to search; any but "cpu" takes the size table in torch. The boxes are the same.
+    """
     form = form or Form()
     if not len(maps):
         return Found(np.zeros((0, 4), np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
     if maps.dtype != np.uint8 or maps.ndim != 3:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     searched = cut(maps) if form.cuts else maps
+    if device == "cpu":
+        rects = _search(searched, form)
+    else:
+        from precompute.size_table import search_batch
+
+        rects = search_batch(searched, form, device)
+    sums = [m[y0:y1, x0:x1].sum() for m, (x0, y0, x1, y1) in zip(searched, rects.tolist(), strict=True)]
+    return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])
+
+
+def _search(maps: np.ndarray, form: Form) -> np.ndarray:
+    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map."""
     rects = np.zeros((len(maps), 4), np.int32)
-    open_ = np.asarray(searched.any((1, 2)))  # not yet searched
+    open_ = np.asarray(maps.any((1, 2)))  # not yet searched
     if form.name == "tempered" and open_.any():
         which = np.flatnonzero(open_)
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
         for some in np.array_split(which, -(-len(which) * maps.shape[1] * maps.shape[2] // _AT_ONCE)):
-            rects[some], solved = search_pairs(searched[some], powers)
+            rects[some], solved = search_pairs(maps[some], powers)
             open_[some[solved]] = False
-    for i, one in enumerate(searched):
-        if open_[i]:
-            rects[i] = _component(one) if form.name == "component" else branch_and_bound(one, Objective.of(form, one))
-    sums = [m[y0:y1, x0:x1].sum() for m, (x0, y0, x1, y1) in zip(searched, rects.tolist(), strict=True)]
-    return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])
+    elif form.name == "literal":  # no mean is above the brightest pixel
+        rects[open_] = brightest(maps[open_])
+        return rects
+    single = {"component": component, "tau": functools.partial(kadane, step=tau_step(form))}.get(form.name)
+    for i in np.flatnonzero(open_):
+        rects[i] = single(maps[i]) if single else branch_and_bound(maps[i], Objective.of(form, maps[i]))
+    return rects
 
 
 @dataclass(frozen=True)
@@ -148,10 +165,10 @@ class Objective:
     def of(form: Form, one: np.ndarray) -> "Objective":
         height, width = one.shape
         if form.name == "tau":
-            step = round(form.number * 255 * _TAU_STEPS)
+            step = tau_step(form)
             return Objective(
-                lambda s, h, w: float(_TAU_STEPS * s - step * h * w),
-                lambda s, h0, w0, h1, w1: float(_TAU_STEPS * s - step * h0 * w0),
+                lambda s, h, w: float(TAU_STEPS * s - step * h * w),
+                lambda s, h0, w0, h1, w1: float(TAU_STEPS * s - step * h0 * w0),
             )
         powers = area_powers(height * width, form.number if form.name == "tempered" else 1.0)
         least_area, least_h, least_w, least_sum = 1, 1, 1, 0.0
@@ -229,7 +246,44 @@ def _split(h0: int, w0: int, h1: int, w1: int) -> list[tuple[int, int, int, int]
     return [(a, c, b, d) for a, b in rows for c, d in columns]
 
 
-def _component(one: np.ndarray) -> tuple[int, int, int, int]:
+def tau_step(form: Form) -> int:
+    """The threshold of form tau in 1/256 grey levels."""
+    return round(form.number * 255 * TAU_STEPS)
+
+
+def brightest(maps: np.ndarray) -> np.ndarray:
+    """int32 [B, 4]: the first brightest pixel by rows."""
+    y, x = np.divmod(maps.reshape(len(maps), -1).argmax(1), maps.shape[2])
+    return np.stack((x, y, x + 1, y + 1), 1).astype(np.int32)
+
+
+def kadane(one: np.ndarray, step: int) -> tuple[int, int, int, int]:
+    """The box with the largest 256·Σ S − step·|B|: for every pair of rows the best run of columns, in one pass.
+
+    Score and area travel in one integer, score · (points + 1) − area, so that the smaller of equal boxes wins.
+    """
+    height, width = one.shape
+    more = height * width + 1
+    table = integral(one) * TAU_STEPS
+    table -= step * np.outer(np.arange(height + 1), np.arange(width + 1))
+    best, answer = (-(2**63), 0, 0, 0), (0, 0, width, height)
+    for h in range(1, height + 1):
+        runs = (table[h:] - table[:-h]) * more - h * np.arange(width + 1)  # running value of score · more − area
+        lowest = np.minimum.accumulate(runs[:, :-1], 1)
+        gains = runs[:, 1:] - lowest
+        largest = int(gains.max())
+        if largest < best[0]:
+            continue
+        for y0, end in np.argwhere(gains == largest).tolist():
+            # Equal score and area within these rows: the same width, so the leftmost end comes first.
+            x0 = int(runs[y0, : end + 1].argmin())
+            key = (largest, -y0, -x0, -h)
+            if key > best:
+                best, answer = key, (x0, y0, end + 1, y0 + h)
+    return answer
+
+
+def component(one: np.ndarray) -> tuple[int, int, int, int]:
     """The bounding box of the largest 8-connected component (equal sizes: the first by rows)."""
     from scipy.ndimage import find_objects, label
 

@@ -183,7 +183,7 @@ class Pass:
             maps = quantise(small)
         else:
             maps = quantise(detect_maps(model, small, self.settings.grid, self.settings.device))
-        found = find_boxes(maps, self.settings.form)
+        found = find_boxes(maps, self.settings.form, self.settings.device)
         grid = self.settings.grid
         out = []
         for picture, one, (x0, y0, x1, y1), usable in zip(
