@@ -39,6 +39,11 @@ class Arm:
         """CPU milliseconds per sample, one a repeat."""
         return [1e3 * s / self.samples for s in self.cpu]
 
+    @property
+    def wall_ms(self) -> list[float]:
+        """Milliseconds on the clock per sample, one a repeat."""
+        return [1e3 * s / self.samples for s in self.wall]
+
 
 def tree_cpu_seconds() -> float:
     """CPU seconds of this process, its ended children, and its living descendants (DataLoader workers)."""
@@ -85,9 +90,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "q25": low, "q75": high, "values": list(values)}
 
 
-def ratio(peer: Arm, ours: Arm) -> dict[str, Any]:
-    """How many times `ours` fits into `peer`, by CPU seconds a sample, repeat by repeat (they ran side by side)."""
-    return spread([p / o for p, o in zip(peer.cpu_ms, ours.cpu_ms, strict=True)])
+def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
+    """How many times `ours` fits into `peer`, by `cpu_ms` or `wall_ms`, repeat by repeat (they ran side by side)."""
+    return spread([p / o for p, o in zip(getattr(peer, unit), getattr(ours, unit), strict=True)])
 
 
 def facts() -> dict[str, Any]:
@@ -108,6 +113,15 @@ def facts() -> dict[str, Any]:
 def peak_memory_mib() -> float:
     """The most resident memory this process has had so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def gpu_memory_mib() -> float | None:
+    """What is taken of the GPU's memory now, by whomever (DALI's share too); None without one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return round((total - free) / 2**20, 1)
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:

@@ -5,8 +5,9 @@ jitter in the drawn order, gray, blur, normalise). Every peer gets the same plan
 compared before it is timed, and every peer decodes each image once a batch, which is kinder than what a plain Dataset
 does (it would decode source and both backgrounds: three images a sample).
 
-All peers mean torchvision's colours (HSV hue, clamping, contrast about the mean luma). Two leave out antialiasing, as
-their users do; `tolerance` says how far a peer's views may be from ours (mean levels of 255) to count as the same job.
+Peers mean torchvision's colours (HSV hue, clamping, contrast about the mean luma), except for plain DALI, whose
+operators have others. Two leave out antialiasing, as their users do; `tolerance` says how far a peer's views may be
+from ours (mean levels of 255) to count as the same job.
 """
 
 import importlib.util
@@ -23,37 +24,62 @@ from precompute.cli import UsageError
 
 Decode = Callable[[bytes], Any]
 View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]
+Views = Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A library's way of doing the job. Views are torch tensors [B, 3, S, S], float32, normalised, one a view.
+
+    `decode` and `views` are the two halves of `render`, None where the library cannot do them apart.
+    """
+
+    render: Views  # (plan, policy, JPEG bytes of plan.images)
+    decode: Decode | None = None
+    views: Views | None = None  # (plan, policy, what decode made of plan.images)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A library's way of doing the job: `load()` gives its decode and view functions."""
+    """A library, and how its result is checked."""
 
     name: str
     words: str  # what it is, for tables
     needs: tuple[str, ...]  # modules that must be installed
-    install: str
-    tolerance: float  # mean difference from our views, levels of 255
-    load: Callable[[], tuple[Decode, View]]
+    tolerance: (
+        float  # levels of 255: mean difference from our views, or of the statistics of peers that draw themselves
+    )
+    load: Callable[[str], Way]  # takes the device: "cpu" or "cuda"
+    policies: tuple[str, ...] = ("saliencyswap", "rrc", "instloc")
+    draws: bool = False  # draws its own random numbers, so that pixels cannot be compared, only their statistics
+    devices: tuple[str, ...] = ("cpu",)  # where it can run; on a GPU machine those on the CPU stand beside the others
 
     def missing(self) -> str | None:
         """What to install, or None."""
-        absent = [m for m in self.needs if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed ({self.install})" if absent else None
+        absent = [m for m in self.needs if not _found(m)]
+        return f"{', '.join(absent)} not installed (pip install 'saliencyswap[peers]')" if absent else None
 
-    def render(self) -> Callable[[Plan, Policy, Sequence[bytes]], tuple[Any, ...]]:
-        """`render(plan, policy, files)`: one torch tensor [B, 3, S, S] a view, float32, normalised."""
-        decode, view = self.load()
-        return partial(_render, decode, view)
-
-    def apply(self) -> tuple[Decode, Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]]:
-        """The two halves: decode one file; all views from decoded images."""
-        decode, view = self.load()
-        return decode, partial(_views, view)
+    def way(self, device: str = "cpu") -> Way:
+        """Imports the library and builds its functions, for `device` if it can run there, else for the CPU."""
+        return self.load(device if device in self.devices else "cpu")
 
 
-def _render(decode: Decode, view: View, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[Any, ...]:
-    return _views(view, plan, policy, [decode(data) for data in files])
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
+
+
+def by_sample(decode: Decode, view: View) -> Way:
+    """A way of making one view at a time from decoded images."""
+    views = partial(_views, view)
+    return Way(partial(decoded_first, decode, views), decode, views)
+
+
+def decoded_first(decode: Decode, views: Views, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[Any, ...]:
+    """Every image of the batch once, then the views."""
+    return views(plan, policy, [decode(data) for data in files])
 
 
 def _views(view: View, plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Any, ...]:
@@ -62,7 +88,7 @@ def _views(view: View, plan: Plan, policy: Policy, images: Sequence[Any]) -> tup
     return tuple(torch.stack([view(plan, policy, images, i, v) for i in range(len(plan))]) for v in range(plan.views))
 
 
-def _pillow() -> tuple[Decode, View]:
+def _pillow(device: str) -> Way:
     """MoCo v2's own way: Pillow images, torchvision's functions on them, Pillow's blur."""
     import io
 
@@ -78,7 +104,10 @@ def _pillow() -> tuple[Decode, View]:
     def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
         rect, size = plan.rects[i, v].tolist(), plan.size
         background, source = images[plan.background_slot[i, v]], images[plan.source_slot[i]]
-        canvas = _cropped(background, plan.scene[i, v]).resize((size, size), Image.Resampling.BILINEAR)
+        if covers(rect, size):
+            canvas = Image.new("RGB", (size, size))
+        else:
+            canvas = _cropped(background, plan.scene[i, v]).resize((size, size), Image.Resampling.BILINEAR)
         if rect[2] > rect[0] and rect[3] > rect[1]:
             patch = _cropped(source, plan.patch[i, v])
             canvas.paste(patch.resize((rect[2] - rect[0], rect[3] - rect[1]), Image.Resampling.BILINEAR), rect[:2])
@@ -91,7 +120,12 @@ def _pillow() -> tuple[Decode, View]:
             canvas = canvas.filter(ImageFilter.GaussianBlur(radius=float(plan.sigma[i, v])))
         return F.normalize(F.to_dtype(F.pil_to_tensor(canvas), scale=True), list(policy.mean), list(policy.std))
 
-    return decode, view
+    return by_sample(decode, view)
+
+
+def covers(rect: Sequence[int], size: int) -> bool:
+    """Whether a patch hides the whole background, so that nobody need resize one."""
+    return tuple(rect) == (0, 0, size, size)
 
 
 def _cropped(image: Any, roi: np.ndarray) -> Any:
@@ -117,7 +151,7 @@ def _jitter(F: Any, image: Any, plan: Plan, i: int, v: int) -> Any:
     return image
 
 
-def _torchvision() -> tuple[Decode, View]:
+def _torchvision(device: str) -> Way:
     """torchvision's v2 functions on uint8 tensors."""
     import torch
     import torchvision.transforms.v2.functional as F
@@ -130,7 +164,10 @@ def _torchvision() -> tuple[Decode, View]:
 
     def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
         x0, y0, x1, y1 = plan.rects[i, v].tolist()
-        canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
+        if covers((x0, y0, x1, y1), plan.size):
+            canvas = torch.empty((3, plan.size, plan.size), dtype=torch.uint8)
+        else:
+            canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
         if x1 > x0 and y1 > y0:
             canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
         if plan.flip[i, v]:
@@ -142,7 +179,7 @@ def _torchvision() -> tuple[Decode, View]:
             canvas = F.gaussian_blur(canvas, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma])
         return F.normalize(F.to_dtype(canvas, torch.float32, scale=True), list(policy.mean), list(policy.std))
 
-    return decode, view
+    return by_sample(decode, view)
 
 
 def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
@@ -153,6 +190,9 @@ def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
         return cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_LINEAR)
 
     x0, y0, x1, y1 = plan.rects[i, v].tolist()
+    if covers((x0, y0, x1, y1), plan.size):
+        canvas = resized(images[plan.source_slot[i]], plan.patch[i, v], (plan.size, plan.size))
+        return cv2.flip(canvas, 1) if plan.flip[i, v] else canvas
     canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], (plan.size, plan.size))
     if x1 > x0 and y1 > y0:
         canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
@@ -172,7 +212,7 @@ def _opencv_decode(data: bytes) -> Any:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def _opencv() -> tuple[Decode, View]:
+def _opencv(device: str) -> Way:
     """OpenCV on uint8 with look-up tables wherever an operation is one."""
     import torch
 
@@ -210,10 +250,10 @@ def _opencv() -> tuple[Decode, View]:
         tables = np.stack([(ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
         return torch.from_numpy(cv2.LUT(canvas, tables[None].astype(np.float32))).permute(2, 0, 1)
 
-    return _opencv_decode, view
+    return by_sample(_opencv_decode, view)
 
 
-def _albumentations() -> tuple[Decode, View]:
+def _albumentations(device: str) -> Way:
     """albumentations' own functions (what its ColorJitter, GaussianBlur and Normalize call)."""
     import os
 
@@ -253,17 +293,36 @@ def _albumentations() -> tuple[Decode, View]:
         mean, std = (np.array(x, np.float32) * 255 for x in (policy.mean, policy.std))
         return torch.from_numpy(normalize(canvas, mean, 1 / std)).permute(2, 0, 1)
 
-    return _opencv_decode, view
+    return by_sample(_opencv_decode, view)
 
 
-_EXTRA = "pip install 'saliencyswap[peers]'"
+def _batches(name: str) -> Callable[[str], Way]:
+    """The ways that work on batches are imported when they are wanted: they bring their libraries with them."""
+
+    def load(device: str) -> Way:
+        from benchmarks import peers_batch
+
+        return getattr(peers_batch, name)(device)
+
+    return load
+
+
+_DALI = ("nvidia.dali",)
+_BOTH = ("cpu", "cuda")
+_SWAPS = ("saliencyswap", "instloc")
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("pillow", "Pillow + torchvision (MoCo v2's way)", ("PIL", "torchvision"), _EXTRA, 2.0, _pillow),
-        Peer("torchvision", "torchvision v2 on tensors", ("torchvision",), _EXTRA, 2.0, _torchvision),
-        Peer("opencv", "OpenCV (not antialiased)", ("cv2",), _EXTRA, 8.0, _opencv),
-        Peer("albumentations", "albumentations (not antialiased)", ("albumentations",), _EXTRA, 8.0, _albumentations),
+        Peer("pillow", "Pillow + torchvision (MoCo v2's way)", ("PIL", "torchvision"), 2.0, _pillow),
+        Peer("torchvision", "torchvision v2 on tensors", ("torchvision",), 2.0, _torchvision),
+        Peer("opencv", "OpenCV (not antialiased)", ("cv2",), 8.0, _opencv),
+        Peer("albumentations", "albumentations (not antialiased)", ("albumentations",), 8.0, _albumentations),
+        Peer("kornia", "Kornia on batches, eager", ("kornia",), 5.0, _batches("kornia_eager"), devices=_BOTH),
+        Peer(
+            "kornia compiled", "the same, torch.compile", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH
+        ),
+        Peer("plain dali", "plain DALI operators", _DALI, 12.0, _batches("plain_dali"), devices=_BOTH),
+        Peer("lightly", "lightly's MoCoV2Transform", ("lightly",), 10.0, _batches("lightly"), ("rrc",), draws=True),
     )
 }
 

@@ -63,11 +63,14 @@ def program(argv: list[str] | None = None) -> int:
 
 
 def rows(document: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
-    """(name, CPU ms a sample: median and quartiles, multiple of our cheapest), cheapest first."""
-    arms = sorted(document["arms"], key=lambda arm: arm["cpu_ms"]["median"])
-    ours = [arm["cpu_ms"]["median"] for arm in arms if arm["name"].startswith("ours")]
-    base = ours[0] if ours else arms[0]["cpu_ms"]["median"]
-    return [(arm["name"], (ms := arm["cpu_ms"])["median"], ms["q25"], ms["q75"], ms["median"] / base) for arm in arms]
+    """(name, ms a sample in the result's unit: median and quartiles, multiple of our cheapest), cheapest first."""
+    from benchmarks.results import unit_of
+
+    unit = unit_of(document)
+    arms = sorted(document["arms"], key=lambda arm: arm[unit]["median"])
+    ours = [arm[unit]["median"] for arm in arms if arm["name"].startswith("ours")]
+    base = ours[0] if ours else arms[0][unit]["median"]
+    return [(arm["name"], (ms := arm[unit])["median"], ms["q25"], ms["q75"], ms["median"] / base) for arm in arms]
 
 
 def losses(document: dict[str, Any]) -> list[str]:
@@ -75,7 +78,7 @@ def losses(document: dict[str, Any]) -> list[str]:
 
     Ceilings (decoding alone, a frozen batch) are no peers.
     """
-    from benchmarks.throughput import CEILINGS
+    from benchmarks.results import CEILINGS
 
     lost: dict[str, list[str]] = {}
     for name, ratio in sorted(document.get("ratios", {}).items(), key=lambda item: item[1]["median"]):

@@ -9,6 +9,7 @@ from precompute.cli import UserError
 from precompute.files import replacing
 
 SCHEMA = 1
+CEILINGS = ("decode only", "frozen batch")  # arms that are no peers: what the job cannot be faster than
 FOLDER = Path(__file__).resolve().parent / "results"
 _TOP = {
     "schema": int,
@@ -27,6 +28,8 @@ def validate(document: Any) -> None:
     _has(document, _TOP, "document")
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {document['schema']}: this version reads {SCHEMA}")
+    if unit_of(document) not in ("cpu_ms", "wall_ms"):
+        raise ValueError(f"unit {document['unit']!r}: must be cpu_ms or wall_ms")
     if not document["arms"]:
         raise ValueError("document: no arms")
     for arm in document["arms"]:
@@ -36,6 +39,11 @@ def validate(document: Any) -> None:
     for name, values in document.get("ratios", {}).items():
         _is_spread(values, f"ratio {name}")
     _all_finite(document, "document")
+
+
+def unit_of(document: dict[str, Any]) -> str:
+    """What the result's comparisons are in: "cpu_ms" (of the process tree) or "wall_ms" (on CUDA)."""
+    return document.get("unit", "cpu_ms")
 
 
 def save(document: dict[str, Any], path: Path | str) -> None:

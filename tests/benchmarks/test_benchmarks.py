@@ -6,12 +6,11 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import harness, results
 from benchmarks.peers import PEERS
-from precompute.cli import UsageError
+from precompute.cli import UsageError, UserError
 
 RESULTS = sorted((Path(results.__file__).parent / "results").glob("*.json"))
 
@@ -54,45 +53,60 @@ def test_cpu_seconds_count_living_children():
     assert 0.25 < harness.tree_cpu_seconds() - started < 1.0
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_peers_make_the_same_views(name, cub_job):
-    """On real photographs; the tolerance leaves room for missing antialiasing and rounding only."""
+SLOW = ("kornia compiled",)  # the compiler takes most of a minute
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PEERS])
+def test_peers_make_the_same_views(name, cub_images):
+    """On real photographs; the tolerance leaves room for missing antialiasing, rounding, and DALI's own colours."""
     import torch
 
     from augment import backends
+    from augment.policy import Policy
+    from benchmarks.job import difference, make_job
 
     peer = PEERS[name]
     if why := peer.missing():
         pytest.skip(why)
-    plan, policy, files = cub_job
-    theirs = peer.render()(plan, policy, files)
-    ours = backends.build("kornia", policy, torch.device("cpu"), torch.float32, 1, len(plan))
-    std = torch.tensor(policy.std)[:, None, None] * 255
-    for a, b in zip(theirs, ours.render(plan, files), strict=True):
-        assert a.shape == b.shape
-        assert a.dtype == torch.float32
-        assert ((a - b) * std).abs().mean() < peer.tolerance
-        # Another view of the same picture is far away: the comparison can tell.
-        assert ((a - b.flip(0)) * std).abs().mean() > 3 * peer.tolerance
-    ours.close()
+    policy = Policy(name=peer.policies[0], colour="torchvision", size=160, group=8)
+    job = make_job(cub_images, policy, batch=8 if not peer.draws else 64, batches=1)
+    (plan,), (files,) = job.plans["torchvision"], job.files
+    backend = backends.build("kornia", policy, torch.device("cpu"), torch.float32, 1, len(plan))
+    theirs, ours = peer.way().render(plan, policy, files), backend.render(plan, files)
+    backend.close()
+    assert [(v.shape, v.dtype) for v in theirs] == [(v.shape, torch.float32) for v in ours]
+    assert difference(peer, theirs, ours, policy) < peer.tolerance
+    # Another picture's view, or one that is not normalised as ours, is far away: the comparison can tell.
+    wrong = [0.5 * v for v in theirs] if peer.draws else [v.flip(0) for v in theirs]
+    assert difference(peer, wrong, ours, policy) > (1.5 if peer.draws else 3) * peer.tolerance
+
+
+def test_a_peer_of_another_job_is_refused(cub_images):
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from augment.policy import Policy
+    from benchmarks.job import check, make_job
+
+    pillow = PEERS["pillow"].way()
+    blind = replace(
+        PEERS["pillow"], load=lambda _: replace(pillow, render=lambda *a: [0 * v for v in pillow.render(*a)])
+    )
+    job = make_job(cub_images, Policy(size=64, group=8), batch=4, batches=1)
+    with ExitStack() as stack, pytest.raises(UserError, match=r"pillow.*not do the same job"):
+        check(job, blind, stack)
 
 
 @pytest.fixture(scope="module")
-def cub_job(shared_data, tmp_path_factory, run_module):
-    """A plan of 8 real photographs, the policy and the files."""
+def cub_images(shared_data, tmp_path_factory, run_module):
+    """Real photographs with their boxes."""
     from augment.imageset import ImageSet
-    from augment.policy import Policy
-    from augment.schedule import Schedule
 
     root = shared_data / "CUB_200_2011"
     out = tmp_path_factory.mktemp("boxes") / "cub.h5"
     done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
     assert done.returncode == 0, done.stderr
-    images = ImageSet.open(out, root)
-    policy = Policy(colour="torchvision", size=160, group=8)
-    schedule = Schedule(policy, np.arange(len(images)), 8, 0, True)
-    plan = schedule.plan(images.pool, schedule.order(0), 0, 0)
-    return plan, policy, [images.read(int(i)) for i in plan.images]
+    return ImageSet.open(out, root)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""What every arm of a benchmark works on: plans and files that all of them share, backends, and the peers' check."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from augment import backends
+from augment.backends.decoded import DecodedCache
+from augment.imageset import ImageSet
+from augment.plan import Plan
+from augment.policy import COLOURS, Policy
+from augment.schedule import Schedule
+from benchmarks.peers import Peer
+from precompute.cli import UsageError, UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Plans and files of `batches` batches, the same for every arm."""
+
+    images: ImageSet
+    schedule: dict[str, Schedule]  # per meaning of colour
+    plans: dict[str, list[Plan]]
+    files: list[list[bytes]]
+    device: torch.device
+    threads: int
+
+    @property
+    def samples(self) -> int:
+        """Source images of one repeat."""
+        return sum(len(plan) for plan in self.plans["linear"])
+
+    def policy(self, colour: str) -> Policy:
+        """The policy with that meaning of colour."""
+        return self.schedule[colour].policy
+
+
+def make_job(
+    images: ImageSet,
+    policy: Policy,
+    *,
+    batch: int,
+    batches: int,
+    device: str = "cpu",
+    threads: int = 1,
+    rows: Sequence[int] | None = None,
+) -> Job:
+    """Plans and files of one epoch of batch · batches images. UserError where there are not so many."""
+    found = images.parts[0][0].indices(None) if rows is None else torch.as_tensor(rows).numpy()
+    needed = batch * batches
+    if len(found) < needed:
+        raise UserError(f"the box file has {len(found)} images, {needed} are needed: make --batch or --batches smaller")
+    found = found[:needed]  # an epoch of a loader is one repeat
+    schedules = {c: Schedule(policy.replace(colour=c), found, batch, seed=0, drop_last=True) for c in COLOURS}
+    order = schedules["linear"].order(0)
+    plans = {c: [s.plan(images.pool, order, 0, k) for k in range(batches)] for c, s in schedules.items()}
+    files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
+    return Job(images, schedules, plans, files, torch.device(device), threads)
+
+
+def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
+    """One of our backends for the job, closed with `stack`."""
+    policy = job.policy(colour)
+    cache = DecodedCache(policy, job.images.pool, budget=8 << 30) if cached else None
+    largest = job.schedule[colour].largest
+    backend = backends.build(name, policy, job.device, torch.float32, job.threads, largest, cache=cache)
+    stack.callback(backend.close)
+    return backend
+
+
+def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(backend, colour) pairs from "name" or "name:colour"; all that are installed where none is wanted."""
+    known = [n for n in backends.NAMES if n != "auto"]
+    absent = {"dali"} if backends.why_no_dali() else set()
+    absent |= {"eager"} if device == "cuda" else set()
+    out = []
+    for item in wanted or [n for n in known if n not in absent]:
+        name, _, colour = item.partition(":")
+        if name not in known or (colour and colour not in COLOURS):
+            raise UsageError(
+                f"--backends {item}: known are {', '.join(known)}, each with :{' or :'.join(COLOURS)} behind it"
+            )
+        backends.choose(name, torch.device(device))  # says why not, if it cannot run there
+        if name not in without:
+            colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS
+            out += [(name, c) for c in colours]
+    return out
+
+
+def difference(peer: Peer, theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor], policy: Policy) -> float:
+    """How far a peer's views are from ours, in levels of 255.
+
+    The mean over all pixels; of a peer that draws its own numbers, that of the channels' means and standard deviations.
+    """
+    mean, std = (255 * torch.tensor(x)[:, None, None] for x in (policy.mean, policy.std))
+    levels = [torch.cat([view.cpu().float() for view in views]) * std + mean for views in (theirs, ours)]
+    if levels[0].shape != levels[1].shape:
+        raise UserError(f"peer {peer.name}: makes {tuple(levels[0].shape)}, ours {tuple(levels[1].shape)}")
+    if peer.draws:
+        told = [torch.cat((x.mean((0, 2, 3)), x.std((0, 2, 3)))) for x in levels]
+        return (told[0] - told[1]).abs().mean().item()
+    return (levels[0] - levels[1]).abs().mean().item()
+
+
+def check(job: Job, peer: Peer, stack: ExitStack) -> float:
+    """`difference` from the Kornia backend's views, which the tests hold to the reference. UserError if too large."""
+    plan, files, policy = job.plans["torchvision"][0], job.files[0], job.policy("torchvision")
+    theirs = peer.way(job.device.type).render(plan, policy, files)
+    ours = build(job, "kornia", "torchvision", stack).render(plan, files)
+    found = difference(peer, theirs, ours, policy)
+    if not found <= peer.tolerance:
+        raise UserError(
+            f"peer {peer.name}: its views are {found:.1f} levels from ours, more than {peer.tolerance}: "
+            "it does not do the same job"
+        )
+    return found

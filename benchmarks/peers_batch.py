@@ -1,0 +1,153 @@
+"""Peers that work on whole batches: Kornia (eager and compiled), plain DALI operators, lightly's own transform."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.policy import Policy, blur_radius
+from benchmarks.peers import Way, covers, decoded_first
+
+
+def kornia_eager(device: str) -> Way:
+    """Kornia's functions on a batch, only on the samples that want them, as its augmentation classes do."""
+    return _kornia(device, _kornia_chosen)
+
+
+def kornia_compiled(device: str) -> Way:
+    """The same as one function without a branch, in torch.compile."""
+    import torch._inductor.config as inductor
+
+    inductor.compile_threads = 1  # a pool of compilers would still be at work when the clock runs
+    return _kornia(device, torch.compile(_kornia_everywhere, dynamic=False))
+
+
+def _kornia(device: str, pixels: Callable[..., Tensor]) -> Way:
+    from augment.backends.torch_ops import decode
+
+    def views(plan: Plan, policy: Policy, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(_kornia_view(plan, policy, images, v, device, pixels) for v in range(plan.views))
+
+    return Way(partial(decoded_first, decode, views), decode, views)
+
+
+def _kornia_view(
+    plan: Plan, policy: Policy, images: Sequence[Tensor], v: int, device: str, pixels: Callable[..., Tensor]
+) -> Tensor:
+    """Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken."""
+    canvas = torch.stack([_composed(plan, images, i, v) for i in range(len(plan))]).to(device)
+    per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
+    flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
+    norm = torch.tensor((policy.mean, policy.std), device=device)
+    order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
+    return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
+
+
+def _composed(plan: Plan, images: Sequence[Tensor], i: int, v: int) -> Tensor:
+    def resized(image: Tensor, roi: np.ndarray, height: int, width: int) -> Tensor:
+        x0, y0, x1, y1 = roi.tolist()
+        crop = image[None, :, y0:y1, x0:x1]
+        return F.interpolate(crop, (height, width), mode="bilinear", antialias=True)[0]
+
+    x0, y0, x1, y1 = plan.rects[i, v].tolist()
+    if covers((x0, y0, x1, y1), plan.size):
+        return resized(images[plan.source_slot[i]], plan.patch[i, v], plan.size, plan.size)
+    canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
+    if x1 > x0 and y1 > y0:
+        canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
+    return canvas
+
+
+def _operations(jitter: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
+    import kornia.enhance as enhance
+
+    return {
+        BRIGHTNESS: lambda x: enhance.adjust_brightness_accumulative(x, jitter[:, BRIGHTNESS]),
+        CONTRAST: lambda x: enhance.adjust_contrast_with_mean_subtraction(x, jitter[:, CONTRAST]),
+        SATURATION: lambda x: enhance.adjust_saturation_with_gray_subtraction(x, jitter[:, SATURATION]),
+        HUE: lambda x: enhance.adjust_hue(x, jitter[:, HUE] * (2 * torch.pi)),
+    }
+
+
+def _kornia_chosen(
+    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
+    radius: int, norm: Tensor,
+) -> Tensor:  # fmt: skip
+    import kornia
+
+    x[flip] = kornia.geometry.transform.hflip(x[flip])
+    part = x[jittered]
+    operations = _operations(jitter[jittered])
+    for op in order:
+        part = operations[op](part)
+    x[jittered] = part
+    x[gray] = kornia.color.rgb_to_grayscale(x[gray]).expand(-1, 3, -1, -1)
+    rows = sigma > 0
+    window = (2 * radius + 1, 2 * radius + 1)
+    x[rows] = kornia.filters.gaussian_blur2d(x[rows], window, sigma[rows, None].expand(-1, 2))
+    return kornia.enhance.normalize(x, norm[0], norm[1])
+
+
+def _kornia_everywhere(
+    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
+    radius: int, norm: Tensor,
+) -> Tensor:  # fmt: skip
+    import kornia
+
+    def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(chosen[:, None, None, None], new, old)
+
+    x = where(flip, x.flip(-1), x)
+    y, operations = x, _operations(jitter)
+    for op in order:
+        y = operations[op](y)
+    x = where(jittered, y, x)
+    x = where(gray, kornia.color.rgb_to_grayscale(x).expand(-1, 3, -1, -1), x)
+    window = (2 * radius + 1, 2 * radius + 1)
+    blurred = kornia.filters.gaussian_blur2d(x, window, sigma.clamp(min=0.1)[:, None].expand(-1, 2))
+    x = where(sigma > 0, blurred, x)
+    return (x - norm[0][:, None, None]) / norm[1][:, None, None]
+
+
+def plain_dali(device: str) -> Way:
+    """A DALI graph as its documentation teaches it: see `benchmarks.plain_dali`."""
+    from benchmarks.plain_dali import Graph
+
+    graph = Graph(device)
+    return Way(graph.render)
+
+
+def lightly(device: str) -> Way:
+    """lightly's MoCoV2Transform with our policy's numbers, on Pillow images. It draws its own random numbers."""
+    import io
+
+    from lightly.transforms import MoCoV2Transform
+    from PIL import Image
+
+    def decode(data: bytes) -> Any:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+    def views(plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Tensor, ...]:
+        transform = MoCoV2Transform(
+            input_size=policy.size,
+            cj_prob=policy.jitter_p,
+            cj_bright=policy.jitter[0],
+            cj_contrast=policy.jitter[1],
+            cj_sat=policy.jitter[2],
+            cj_hue=policy.jitter[3],
+            min_scale=policy.crop_scale or 0.2,
+            random_gray_scale=policy.gray_p,
+            gaussian_blur=policy.blur_p,
+            sigmas=(policy.blur_sigma[0], policy.blur_sigma[1]),
+            hf_prob=policy.flip,
+            normalize={"mean": list(policy.mean), "std": list(policy.std)},
+        )
+        pairs = [transform(images[slot]) for slot in plan.source_slot]
+        return tuple(torch.stack(view) for view in zip(*pairs, strict=True))
+
+    return Way(partial(decoded_first, decode, views), decode, views)

@@ -1,0 +1,168 @@
+"""The arms of each scope: what is measured, with everything that is not part of it made beforehand."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+
+from augment.backends.torch_ops import decode
+from augment.imageset import ImageSet
+from augment.loader import ViewLoader
+from augment.plan import Plan
+from augment.policy import Policy
+from benchmarks.harness import Arm, tree_cpu_seconds
+from benchmarks.job import Job, build
+from benchmarks.peers import Peer
+
+Pairs = Sequence[tuple[str, str]]  # (backend, colour)
+
+
+def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
+
+    decoded = [[decode(data) for data in files] for files in job.files]
+    for name, colour in chosen:
+        plans = job.plans[colour]
+        if name == "kornia":
+            backend = build(job, name, colour, stack)
+            yield Arm(title(name, colour), partial(_apply_ours, backend, plans, decoded), job.samples)
+        else:  # its decoded cache: the warm-up fills it
+            backend = build(job, name, colour, stack, cached=True)
+            yield Arm(title(name, colour), partial(_render_ours, backend, plans, job.files), job.samples)
+    for peer in wanted:
+        way = peer.way(job.device.type)
+        if way.decode is None or way.views is None:  # `halves` says so beforehand
+            continue
+        theirs = [[way.decode(data) for data in files] for files in job.files]
+        plans, policy = job.plans["torchvision"], job.policy("torchvision")
+        yield Arm(peer.name, partial(_each, way.views, plans, policy, theirs), job.samples)
+
+
+def _each(peer: Callable[..., object], plans: Sequence[Plan], policy: Policy, images: Sequence[Any]) -> None:
+    for plan, inputs in zip(plans, images, strict=True):
+        peer(plan, policy, inputs)
+
+
+def _apply_ours(backend: Any, plans: Sequence[Plan], decoded: Sequence[Any]) -> None:
+    for plan, images in zip(plans, decoded, strict=True):
+        for v in range(plan.views):
+            backend.apply(plan, images, v)
+    _wait()
+
+
+def _render_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
+
+    yield Arm("decode only", lambda: [decode(data) for files in job.files for data in files], job.samples)
+    for name, colour in chosen:
+        backend = build(job, name, colour, stack)
+        yield Arm(title(name, colour), partial(_render_ours, backend, job.plans[colour], job.files), job.samples)
+    for peer in wanted:
+        render, policy = peer.way(job.device.type).render, job.policy("torchvision")
+        plans = job.plans["torchvision"]
+        yield Arm(peer.name, partial(_each, render, plans, policy, job.files), job.samples)
+
+
+def _render_ours(backend: Any, plans: Sequence[Plan], files: Sequence[Sequence[bytes]]) -> None:
+    for plan, data in zip(plans, files, strict=True):
+        backend.render(plan, data)
+    _wait()
+
+
+def _wait() -> None:
+    """CUDA works behind our back: a repeat is over when the views are there."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+class _PeerBatches:
+    """A map-style data set whose items are whole batches of a peer's views: a DataLoader's workers share the work."""
+
+    def __init__(self, images: ImageSet, plans: Sequence[Plan], policy: Policy, peer_name: str) -> None:
+        self.images, self.plans, self.policy, self.peer_name = images, plans, policy, peer_name
+        self._render: Any = None
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, step: int) -> Any:
+        from benchmarks.peers import PEERS
+
+        if self._render is None:  # in the worker
+            self._render = PEERS[self.peer_name].way().render
+        plan = self.plans[step]
+        return self._render(plan, self.policy, [self.images.read(int(i)) for i in plan.images])
+
+
+def _peer_loader(job: Job, peer: Any) -> Any:
+    from torch.utils.data import DataLoader
+
+    dataset: Any = _PeerBatches(job.images, job.plans["torchvision"], job.policy("torchvision"), peer.name)
+    return DataLoader(dataset, batch_size=None, num_workers=job.threads, persistent_workers=True)
+
+
+def _view_loader(job: Job, name: str, colour: str, stack: ExitStack) -> Any:
+    backend = build(job, name, colour, stack)
+    loader = ViewLoader(job.images, job.schedule[colour], backend, workers=job.threads, say=lambda _: None)
+    stack.callback(loader.close)
+    return loader
+
+
+def _epoch(loader: Any, use: Callable[[Any], object]) -> None:
+    """All batches of one epoch; loaders go on in the background with the next one, as in training."""
+    for batch in loader:
+        use(getattr(batch, "views", batch))
+    _settle()
+
+
+def _settle() -> None:
+    """Waits until what loaders make ahead is made, so that every repeat pays for as many batches as it takes."""
+    before = tree_cpu_seconds()
+    while True:
+        time.sleep(0.05)
+        now = tree_cpu_seconds()
+        if now - before < 0.01:
+            return
+        before = now
+
+
+def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
+
+    for name, colour in chosen:
+        loader = _view_loader(job, name, colour, stack)
+        yield Arm(title(name, colour), partial(_epoch, loader, len), job.samples)
+    for peer in wanted:
+        loader = _peer_loader(job, peer)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, len), job.samples)
+
+
+def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
+    import torch
+    from torchvision.models import resnet18
+
+    device = job.device
+    net = resnet18().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def step(views: Sequence[torch.Tensor]) -> None:
+        for view in views:
+            net(view.to(device)).square().mean().backward()
+        net.zero_grad(set_to_none=True)
+
+    backend = build(job, "kornia", "linear", stack)
+    frozen = backend.render(job.plans["linear"][0], job.files[0])
+    yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
+    for name, colour in chosen:
+        loader = _view_loader(job, name, colour, stack)
+        yield Arm(title(name, colour), partial(_epoch, loader, step), job.samples)
+    for peer in wanted:
+        loader = _peer_loader(job, peer)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, step), job.samples)
+
+
+ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}
+
+
+def title(name: str, colour: str) -> str:
+    """The name of one of our arms."""
+    return f"ours: {name} ({colour})"
