@@ -85,13 +85,14 @@ def quantise(maps: np.ndarray) -> np.ndarray:
 
 def otsu(maps: np.ndarray) -> np.ndarray:
     """Otsu's threshold of each map uint8 [B, H, W]: the first t with the largest variance between `<= t` and `> t`."""
-    offset = 256 * np.arange(len(maps))
-    counts = np.bincount((maps.reshape(len(maps), -1) + offset[:, None]).ravel(), minlength=256 * len(maps))
-    counts = counts.reshape(-1, 256)
+    values = maps.reshape(len(maps), -1).astype(np.intp)
+    values += 256 * np.arange(len(maps))[:, None]
+    counts = np.bincount(values.ravel(), minlength=256 * len(maps)).reshape(-1, 256)
+    counts = counts.astype(np.float64)  # whole numbers far below 2^53: exact, and faster than int64
     below = counts.cumsum(1)
-    mass = (counts * np.arange(256)).cumsum(1)
-    apart = (mass[:, -1:] * below - below[:, -1:] * mass).astype(np.float64)
-    between = apart**2 / np.maximum(below * (below[:, -1:] - below), 1)
+    mass = (counts * np.arange(256.0)).cumsum(1)
+    apart = mass[:, -1:] * below - below[:, -1:] * mass
+    between = apart * apart / np.maximum(below * (below[:, -1:] - below), 1)
     return between.argmax(1)
 
 
@@ -139,7 +140,8 @@ def _search(maps: np.ndarray, form: Form) -> np.ndarray:
     if form.name == "tempered" and open_.any():
         which = np.flatnonzero(open_)
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
-        for some in np.array_split(which, -(-len(which) * maps.shape[1] * maps.shape[2] // _AT_ONCE)):
+        at_once = max(1, _AT_ONCE // max(maps.shape[1:]) ** 2)
+        for some in np.array_split(which, -(-len(which) // at_once)):
             rects[some], solved = search_pairs(maps[some], powers)
             open_[some[solved]] = False
     elif form.name == "literal":  # no mean is above the brightest pixel

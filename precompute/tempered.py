@@ -14,7 +14,6 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 _MARGIN = 1 - 1e-6  # larger than all rounding of float32 products below
-_BLOCK = 2
 _MOST_PAIRS = 20_000  # a map; beyond, branch and bound is faster
 
 # float32 holds sums exactly up to 2^24; beyond, they are rounded by less than the margin.
@@ -25,20 +24,36 @@ def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.n
 
     `powers`: float64 [H·W + 1], area^γ.
     """
-    count, height, width = maps.shape
-    table = np.zeros((count, height + 1, width + 1), np.int32 if height * width < 2**23 else np.int64)
-    np.cumsum(maps, axis=1, dtype=table.dtype, out=table[:, 1:, 1:])
-    np.cumsum(table[:, 1:, 1:], axis=2, out=table[:, 1:, 1:])
-    rows = _interval_sums(table[:, :, -1])  # [B, y0, h - 1]
-    columns = _interval_sums(table[:, -1, :])  # [B, x0, w - 1]
+    _, height, width = maps.shape
+    above = _sums_above(maps)
+    rows = _interval_sums(_running(maps.sum(2, dtype=above.dtype)))  # [B, y0, h - 1]
+    columns = _interval_sums(_running(above[-1]))  # [B, x0, w - 1]
     fair_h = (1 / powers[np.arange(1, height + 1)]).astype(np.float32)
     fair_w = (1 / powers[np.arange(1, width + 1)]).astype(np.float32)
-    best = _a_good_box(table, rows, fair_h, fair_w)
-    floor = _score(table, np.arange(count), *best, powers) * _MARGIN  # L, float64 [B]
+    floor = _a_good_score(above, rows, fair_h, fair_w, powers) * _MARGIN  # L, float64 [B]
     needed_rows, needed_columns = _needed(rows, columns, floor, powers)
     kept_rows = np.flatnonzero(rows >= needed_rows[:, None])
     kept_columns = np.flatnonzero(columns >= needed_columns[:, None])
-    return _best_pairs(table, kept_rows, kept_columns, floor, powers)
+    return _best_pairs(above, kept_rows, kept_columns, floor, powers)
+
+
+def _sums_above(maps: np.ndarray) -> np.ndarray:
+    """[H + 1, B, W]: sums of the first rows of each column. int32 where that is exact, else int64."""
+    count, height, width = maps.shape
+    above = np.zeros((height + 1, count, width), np.int32 if height * width < 2**23 else np.int64)
+    above[1:] = maps.transpose(1, 0, 2)
+    for y in range(
+        1, height
+    ):  # whole rows of all maps at once: several times faster than cumsum, which goes one by one
+        above[y + 1] += above[y]
+    return above
+
+
+def _running(values: np.ndarray) -> np.ndarray:
+    """[N, n + 1]: running sums from 0 of [N, n]."""
+    out = np.zeros((values.shape[0], values.shape[1] + 1), values.dtype)
+    np.cumsum(values, axis=1, out=out[:, 1:])
+    return out
 
 
 def _interval_sums(prefix: np.ndarray) -> np.ndarray:
@@ -54,12 +69,13 @@ def _interval_sums(prefix: np.ndarray) -> np.ndarray:
     return ends - padded[:, :n, None]
 
 
-def _a_good_box(table, rows, fair_h, fair_w):
-    """y0, y1, x0, x1 [B]: best rows of the whole width, then the best columns of those."""
-    each = np.arange(len(table))
+def _a_good_score(above, rows, fair_h, fair_w, powers):
+    """float64 [B]: the score of the best columns of the best rows of the whole width."""
+    each = np.arange(rows.shape[0])
     y0, y1 = _best_interval(rows, fair_h)
-    x0, x1 = _best_interval(_interval_sums(table[each, y1] - table[each, y0]), fair_w)
-    return y0, y1, x0, x1
+    sums = _running(above[y1, each] - above[y0, each])
+    x0, x1 = _best_interval(_interval_sums(sums), fair_w)
+    return (sums[each, x1] - sums[each, x0]) / powers[(y1 - y0) * (x1 - x0)]
 
 
 def _best_interval(sums: np.ndarray, fair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,38 +84,33 @@ def _best_interval(sums: np.ndarray, fair: np.ndarray) -> tuple[np.ndarray, np.n
     return start, np.minimum(start + length + 1, n)
 
 
-def _score(table, each, y0, y1, x0, x1, powers):
-    return _sums(table, each, y0, y1, x0, x1) / powers[(y1 - y0) * (x1 - x0)]
-
-
-def _sums(table, each, y0, y1, x0, x1):
-    total = table[each, y1, x1].astype(np.int64)
-    return total - table[each, y0, x1] - table[each, y1, x0] + table[each, y0, x0]
-
-
 def _needed(rows, columns, floor, powers):
     """Least sums float32 [B, H] of row intervals by height, [B, W] of column intervals by width; inf: none will do."""
     most_rows, most_columns = rows.max(1), columns.max(1)  # by height, by width
-    least = (floor * _MARGIN).astype(np.float32)[:, None, None]
+    least = (floor * _MARGIN).astype(np.float32)[:, None]
 
     def needed(mine: np.ndarray, others: np.ndarray) -> np.ndarray:
         """For each of my sizes the least sum that a box must hold, over the other's sizes where both can hold it.
 
-        The other's sizes are taken in blocks: the area of the smallest, the sums of the largest, so nothing is lost.
+        It grows with the other's size, so the smallest that can hold it decides: (m·n)^γ is m^γ · n^γ.
         """
-        low = np.arange(1, others.shape[1] + 1, _BLOCK)
-        high = np.minimum(low + _BLOCK - 1, others.shape[1])
-        fair = powers[low[:, None] * np.arange(1, mine.shape[1] + 1)].astype(np.float32)
-        need = least * fair
-        np.copyto(need, np.inf, where=need > np.minimum(mine[:, None], others[:, high - 1, None]))
-        return need.min(1)
+        n = others.shape[1]
+        my_powers = powers[1 : mine.shape[1] + 1].astype(np.float32)
+        powers_n = powers[1 : n + 1].astype(np.float32)
+        base = least * my_powers
+        enough = (others / powers_n)[:, None] >= base[:, :, None]  # [B, mine, others]
+        at = enough.argmax(2)
+        need = base * powers_n[at]
+        # Where none is enough, argmax says the first: it holds too little itself.
+        holds = np.minimum(mine, np.take_along_axis(others, at, 1))
+        return np.where(need * _MARGIN <= holds, need, np.inf).astype(np.float32)
 
     return needed(most_rows, most_columns), needed(most_columns, most_rows)
 
 
-def _best_pairs(table, kept_rows, kept_columns, floor, powers):
+def _best_pairs(above, kept_rows, kept_columns, floor, powers):
     """The best of all pairs of kept intervals (flat indices into [B, start, length - 1]), by score and the tie rule."""
-    count, height, width = len(table), table.shape[1] - 1, table.shape[2] - 1
+    height, count, width = above.shape[0] - 1, above.shape[1], above.shape[2]
     image_r, rest = np.divmod(kept_rows, height * height)
     y0, h = np.divmod(rest, height)
     image_c, rest = np.divmod(kept_columns, width * width)
@@ -110,22 +121,24 @@ def _best_pairs(table, kept_rows, kept_columns, floor, powers):
     solved = per_image_r * per_image_c <= _MOST_PAIRS
     keep = solved[image_r]
     image_r, h, y0 = image_r[keep], h[keep], y0[keep]
+    sums = _running(above[y0 + h, image_r] - above[y0, image_r])  # of the kept rows, along their columns
     first_c = np.cumsum(per_image_c) - per_image_c
     repeats = per_image_c[image_r]
     ends = np.cumsum(repeats)
-    total = int(ends[-1]) if len(ends) else 0
-    of_row = np.repeat(np.arange(len(repeats)), repeats)
-    of_column = np.arange(total) - np.repeat(ends - repeats, repeats) + first_c[image_r[of_row]]
+    if not len(ends):
+        return np.zeros((count, 4), np.int32), solved
+    of_column = np.arange(ends[-1]) + np.repeat(first_c[image_r] - ends + repeats, repeats)
+    left = np.repeat(np.arange(len(h)) * (width + 1), repeats) + x0[of_column]
+    flat = sums.ravel()
+    score = (flat[left + w[of_column]] - flat[left]) / powers[np.repeat(h, repeats) * w[of_column]]
+    good = np.flatnonzero(score >= np.repeat(floor[image_r], repeats))
+    of_row = np.searchsorted(ends, good, side="right")
     image, h, y0 = image_r[of_row], h[of_row], y0[of_row]
-    w, x0 = w[of_column], x0[of_column]
-    area = h * w
-    score = _sums(table, image, y0, y0 + h, x0, x0 + w) / powers[area]
-    good = np.flatnonzero(score >= floor[image])
-    image, h, y0, w, x0, area, score = (v[good] for v in (image, h, y0, w, x0, area, score))
+    w, x0, score = w[of_column[good]], x0[of_column[good]], score[good]
     top = np.full(count, -np.inf)
     np.maximum.at(top, image, score)
     ties = np.flatnonzero(score == top[image])
-    ties = ties[np.lexsort((h[ties], x0[ties], y0[ties], area[ties], image[ties]))]
+    ties = ties[np.lexsort((h[ties], x0[ties], y0[ties], h[ties] * w[ties], image[ties]))]
     first = ties[np.unique(image[ties], return_index=True)[1]]
     rects = np.zeros((count, 4), np.int32)
     rects[image[first]] = np.stack((x0[first], y0[first], x0[first] + w[first], y0[first] + h[first]), 1)
