@@ -171,10 +171,13 @@ def make(
             "annotations": annotations(listing),
             "versions": versions(settings),
         }
+        key = digest([provenance, passing, settings.device.split(":")[0]])
         if not config.rebuild and (found := reusable(out, provenance, listing)) is not None:
             old.append(found)
+            Shards(out, key, len(listing), config.shard).tidy()
+            sweep(out)
             return None
-        return provenance, digest([provenance, passing, settings.device.split(":")[0]])
+        return provenance, key
 
     decision = team.decide(decide)
     if decision is None:

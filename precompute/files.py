@@ -6,6 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -17,9 +22,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _begin(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -32,16 +35,46 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
     _sync_folder(path.parent)
 
 
 def sweep(path: Path | str) -> int:
-    """Removes temporaries that killed runs left beside `path`; returns how many."""
+    """Removes temporaries that killed runs left beside `path`; returns how many. One that is being written stays."""
     path = Path(path)
-    leftovers = list(path.parent.glob(f".{path.name}.*.tmp"))
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    return len(leftovers)
+    removed = 0
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError), open(leftover, "rb") as file:
+            if _lock(file.fileno()):
+                leftover.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _begin(path: Path) -> tuple[int, Path]:
+    """A new temporary beside `path`, and a descriptor that holds its lock: for as long as it is open, sweeps let it be.
+
+    The lock ends with the process, however that ends.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        _lock(handle)
+        if os.path.exists(name):  # no sweep came between the two
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """True where this process now holds the file's lock, or files cannot be locked here."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ depend on (settings, paths, sizes, times of change, annotations), so other setti
 Any process may make any shard; two that make the same one write the same bytes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,8 +59,9 @@ class Shards:
     def __init__(self, out: Path, key: str, rows: int, length: int) -> None:
         """`length` 0: 4096 rows, fewer in small sets, so that several processes have something to do."""
         length = length or min(4096, 64 * max(1, rows // (64 * 16)))
+        self.key = key[:16]
         self.home = out.parent / f".{out.name}.shards"
-        self.folder = self.home / f"{key[:16]}.{length}"
+        self.folder = self.home / f"{self.key}.{length}"
         self.rows = rows
         self.length = length
 
@@ -93,6 +95,13 @@ class Shards:
 
     def remove(self) -> None:
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Removes what a run left that was killed between the finished file and the end; other runs' shards stay."""
+        for folder in self.home.glob(f"{self.key}.*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # none there, or not empty
+            self.home.rmdir()
 
 
 def merge(listing: Listing, shards: Iterable[BoxCache], provenance: dict[str, Any]) -> BoxCache:
