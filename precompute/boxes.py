@@ -53,6 +53,7 @@ class Config:
     )
     value: float | None = option(None, "its value: gamma for tempered, ... (default: what suits the detector)")
     grid: int = option(64, "side of the map that is searched")
+    store_path: bool = option(False, "keep the boxes of every gamma: python -m precompute.box_path changes it later")
     device: str = option("auto", "where detectors run: auto, cpu, cuda")
     workers: int = option(0, "threads; 0: one per core")
     shard: int = option(0, "pictures between two points from which an interrupted run resumes; 0: by the set's size")
@@ -66,6 +67,8 @@ class Config:
         for name, least in (("workers", 0), ("shard", 0), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if self.store_path and self.form != "tempered":
+            raise ValueError(f"--store-path: there is one for --form tempered only, not for {self.form}")
         if self.grid > 1024:
             raise ValueError(f"--grid {self.grid}: at most 1024 (64 is enough, see the documentation)")
         if self.value is not None and not 0 <= self.value <= 1:
@@ -119,6 +122,8 @@ def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", 
     truth = config.source in ("auto", "gt") and listing.has_boxes
     if config.source == "gt" or (truth and listing.every_has_box):
         why = "the set's annotation (gt)" + ("" if config.source == "gt" else ": every picture of this set has one")
+        if config.store_path:
+            raise UserError("--store-path: annotated boxes have no path; take a detector with --source")
         return Settings(truth=True, detector=None), why
     detector = config.source
     if detector == "auto":
@@ -128,7 +133,7 @@ def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", 
     if value is None and config.form == "tempered":
         value = 0.02 if detector == "maps" else make_detector(detector, weights=config.weights).gamma
     form = Form(config.form, value)
-    settings = Settings(truth, detector, form, config.grid, config.weights, device, maps=config.maps)
+    settings = Settings(truth, detector, form, config.grid, config.weights, device, config.maps, config.store_path)
     why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {config.grid}x{config.grid} maps"
     if truth:
         why = f"the set's annotation (gt) where a picture has one, else {why}"

@@ -22,6 +22,8 @@ def described(dataset: str, listing: Listing, settings: Settings) -> dict[str, A
     if settings.detector:
         model = settings.model
         about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
+        if settings.store_path:
+            about["path"] = "stored"
         about |= {"detector": describe_maps(settings.maps or "", listing) if model is None else model.describe()}
     return about
 

@@ -114,7 +114,7 @@ def merge(listing: Listing, shards: Iterable[BoxCache], provenance: dict[str, An
         for what, count in part.provenance["notes"].items():
             notes[what] = notes.get(what, 0) + count
     columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
-    extras = {name: np.concatenate([p.extras[name] for p in parts]) for name in parts[0].extras}
+    extras = {name: _stack([p.extras[name] for p in parts]) for name in parts[0].extras}
     return BoxCache(
         dataset=listing.dataset,
         class_names=listing.class_names,
@@ -125,3 +125,11 @@ def merge(listing: Listing, shards: Iterable[BoxCache], provenance: dict[str, An
         extras=extras,
         **columns,
     )
+
+
+def _stack(columns: list[np.ndarray]) -> np.ndarray:
+    """One column of several; rows of different length (box paths) are padded with 0."""
+    if columns[0].ndim < 3:
+        return np.concatenate(columns)
+    longest = max(column.shape[1] for column in columns)
+    return np.concatenate([np.pad(c, ((0, 0), (0, longest - c.shape[1]), (0, 0))) for c in columns])

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from precompute import images
+from precompute.box_path import box_paths, stack_paths
 from precompute.cache import BoxCache, Quarantined
 from precompute.datasets.base import BadRow, Box, Listing, clip_box
 from precompute.saliency import Detector, make_detector
-from precompute.search import Form, find_boxes, quantise
+from precompute.search import Form, cut, find_boxes, quantise
 
 UNUSABLE = "annotated boxes that make no sense (boxes come from a detector here)"
 GT_CHUNK = 32  # pictures one thread takes at a time when it only decodes
@@ -33,6 +35,7 @@ class Settings:
     weights: str | None = None
     device: str = "cpu"
     maps: str | None = None  # for the detector "maps": folder of a grey picture for each picture
+    store_path: bool = False  # keep the boxes of every γ (`box_path`)
     max_pixels: int = images.MAX_PIXELS
 
     @property
@@ -113,7 +116,7 @@ class Pass:
                 box, source, score = picture.truth, 0, 1.0
                 if box is None:
                     box, source, score = (0.0, 0.0, 1.0, 1.0), 1, 0.0
-                good.append((picture, box, source, score))
+                good.append((picture, box, source, score, None))
             else:
                 unboxed.append(picture)
                 small.append(pixels)
@@ -185,15 +188,16 @@ class Pass:
             maps = quantise(detect_maps(model, small, self.settings.grid, self.settings.device))
         found = find_boxes(maps, self.settings.form, self.settings.device)
         grid = self.settings.grid
+        paths = zip(*box_paths(maps, cut(maps)), strict=True) if self.settings.store_path else repeat(None)
         out = []
-        for picture, one, (x0, y0, x1, y1), usable in zip(
-            pictures, maps, found.rects.tolist(), found.usable, strict=True
+        for picture, one, (x0, y0, x1, y1), usable, path in zip(
+            pictures, maps, found.rects.tolist(), found.usable, paths, strict=False
         ):
             if usable:
-                score = float(one[y0:y1, x0:x1].mean(dtype=np.float64)) / 255
-                out.append((picture, (x0 / grid, y0 / grid, x1 / grid, y1 / grid), 2, score))
+                score = int(one[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255
+                out.append((picture, (x0 / grid, y0 / grid, x1 / grid, y1 / grid), 2, score, path))
             else:
-                out.append((picture, (0.0, 0.0, 1.0, 1.0), 1, 0.0))
+                out.append((picture, (0.0, 0.0, 1.0, 1.0), 1, 0.0, path))
         return out
 
     def _table(self, rows: list[tuple], bad: Iterable[Quarantined], notes: dict[str, int]) -> BoxCache:
@@ -203,7 +207,11 @@ class Pass:
         paths = [listing.paths[i].encode() for i in index]
         width_of_path = max((len(p) for p in paths), default=1)
         none = (np.nan,) * 4
-        truths = np.array([p.truth or none for p in pictures], np.float32).reshape(-1, 4)
+        extras = {}
+        if listing.has_boxes and self.settings.detector:
+            extras["truths"] = np.array([p.truth or none for p in pictures], np.float32).reshape(-1, 4)
+        if self.settings.store_path:
+            extras |= stack_paths([path for *_, path in rows], self.settings.grid)
         return BoxCache(
             dataset=listing.dataset,
             class_names=listing.class_names,
@@ -217,13 +225,13 @@ class Pass:
             banners=np.full(len(pictures), listing.banner, np.int16),
             labels=listing.labels[index],
             splits=listing.splits[index],
-            boxes=np.array([box for _, box, _, _ in rows], np.float32).reshape(-1, 4),
-            sources=np.array([source for *_, source, _ in rows], np.uint8),
-            scores=np.array([score for *_, score in rows], np.float32),
+            boxes=np.array([box for _, box, *_ in rows], np.float32).reshape(-1, 4),
+            sources=np.array([source for _, _, source, *_ in rows], np.uint8),
+            scores=np.array([score for *_, score, _ in rows], np.float32),
             plain=np.array([p.info.plain for p in pictures], bool),
             quarantine=tuple(bad),
             provenance={"notes": notes},
-            extras={"truths": truths} if listing.has_boxes and self.settings.detector else {},
+            extras=extras,
         )
 
 
