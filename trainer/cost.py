@@ -18,6 +18,7 @@ def step_flops(method: Method, size: int, views: int = 2) -> float:
     for network, passes in ((method.online, 3 * views), (method.target, views)):
         if network is not None:
             twin = copy.deepcopy(network).to("meta").eval()
+            twin.compiled = False  # what is compiled is not counted
             with FlopCounterMode(display=False) as counter:
                 twin(torch.empty(1, 3, size, size, device="meta"))
             total += passes * counter.get_total_flops()

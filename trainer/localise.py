@@ -104,7 +104,6 @@ def max_box_accuracy(
     connected region above the threshold. Boxes [N, 4] in [0, 1].
     """
     import numpy as np
-    from scipy import ndimage
 
     maps = torch.nn.functional.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)
     maps = maps[:, 0].flatten(1)
@@ -113,15 +112,29 @@ def max_box_accuracy(
     truth = boxes.double().cpu().numpy() * side
     best = np.zeros(len(ious))
     for threshold in np.linspace(0, 1, thresholds, endpoint=False):
-        found = np.zeros((len(maps), 4))
-        for i, mask in enumerate(maps >= threshold):
-            regions = np.asarray(ndimage.label(mask)[0])  # type: ignore[index]
-            largest = np.bincount(regions.ravel())[1:].argmax() + 1
-            ys, xs = np.nonzero(regions == largest)
-            found[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        found = _largest_regions(maps >= threshold)
         overlap = _iou(found, truth)
         best = np.maximum(best, [(overlap >= iou).mean() for iou in ious])
     return {f"{iou:g}": float(value) for iou, value in zip(ious, best, strict=True)}
+
+
+def _largest_regions(masks: "np.ndarray") -> "np.ndarray":
+    """Boxes [N, 4] in cells, end-exclusive, of the largest 4-connected region of each mask [N, H, W] (none: zeros)."""
+    import numpy as np
+    from scipy import ndimage
+
+    apart = np.zeros((3, 3, 3), bool)  # pictures are layers that do not touch: one call labels them all
+    apart[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(masks, apart)  # type: ignore[misc]
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    places = ndimage.find_objects(labels)
+    boxes = np.zeros((len(masks), 4))
+    largest = np.zeros(len(masks), np.int64)
+    for size, (layer, rows, columns) in zip(sizes, places, strict=True):
+        if size > largest[layer.start]:
+            largest[layer.start] = size
+            boxes[layer.start] = columns.start, rows.start, columns.stop, rows.stop
+    return boxes
 
 
 def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":

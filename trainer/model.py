@@ -5,9 +5,11 @@ memory; a map's cell (row, column) sees the view around ((row + 0.5) / H, (colum
 """
 
 import copy
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +134,7 @@ class Network(nn.Module):
     def __init__(self, encoder: ResNet, heads: Heads) -> None:
         super().__init__()
         widths = feature_widths(encoder)
+        self.compiled = False  # --compile sets it
         self.encoder = encoder
         self.projector = mlp_head(widths[4], heads.hidden, heads.dim)
         self.predictor = mlp_head(heads.dim, heads.hidden, heads.dim) if heads.predictor else None
@@ -145,19 +148,37 @@ class Network(nn.Module):
 
     def forward(self, view: Tensor) -> Projections:
         """View [N, 3, S, S] to all projections and predictions."""
-        z = feature_maps(self.encoder, view)
-        features = z[4].mean((2, 3))
-        projection = self.projector(features)
-        maps = {int(stage): head(z[int(stage)]) for stage, head in self.conv_projector.items()}
-        predicted = {int(s): head(maps.get(int(s), z[int(s)])) for s, head in self.conv_predictor.items()}
-        return Projections(
-            z=z,
-            features=features,
-            projection=projection,
-            prediction=None if self.predictor is None else self.predictor(projection),
-            maps=maps,
-            predicted_maps=predicted,
-        )
+        trunk, heads = (_compiled(feature_maps), _compiled(project)) if self.compiled else (feature_maps, project)
+        return heads(self, trunk(self.encoder, view))
+
+
+def project(network: Network, z: dict[int, Tensor]) -> Projections:
+    """What the heads make of the maps of stages 3 and 4.
+
+    Apart from the trunk, because the graph is cut between them: diagnoses ask for gradients at z, and of a network that
+    is compiled in one piece z would be a result beside the others and not their origin.
+    """
+    features = z[4].mean((2, 3))
+    projection = network.projector(features)
+    maps = {int(stage): head(z[int(stage)]) for stage, head in network.conv_projector.items()}
+    predicted = {int(s): head(maps.get(int(s), z[int(s)])) for s, head in network.conv_predictor.items()}
+    return Projections(
+        z=z,
+        features=features,
+        projection=projection,
+        prediction=None if network.predictor is None else network.predictor(projection),
+        maps=maps,
+        predicted_maps=predicted,
+    )
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` by torch.compile: once, for all networks."""
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False  # diagnoses go backward through a graph that is used again
+    return torch.compile(function)
 
 
 def target_of(online: Network) -> Network:

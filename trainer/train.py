@@ -23,7 +23,7 @@ from trainer.distributed import Process
 from trainer.export import save_encoder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
-from trainer.methods import Masks
+from trainer.methods import Masks, Method
 from trainer.model import Network, build_encoder, feature_widths, grid_of, train_mode
 from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
 from trainer.settings import Hardware, Settings, decide, find_hardware
@@ -215,10 +215,7 @@ def _state(
     """Networks and optimizer on their device, ready for the first step."""
     device = hardware.device
     method = make_method(config, settings, say).to(device)
-    if config.compile:  # in place: the names in checkpoints stay
-        method.online.compile()
-        if method.target is not None:
-            method.target.compile()
+    compile_networks(method, config.compile)
     if process.world > 1:
         distributed.synchronise_batch_norm(method, device)
         method.run_online_by(_parallel(method.online, device))
@@ -233,6 +230,13 @@ def _state(
         loader=loader,
         meter=Meter(),
     )
+
+
+def compile_networks(method: Method, compiled: bool) -> None:
+    """Lets torch.compile run the networks, or not; what they compute and how they are saved stays the same."""
+    for network in (method.online, method.target):
+        if network is not None:
+            network.compiled = compiled
 
 
 def _parallel(online: Network, device: str) -> nn.Module:
@@ -251,6 +255,7 @@ def autocast_of(amp: str, device: str) -> Callable[[], AbstractContextManager]:
 
 def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: Say) -> None:
     """Exports the encoder and, unless told not to, evaluates it."""
+    compile_networks(state.method, False)  # evaluation sees each shape a few times only
     path = save_encoder(state.method.online.encoder, out, state.config)
     say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
     found = None
