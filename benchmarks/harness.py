@@ -115,6 +115,15 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def resident_memory_mib() -> float:
+    """Resident memory of this process now (its peak, on systems without /proc)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_memory_mib()
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def gpu_memory_mib() -> float | None:
     """What is taken of the GPU's memory now, by whomever (DALI's share too); None without one."""
     torch = sys.modules.get("torch")

@@ -130,7 +130,9 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
             f"<p>{html.escape(story)}</p>",
             f'<img src="{name}.png" alt="{name}">',
         ]
-        parts.append("<table><tr><th><th>CPU ms per sample<th>quartiles<th>in ours' cheapest</tr>")
+        if text := told(document):
+            parts.append(f"<pre>{html.escape(text)}</pre>")
+        parts.append(f"<table><tr><th><th>{unit_words(document)} per sample<th>quartiles<th>in ours' cheapest</tr>")
         parts += [
             f"<tr><td>{html.escape(n)}<td>{m:.2f}<td>{a:.2f}–{b:.2f}<td>{x:.2f}×</tr>"
             for n, m, a, b, x in rows(document)
@@ -141,23 +143,56 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def told(document: dict[str, Any]) -> str:
+    """What the benchmark itself prints of its result, where it has more to say than a row an arm."""
+    from benchmarks import roofline, stream, sweep
+
+    tables = {"sweep": sweep.table, "roofline": roofline.table, "stream": stream.table}
+    return tables[document["benchmark"]](document).strip("\n") if document["benchmark"] in tables else ""
+
+
+def unit_words(document: dict[str, Any]) -> str:
+    """The unit of the result's comparisons, for people."""
+    from benchmarks.results import unit_of
+
+    return {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}[unit_of(document)]
+
+
 def plot(document: dict[str, Any], path: Path) -> None:
-    """A bar an arm, with its quartiles, as PNG."""
+    """As PNG: a line an arm over what is varied, or a bar an arm with its quartiles."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    lines = "sweep" in document
+    height = 5.0 if lines else 0.4 * len(document["arms"]) + 1.2
+    figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
+    (_draw_lines if lines else _draw_bars)(document, axes)
+    figure.savefig(path, format="png", dpi=120)
+    plt.close(figure)
+
+
+def _draw_lines(document: dict[str, Any], axes: Any) -> None:
+    sweep = document["sweep"]
+    for name, costs in sweep["costs"].items():
+        style = "-o" if name.startswith("ours") else "--s"
+        axes.loglog(sweep["values"], costs, style, label=f"{name} (slope {sweep['slopes'][name]:.2f})")
+    axes.set_xticks(sweep["values"], [f"{v:g}" for v in sweep["values"]])
+    axes.minorticks_off()
+    axes.set_xlabel(sweep["words"])
+    axes.set_ylabel(f"{unit_words(document)} per sample")
+    axes.legend(fontsize="small")
+
+
+def _draw_bars(document: dict[str, Any], axes: Any) -> None:
     data = rows(document)
-    figure, axes = plt.subplots(figsize=(8, 0.4 * len(data) + 1.2), layout="constrained")
     errors = [[m - a for _, m, a, _, _ in data], [b - m for _, m, _, b, _ in data]]
     colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
     axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)
     axes.invert_yaxis()
-    axes.set_xlabel("CPU ms per sample (median, quartiles)")
+    axes.set_xlabel(f"{unit_words(document)} per sample (median, quartiles)")
     axes.set_title(document["settings"].get("scope", document["benchmark"]))
-    figure.savefig(path, format="png", dpi=120)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,9 @@ def _peer_loader(job: Job, peer: Any) -> Any:
     return DataLoader(dataset, batch_size=None, num_workers=job.threads, persistent_workers=True)
 
 
-def _view_loader(job: Job, name: str, colour: str, stack: ExitStack) -> Any:
-    backend = build(job, name, colour, stack)
+def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> ViewLoader:
+    """Our loader over the job's images, closed with `stack`."""
+    backend = build(job, name, colour, stack, cached=cached)
     loader = ViewLoader(job.images, job.schedule[colour], backend, workers=job.threads, say=lambda _: None)
     stack.callback(loader.close)
     return loader
@@ -113,10 +114,10 @@ def _epoch(loader: Any, use: Callable[[Any], object]) -> None:
     """All batches of one epoch; loaders go on in the background with the next one, as in training."""
     for batch in loader:
         use(getattr(batch, "views", batch))
-    _settle()
+    settle()
 
 
-def _settle() -> None:
+def settle() -> None:
     """Waits until what loaders make ahead is made, so that every repeat pays for as many batches as it takes."""
     before = tree_cpu_seconds()
     while True:
@@ -130,7 +131,7 @@ def _settle() -> None:
 def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
 
     for name, colour in chosen:
-        loader = _view_loader(job, name, colour, stack)
+        loader = view_loader(job, name, colour, stack)
         yield Arm(title(name, colour), partial(_epoch, loader, len), job.samples)
     for peer in wanted:
         loader = _peer_loader(job, peer)
@@ -153,7 +154,7 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     frozen = backend.render(job.plans["linear"][0], job.files[0])
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
     for name, colour in chosen:
-        loader = _view_loader(job, name, colour, stack)
+        loader = view_loader(job, name, colour, stack)
         yield Arm(title(name, colour), partial(_epoch, loader, step), job.samples)
     for peer in wanted:
         loader = _peer_loader(job, peer)

@@ -1,0 +1,278 @@
+"""A long stream of views: its rate against bare decoding, its stutter, and whether its memory stays flat.
+
+python -m benchmarks.stream --boxes cache/cub.h5 --root data/CUB_200_2011 --batches 100
+python -m benchmarks.stream --device cuda --batch 256 --batches 1000 --threads 16     # what a GPU is judged by
+
+Arms, taking turns, a part of the stream each time:
+  decode only   DALI's decoder on the same files in memory, runs queued ahead (on CUDA at several hardware loads)
+  ours          the whole loader from files, per backend
+  ours, cached  the loader with decoded pictures kept (fused), from its second epoch on
+  peers         Kornia and plain DALI operators on the same device, files in memory
+Rates are by the clock: this is about a machine's time, all of its threads at work. For costs see benchmarks.throughput.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precompute.cli import add_options, as_json, main, option, read_options
+
+if TYPE_CHECKING:
+    from benchmarks.job import Job
+
+HARDWARE_LOADS = (0.65, 0.8, 0.9, 1.0)  # shares of a batch that the hardware decoder gets; the CPU has none
+_INSIDE = {
+    "decode": "JPEG bytes in memory to decoded pictures",
+    "loader": "files on disk to batches of two normalised views",
+    "cached": "decoded pictures kept by the loader to batches of two normalised views",
+    "peer": "JPEG bytes in memory to two normalised views",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
+    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
+    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+    backends: tuple[str, ...] = option(("fused:linear", "dali"), "our backends, as backend:colour")
+    peers: tuple[str, ...] = option(("kornia", "plain dali"), "peers (none: no peers)")
+    batch: int = option(32, "source images of a batch")
+    batches: int = option(60, "batches of each stream in all")
+    repeats: int = option(6, "parts that the streams are cut into, taking turns")
+    size: int = option(224, "side of a view in pixels")
+    threads: int = option(1, "threads of ours and of the decoder")
+    device: str = option("cpu", "where everything runs: cpu or cuda", choices=("cpu", "cuda"))
+    out: str | None = option(None, "also write the result to this file")
+    json: bool = option(False, "print the result as one JSON document at the end")
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "batches", "repeats", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.batches % self.repeats:
+            raise ValueError(f"--batches {self.batches}: must be a multiple of --repeats {self.repeats}")
+        if (self.boxes is None) != (self.root is None):
+            raise ValueError("--boxes and --root go together")
+
+
+def program(argv: list[str] | None = None) -> int:
+    """Parses the command line, runs the streams, prints; exit status 0 done, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, Settings)
+    settings = read_options(Settings, parser.parse_args(argv))
+    say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
+    from benchmarks import results
+
+    document = measure(settings, say)
+    results.validate(document)
+    say(table(document))
+    if settings.out:
+        results.save(document, settings.out)
+        say(f"written: {settings.out}")
+    if settings.json:
+        print(json.dumps(document, allow_nan=False))
+    return 0
+
+
+class Stream:
+    """An endless row of batches, and what its parts took."""
+
+    ahead = 4  # batches that a loader may have made while others took their turn: at least its prefetch, and one
+
+    def __init__(self, name: str, inside: str, batches: Iterator[Any], count: int, settings: Settings) -> None:
+        import torch
+
+        from benchmarks.harness import Arm
+
+        self.inside, self._batches, self._count = inside, batches, count
+        self._wait = torch.cuda.synchronize if settings.device == "cuda" else lambda: None
+        self.seconds: list[float] = []  # of each batch, on the clock
+        self.memory: list[float] = []  # MiB in use after each part: the GPU's, or this process's
+        self.arm = Arm(name, self.part, count * settings.batch)
+
+    def part(self) -> None:
+        """The next `count` batches, behind those that may have been made ahead; notes its time, and each batch's."""
+        from benchmarks import harness
+        from benchmarks.scopes import settle
+
+        for _ in range(self.ahead):
+            next(self._batches)
+        self._wait()
+        cpu, begin = harness.tree_cpu_seconds(), time.perf_counter()
+        start = begin
+        for _ in range(self._count):
+            next(self._batches)
+            self._wait()
+            end = time.perf_counter()
+            self.seconds.append(end - start)
+            start = end
+        self.arm.wall.append(start - begin)
+        self.arm.cpu.append(harness.tree_cpu_seconds() - cpu)
+        taken = harness.gpu_memory_mib()
+        self.memory.append(harness.resident_memory_mib() if taken is None else taken)
+        settle()  # what is made ahead now is not to be in the others' time
+
+
+def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    """The result document."""
+    import torch
+
+    from augment.imageset import ImageSet
+    from augment.policy import Policy
+    from benchmarks import job, peers
+
+    torch.set_num_threads(settings.threads)
+    images = ImageSet.open(
+        settings.boxes or f"cache/{settings.dataset}.h5", settings.root or f"data/{settings.dataset}"
+    )
+    chosen = job.choose(settings.backends, device=settings.device)
+    wanted = peers.find(() if settings.peers == ("none",) else settings.peers)
+    batches = max(len(images) // settings.batch, 1)
+    sizes: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
+    work = job.make_job(images, Policy(size=settings.size), batch=settings.batch, batches=batches, **sizes)
+    count = settings.batches // settings.repeats
+    with ExitStack() as stack:
+        streams = [
+            Stream(name, inside, source, count, settings)
+            for name, inside, source in _sources(settings, work, chosen, wanted, stack)
+        ]
+        say(f"{len(streams)} streams of {settings.batches} batches of {settings.batch}, {len(images)} images")
+        for turn in range(settings.repeats + 1):
+            for stream in streams if turn % 2 else reversed(streams):
+                stream.part()
+                if turn == 0:  # the warm-up
+                    for kept in (stream.seconds, stream.memory, stream.arm.wall, stream.arm.cpu):
+                        kept.clear()
+    return _document(settings, work, streams)
+
+
+def _sources(
+    settings: Settings, work: "Job", chosen: Sequence[tuple[str, str]], wanted: Sequence[Any], stack: ExitStack
+) -> Iterator[tuple[str, str, Iterator[Any]]]:
+    """(name, kind, endless batches) of every arm."""
+    from benchmarks.scopes import title, view_loader
+
+    loads = HARDWARE_LOADS if settings.device == "cuda" else (0.0,)
+    for load in loads:
+        name = f"decode only (hardware load {load:g})" if settings.device == "cuda" else "decode only"
+        yield name, "decode", decoded(work, load)
+    for name, colour in chosen:
+        yield title(name, colour), "loader", _endless(view_loader(work, name, colour, stack))
+        if name == "fused":
+            yield (
+                f"{title(name, colour)}, cached",
+                "cached",
+                _endless(view_loader(work, name, colour, stack, cached=True)),
+            )
+    for peer in wanted:
+        if why := peer.missing():
+            print(f"skipped: {peer.name}: {why}", file=sys.stderr)
+            continue
+        yield peer.name, "peer", _rendered(peer.way(settings.device).render, work)
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _rendered(render: Callable[..., Any], work: "Job") -> Iterator[Any]:
+    policy = work.policy("torchvision")
+    while True:
+        for plan, files in zip(work.plans["torchvision"], work.files, strict=True):
+            yield render(plan, policy, files)
+
+
+def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
+    """Batches of the job's own images from DALI's decoder alone, `depth` runs queued ahead."""
+    import numpy as np
+
+    from augment.backends.dali_graph import decode_graph
+
+    cuda = work.device.type == "cuda"
+    pipe = decode_graph(
+        batch_size=max(len(plan) for plan in work.plans["linear"]),
+        num_threads=work.threads,
+        device_id=(work.device.index or 0) if cuda else None,
+        prefetch_queue_depth=depth,
+        exec_dynamic=True,
+        device="gpu" if cuda else "cpu",
+        hw_decoder_load=load,
+    )
+    pipe.build()
+    # The sources: every image of the set once an epoch, as the loader decodes them.
+    batches = [
+        [np.frombuffer(files[slot], np.uint8) for slot in plan.source_slot]
+        for plan, files in zip(work.plans["linear"], work.files, strict=True)
+    ]
+    feed = itertools.cycle(batches)
+    for _ in range(depth - 1):
+        pipe.feed_input("encoded", next(feed))
+    while True:  # its first run starts as many as are fed, every other one more
+        pipe.feed_input("encoded", next(feed))
+        yield pipe.run()
+
+
+def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
+    from benchmarks import harness, results
+
+    told = as_json(settings)
+    del told["out"], told["json"]
+    told |= {name: Path(told[name]).name if told[name] else None for name in ("boxes", "root")}
+    rows = []
+    for stream in streams:
+        arm, seconds = stream.arm, sorted(stream.seconds)
+        spreads = {"cpu_ms": harness.spread(arm.cpu_ms), "wall_ms": harness.spread(arm.wall_ms)}
+        row = {"name": arm.name, "inside": _INSIDE[stream.inside], "samples": arm.samples, **spreads}
+        last = len(seconds) - 1
+        row |= {"batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]}}
+        row |= {"memory_mib": [round(m, 1) for m in stream.memory]}
+        rows.append(row)
+    arms = [stream.arm for stream in streams]
+    ceilings = [a for a in arms if a.name.startswith("decode only")]
+    best = min(ceilings, key=lambda a: statistics.median(a.wall_ms))
+    ours = [a for a in arms if a.name.startswith("ours")]
+    others = [best, *(a for a in arms if a not in ceilings and a not in ours)]
+    plans = work.plans["linear"]
+    return {
+        "schema": results.SCHEMA,
+        "benchmark": "stream",
+        "settings": told,
+        "unit": "wall_ms",
+        **harness.facts(),
+        "peak_memory_mib": round(harness.peak_memory_mib(), 1),
+        "gpu_memory_mib": harness.gpu_memory_mib(),
+        "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
+        "arms": rows,
+        "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, "wall_ms") for p in others for o in ours},
+        "ceiling": best.name,
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """A line an arm: rate, share of the best bare decoder's rate, stutter, memory at the start and the end."""
+    cost = {arm["name"]: arm["wall_ms"]["median"] for arm in document["arms"]}
+    ceiling = cost[document["ceiling"]]
+    lines = [f"\n{'':38} {'images/s':>9} {'of decode':>10} {'p99/p50':>8}   memory MiB, first and last part"]
+    for arm in document["arms"]:
+        name, batch, memory = arm["name"], arm["batch_ms"], arm["memory_mib"]
+        lines.append(
+            f"{name:38} {1e3 / cost[name]:9.1f} {ceiling / cost[name]:10.2f} {batch['p99'] / batch['p50']:8.2f}   "
+            f"{memory[0]:.0f} -> {memory[-1]:.0f}"
+        )
+    lines.append(f"\nimages decoded for a sample where nothing is kept: {document['images_per_sample']:.3f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(program)
