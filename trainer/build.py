@@ -49,6 +49,7 @@ def make_policy(config: RunConfig) -> Policy:
             crop_scale=config.crop_scale,
             paste_scale=config.paste_scale,
             box_cap=config.box_cap,
+            scene=config.scene,
             colour=config.colour,
             # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.
             blur_sigma=(0.1, max(2.0 * min(config.size / 224, 1.0), 0.1)),

@@ -18,6 +18,7 @@ from augment.policy import NAMES
 from precompute.cli import UsageError, add_options, main, option, read_options
 from precompute.files import replacing
 from trainer.config import CONTROLS, METHODS
+from trainer.settings import let_idle_threads_sleep
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -68,6 +69,7 @@ def program(argv: list[str] | None = None) -> int:
     """Runs what is missing, then reports; exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
     import sys
 
+    let_idle_threads_sleep()
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(

@@ -6,7 +6,7 @@ A field that is None means "chosen by the run, which says what it chose and why"
 from dataclasses import dataclass
 from typing import Any
 
-from augment.policy import COLOURS, MODES, NAMES
+from augment.policy import COLOURS, MODES, NAMES, SCENES
 from precompute.cli import option
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr")
@@ -68,6 +68,9 @@ class RunConfig:
     crop_scale: float | None = option(None, "smallest share of the box or image that a crop keeps; default by policy")
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
     box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
+    scene: str = option(
+        "whole", "the background as a whole (the paper), or its largest square that keeps its box", choices=SCENES
+    )
     colour: str = option("linear", "meaning of the colour jitter, see augment.policy", choices=COLOURS)
     workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
 

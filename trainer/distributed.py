@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -110,10 +111,37 @@ def average(values: dict[str, float], device: str) -> dict[str, float]:
     return dict(zip(values, (shared / dist.get_world_size()).tolist(), strict=True))
 
 
-def any_process(flag: bool, device: str) -> bool:
-    """Whether `flag` is set in any process; all must call it at the same step."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return flag
-    shared = torch.tensor(float(flag), device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return shared.item() > 0
+class StopVote:
+    """Lets all processes stop at the same step, soon after any of them was asked to, without a sync with the device.
+
+    Every few steps each hands in its flag, to an all-reduce on the CPU that runs beside the steps; the result is read
+    when the next is handed in. A request is thus heard after at most 2 · EVERY steps.
+    """
+
+    EVERY = 4
+
+    def __init__(self, process: Process) -> None:
+        self.group: Any = dist.new_group(backend="gloo") if process.world > 1 else None
+        self.pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, step: int, flag: bool) -> bool:
+        """Whether to stop after `step`; every process must ask at every step. In a single process: `flag`."""
+        if self.group is None:
+            return flag
+        if step % self.EVERY:
+            return False
+        agreed = self.close()
+        votes = torch.tensor([int(flag)])
+        work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        assert work is not None
+        self.pending = work, votes
+        return agreed
+
+    def close(self) -> bool:
+        """The outcome of the vote that is under way (False for none)."""
+        if self.pending is None:
+            return False
+        work, votes = self.pending
+        work.wait()
+        self.pending = None
+        return bool(votes.item())

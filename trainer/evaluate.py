@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, option, read_options
+from trainer.settings import let_idle_threads_sleep
 
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
 
@@ -43,6 +44,7 @@ class EvaluateConfig:
 
 def program(argv: list[str] | None = None) -> int:
     """Evaluates one weights file; exit status 0 done, 1 failed, 2 usage."""
+    let_idle_threads_sleep()
     parser = argparse.ArgumentParser(
         prog="python -m trainer.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,12 +7,12 @@ python -m trainer.run --resume runs/cub                 # goes on where it was s
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, read_options
 from trainer.config import PRESETS, RunConfig
+from trainer.settings import let_idle_threads_sleep
 
 # What may differ between a run and its continuation: it does not enter the mathematics.
 FREE = {"out", "boxes", "root", "device", "workers", "log_every", "save_every", "evaluate"}
@@ -21,9 +21,7 @@ _UNSET = object()
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, then trains. Exit status 0 done, 1 failed, 2 usage, 130 stopped and saved."""
-    # Before torch loads OpenMP: its threads must sleep, not spin, while they wait, since the pipeline's threads want
-    # the same cores. With two other programs on two cores a step took 0.5 s instead of 1.8 to 4.3.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_idle_threads_sleep()
     given, preset, resume = _parse(argv)
     if resume is None:
         config = _config({**PRESETS[preset], **given})

@@ -16,6 +16,15 @@ CPU_BATCH, CUDA_BATCH = 16, 256
 MOCO_QUEUE = 65536
 
 
+def let_idle_threads_sleep() -> None:
+    """OpenMP's threads sleep, not spin, while they wait, since the pipeline's threads want the same cores.
+
+    Every program calls it before torch loads OpenMP; a policy of the user's own stays. With two other programs on two
+    cores a training step took 0.5 s instead of 1.8 to 4.3.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What there is to train on."""

@@ -54,7 +54,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         rank=process.rank, world_size=process.world, workers=config.workers, say=lambda line: say("views: " + line),
     ) as loader:  # fmt: skip
         grids = {stage: grid_of(encoder, config.size, stage) for stage in config.align_stages}
-        state = _state(config, settings, loader, hardware, process, say)
+        state = make_state(config, settings, loader, hardware, process, say)
         say(describe(config, settings, state.method, grids))
 
         journal, saver = Journal(out), Saver(out, settings.save_every, process.first)
@@ -93,6 +93,7 @@ def _loop(
     train_mode(state.method.online, config.freeze_stages)
     cost = step_flops(state.method, config.size)
     views = _batches(state.loader)
+    vote = distributed.StopVote(process)
     meter.restart_clock()
     with stop_signal() as stop:
         while state.step < settings.steps:
@@ -100,16 +101,12 @@ def _loop(
             batch = next(views)
             waited = time.perf_counter() - waiting
 
-            set_lr(state.optimizer, learning_rate(state.step, settings.steps, settings.warmup, settings.peak_lr))
             last = state.step + 1 == settings.steps
             line = (state.step + 1) % settings.log_every == 0 or last
             health: dict[str, Tensor] | None = {} if line else None
-            terms = train_step(state, batch, grids, autocast, health)
-            state.method.after_step(state.method.momentum(ema_momentum(state.step, settings.steps, config.ema)))
-            state.step += 1
+            terms = advance(state, batch, grids, autocast, health)
             meter.add(terms, waited)
 
-            stopped = stop.is_set
             if health is not None:
                 row = _row(state, hardware, cost, health)
                 state.check_finite(row, saver.folder)
@@ -119,16 +116,31 @@ def _loop(
                 if process.first:
                     journal.add("step", **row)
                 meter.reset()
-                stopped = distributed.any_process(stopped, hardware.device)
-            elif process.world > 1:
-                stopped = False  # processes agree on stopping at log lines only: an all-reduce a step would sync
+            stopped = vote(state.step, stop.is_set)
             if stopped or last or saver.due(state.step):
                 state.check_finite(meter.means(), saver.folder, weights=True)
                 saver.save(state)
                 meter.restart_clock()
             if stopped:
-                return False
-    return True
+                break
+    vote.close()
+    return state.step == settings.steps
+
+
+def advance(
+    state: TrainingState,
+    batch: Any,
+    grids: dict[int, int],
+    autocast: Callable[[], AbstractContextManager],
+    health: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The next step of the run: its learning rate, `train_step`, the target's move."""
+    settings = state.settings
+    set_lr(state.optimizer, learning_rate(state.step, settings.steps, settings.warmup, settings.peak_lr))
+    terms = train_step(state, batch, grids, autocast, health)
+    state.method.after_step(state.method.momentum(ema_momentum(state.step, settings.steps, state.config.ema)))
+    state.step += 1
+    return terms
 
 
 def train_step(
@@ -209,7 +221,7 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
     }
 
 
-def _state(
+def make_state(
     config: RunConfig, settings: Settings, loader: Any, hardware: Hardware, process: Process, say: Say
 ) -> TrainingState:
     """Networks and optimizer on their device, ready for the first step."""

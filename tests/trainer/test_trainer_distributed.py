@@ -1,6 +1,7 @@
 """Two gloo processes under torchrun equal one process at the same global batch; BN over processes equals BN."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import journal
+from trainer import checkpoint, journal
+from trainer.distributed import StopVote
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
@@ -74,3 +76,43 @@ def test_two_processes_equal_one(demo_root: Path, tmp_path: Path, run_module: Ca
     a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow  # three starts of torch
+def test_a_signal_to_one_process_saves_and_ends_both(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
+    """Within a few steps, and far from any log line; the continuation begins where both stopped."""
+    boxes, out = tmp_path / "demo.h5", tmp_path / "run"
+    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
+    flags = ["--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+             "--device", "cpu", "--workers", 1, "--epochs", 2000, "--log-every", 10, "--no-evaluate",
+             "--out", out]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "-m", "trainer.run", *map(str, flags)], cwd=ROOT, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 10/" in line:
+                os.kill(max(children(process.pid)), signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) != 0
+    assert "stopped at step" in rest
+    assert "step 20/" not in rest
+    assert 10 < checkpoint.load(out / checkpoint.NAME)["step"] <= 10 + 2 * StopVote.EVERY + 2
+    assert not [pid for pid in children(process.pid) if Path(f"/proc/{pid}").exists()]
+
+
+def children(parent: int) -> list[int]:
+    """Processes whose parent is `parent`, from /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # ended in between
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
