@@ -83,11 +83,12 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, quartiles and the values themselves. Raises ValueError where there are none."""
+    """Median, quartiles, lowest and highest, and the values themselves. Raises ValueError where there are none."""
     if not values:
         raise ValueError("no values were measured")
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return {"median": statistics.median(values), "q25": low, "q75": high, "values": list(values)}
+    ends = {"low": min(values), "high": max(values)}
+    return {"median": statistics.median(values), "q25": low, "q75": high, **ends, "values": list(values)}
 
 
 def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 python -m benchmarks.report                       # report/index.html and its plots
 python -m benchmarks.report --readme              # also puts the headline table into README.md
+python -m benchmarks.report --agree a.json b.json # two runs of one command: do they agree?
 
 Losses are part of the page: "where we lose" is made from the same files and cannot be switched off.
 """
@@ -30,6 +31,11 @@ class Settings:
     results: str | None = option(None, "folder of result files (default: the committed ones)")
     out: str = option("report", "folder of the page and its plots")
     readme: bool = option(False, "put the headline table between README.md's markers")
+    agree: tuple[str, ...] = option((), "only compare two result files: do their ratios agree within their spreads?")
+
+    def __post_init__(self) -> None:
+        if len(self.agree) not in (0, 2):
+            raise ValueError(f"--agree {' '.join(self.agree)}: names two result files")
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -41,6 +47,8 @@ def program(argv: list[str] | None = None) -> int:
     settings = read_options(Settings, parser.parse_args(argv))
     from benchmarks import results
 
+    if settings.agree:
+        return _compare(*(results.load(path) for path in settings.agree))
     folder = Path(settings.results or results.FOLDER)
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -62,15 +70,34 @@ def program(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
+    """Prints every ratio of both results; 1 where one's median is outside of what the other saw."""
+    from benchmarks import results
+
+    verdicts = results.agreement(a, b)
+    for name, agrees in verdicts.items():
+        told = "  ".join(
+            f"{d['ratios'][name]['median']:.3f} [{min(v):.3f}, {max(v):.3f}]"
+            for d in (a, b)
+            for v in [d["ratios"][name]["values"]]
+        )
+        print(f"{name:60} {told}  {'agree' if agrees else 'DIFFER'}")
+    print(f"{sum(verdicts.values())} of {len(verdicts)} ratios agree")
+    return 0 if verdicts and all(verdicts.values()) else 1
+
+
 def rows(document: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
-    """(name, ms a sample in the result's unit: median and quartiles, multiple of our cheapest), cheapest first."""
+    """(name, ms a sample in the result's unit: median, lowest, highest, multiple of our cheapest), cheapest first."""
     from benchmarks.results import unit_of
 
     unit = unit_of(document)
     arms = sorted(document["arms"], key=lambda arm: arm[unit]["median"])
     ours = [arm[unit]["median"] for arm in arms if arm["name"].startswith("ours")]
     base = ours[0] if ours else arms[0][unit]["median"]
-    return [(arm["name"], (ms := arm[unit])["median"], ms["q25"], ms["q75"], ms["median"] / base) for arm in arms]
+    return [
+        (arm["name"], (ms := arm[unit])["median"], min(ms["values"]), max(ms["values"]), ms["median"] / base)
+        for arm in arms
+    ]
 
 
 def losses(document: dict[str, Any]) -> list[str]:
@@ -84,7 +111,7 @@ def losses(document: dict[str, Any]) -> list[str]:
     for name, ratio in sorted(document.get("ratios", {}).items(), key=lambda item: item[1]["median"]):
         peer, ours = name.split(" / ", 1)
         if peer not in CEILINGS and ratio["median"] < 1:
-            unsure = "" if ratio["q75"] < 1 else ", within the spread"
+            unsure = "" if max(ratio["values"]) < 1 else ", within the spread"
             lost.setdefault(ours.removeprefix("ours: "), []).append(f"{peer} ({ratio['median']:.2f}{unsure})")
     return [f"{ours} to {', '.join(peers)}" for ours, peers in lost.items()]
 
@@ -94,9 +121,10 @@ def markdown(document: dict[str, Any]) -> str:
     machine, settings = document["machine"], document["settings"]
     lines = [
         f"CPU time of two {settings['size']}-pixel views of a photograph, {document['arms'][0]['inside']}",
-        f"({machine['processor']}, {settings['repeats']} interleaved repeats; losses included):",
+        f"({machine['processor']}, {settings['repeats']} interleaved repeats in each of {document.get('rounds', 1)} "
+        "processes; losses included):",
         "",
-        "| | CPU ms per image | quartiles | in ours' cheapest |",
+        "| | CPU ms per image | lowest–highest | in ours' cheapest |",
         "|---|---:|---:|---:|",
     ]
     lines += [f"| {n} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
@@ -132,7 +160,9 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
         ]
         if text := told(document):
             parts.append(f"<pre>{html.escape(text)}</pre>")
-        parts.append(f"<table><tr><th><th>{unit_words(document)} per sample<th>quartiles<th>in ours' cheapest</tr>")
+        parts.append(
+            f"<table><tr><th><th>{unit_words(document)} per sample<th>lowest–highest<th>in ours' cheapest</tr>"
+        )
         parts += [
             f"<tr><td>{html.escape(n)}<td>{m:.2f}<td>{a:.2f}–{b:.2f}<td>{x:.2f}×</tr>"
             for n, m, a, b, x in rows(document)
@@ -159,7 +189,7 @@ def unit_words(document: dict[str, Any]) -> str:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """As PNG: a line an arm over what is varied, or a bar an arm with its quartiles."""
+    """As PNG: a line an arm over what is varied, or a bar an arm with its spread."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -191,7 +221,7 @@ def _draw_bars(document: dict[str, Any], axes: Any) -> None:
     colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
     axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{unit_words(document)} per sample (median, quartiles)")
+    axes.set_xlabel(f"{unit_words(document)} per sample (median, lowest to highest)")
     axes.set_title(document["settings"].get("scope", document["benchmark"]))
 
 

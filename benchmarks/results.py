@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,41 @@ def validate(document: Any) -> None:
 def unit_of(document: dict[str, Any]) -> str:
     """What the result's comparisons are in: "cpu_ms" (of the process tree) or "wall_ms" (on CUDA)."""
     return document.get("unit", "cpu_ms")
+
+
+def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several runs of the same command: all their values, spreads over all of them.
+
+    Processes differ (where memory lies, what the machine does at the time), so spreads over several of them say what
+    another run may bring; those within one process do not. ValueError where the runs are not of the same arms.
+    """
+    from benchmarks.harness import spread
+
+    first = documents[0]
+    names = [arm["name"] for arm in first["arms"]]
+    if any([arm["name"] for arm in d["arms"]] != names or d["settings"] != first["settings"] for d in documents):
+        raise ValueError("results of different settings or arms cannot be merged")
+
+    def together(spreads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return spread([value for one in spreads for value in one["values"]])
+
+    arms = [
+        arm | {unit: together([d["arms"][k][unit] for d in documents]) for unit in ("cpu_ms", "wall_ms")}
+        for k, arm in enumerate(first["arms"])
+    ]
+    ratios = {name: together([d["ratios"][name] for d in documents]) for name in first["ratios"]}
+    peak = max(d["peak_memory_mib"] for d in documents)
+    return first | {"arms": arms, "ratios": ratios, "peak_memory_mib": peak, "rounds": len(documents)}
+
+
+def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, bool]:
+    """For every ratio of both results: whether each one's median lies within the other's lowest and highest value."""
+
+    def within(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        return min(other["values"]) <= one["median"] <= max(other["values"])
+
+    both = [name for name in a["ratios"] if name in b["ratios"]]
+    return {n: within(a["ratios"][n], b["ratios"][n]) and within(b["ratios"][n], a["ratios"][n]) for n in both}
 
 
 def save(document: dict[str, Any], path: Path | str) -> None:

@@ -59,6 +59,8 @@ def program(argv: list[str] | None = None) -> int:
         "decode / detect": ("decode", "detect"),
         "decode / ours, 64x64": ("decode", "ours-64"),
         "detect / ours, 64x64": ("detect", "ours-64"),
+        "pass over annotated boxes / read and decode": ("pass-gt", "read"),
+        "pass with the detector / read and decode": ("pass", "read"),
     }
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -81,7 +83,7 @@ def program(argv: list[str] | None = None) -> int:
         median = arm["cpu_ms"]["median"]
         print(f"{arm['name']:<9} {median:9.4f} ms  {1e3 / median:10.0f} a second and core   {arm['inside']}")
     for name, values in document["ratios"].items():
-        print(f"{name:<28} {values['median']:8.1f}  ({values['q25']:.1f}-{values['q75']:.1f})")
+        print(f"{name:<44} {values['median']:8.2f}  ({values['q25']:.2f}-{values['q75']:.2f})")
     if config.out:
         save(document, config.out)
         print(f"written: {config.out}")
@@ -100,7 +102,7 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     from precompute.datasets import read_dataset
     from precompute.saliency import make_detector
     from precompute.search import Form, cut, find_boxes, quantise
-    from precompute.work import detect_maps
+    from precompute.work import Pass, Settings, detect_maps
 
     torch.set_num_threads(1)
     detector = make_detector(config.detector, weights=config.weights)
@@ -113,8 +115,14 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
         steps = range(0, len(small), detector.batch)
         return np.concatenate([detect_maps(detector, small[i : i + detector.batch], grid, "cpu") for i in steps])
 
-    maps = {grid: quantise(detect(grid)) for grid in (16, 64, 224)}
+    def over(name: str | None) -> object:
+        """The pass over the first pictures of the set, in one thread."""
+        settings = Settings(truth=name is None, detector=name, form=form, weights=config.weights)
+        return Pass(listing, settings, workers=1).run(0, len(paths))
+
     form = Form("tempered", detector.gamma)
+    paths = [listing.root / path for path in listing.paths[: len(rows)]]
+    maps = {grid: quantise(detect(grid)) for grid in (16, 64, 224)}
     few = maps[64][:8]  # a plain scan takes some 50 ms of a map
     tiny = cut(maps[16][:2])  # and brute force about as long, already at 16x16
     expected = find_boxes(maps[16][:2], form).rects.tolist()
@@ -131,6 +139,9 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
         "ours-224": (lambda: find_boxes(maps[224][:32], form), min(32, len(files)), "the same, 224x224"),
         "decode": (lambda: [images.decode(data) for data in files], len(files), "files in memory to RGB arrays"),
         "detect": (lambda: detect(64), len(files), f"{config.detector}, from small pictures to 64x64 maps"),
+        "read": (lambda: [images.decode(path.read_bytes()) for path in paths], len(paths), "files to RGB arrays"),
+        "pass-gt": (lambda: over(None), len(paths), "precompute.boxes's pass where annotated boxes are there"),
+        "pass": (lambda: over(config.detector), len(paths), f"the same with {config.detector}"),
     }
     arms = {name: Arm(name, function, samples) for name, (function, samples, _) in work.items()}
     return arms, {name: text for name, (_, _, text) in work.items()}

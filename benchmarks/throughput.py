@@ -10,7 +10,8 @@ Scopes, and what is inside the timer:
   decode+apply   JPEG bytes in memory → two normalised views; one thread
   loader         files on disk → batches, the whole loader: open_views, or a DataLoader with as many workers
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
-Figures are CPU seconds of the whole process tree per source image (on CUDA: seconds on the clock), arms taking turns.
+Figures are CPU seconds of the whole process tree per source image (on CUDA: seconds on the clock), arms taking turns,
+in several fresh processes one after the other: the spread between those is what another run may bring.
 All arms get the same plans, and the peers' views are compared with ours before anything is timed; lightly's, which
 draws its own numbers, is compared by its statistics and takes part with --policy rrc only.
 """
@@ -54,14 +55,15 @@ class Settings:
     batch: int = option(32, "source images of a batch")
     batches: int = option(4, "batches in one timed repeat")
     size: int = option(224, "side of a view in pixels")
-    repeats: int = option(7, "timed repeats of every arm, arms taking turns")
+    repeats: int = option(3, "timed repeats of every arm, arms taking turns")
+    rounds: int = option(3, "fresh processes that do all of it; spreads are over all repeats of all of them")
     threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
     device: str = option("cpu", "where our backends run: cpu or cuda", choices=("cpu", "cuda"))
     out: str | None = option(None, "also write the result to this file (one a scope where there are several)")
     json: bool = option(False, "print the result as one JSON document at the end")
 
     def __post_init__(self) -> None:
-        for name in ("batch", "batches", "repeats", "threads"):
+        for name in ("batch", "batches", "repeats", "rounds", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if (self.boxes is None) != (self.root is None):
@@ -81,10 +83,15 @@ def program(argv: list[str] | None = None) -> int:
     say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
     from benchmarks import results
 
-    documents = [measure_scope(settings, scope, say) for scope in settings.scope]
+    if settings.rounds == 1:
+        documents = [measure_scope(settings, scope, say) for scope in settings.scope]
+    else:
+        runs = [_round(settings, k, say) for k in range(settings.rounds)]
+        documents = [_merged(same) for same in zip(*runs, strict=True)]
     for document in documents:
         results.validate(document)
-        say(table(document))
+        if not settings.json:
+            say(table(document))
     if settings.out:
         for document in documents:
             path = Path(settings.out)
@@ -95,6 +102,33 @@ def program(argv: list[str] | None = None) -> int:
     if settings.json:
         print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
     return 0
+
+
+def _round(settings: Settings, number: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The documents of one run in a process of its own; what it says is passed on the first time."""
+    import subprocess
+
+    say(f"round {number + 1} of {settings.rounds}")
+    options = []
+    for name, value in (as_json(settings) | {"rounds": 1, "out": None, "json": None}).items():
+        if value not in (None, []):
+            options += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    command = [sys.executable, *(f"-W{w}" for w in sys.warnoptions), "-m", "benchmarks.throughput", *options, "--json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE if number else None, text=True)
+    if run.returncode:
+        print(run.stderr or "", file=sys.stderr, end="")
+        raise SystemExit(run.returncode)  # it has said why
+    last = json.loads(run.stdout.splitlines()[-1])
+    return last if isinstance(last, list) else [last]
+
+
+def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several rounds, the verdict from all of them."""
+    from benchmarks import results
+
+    document = results.merged(documents)
+    middles = {arm["name"]: arm[results.unit_of(document)]["median"] for arm in document["arms"]}
+    return document | {"verdict": _verdict(middles, results.unit_of(document))}
 
 
 def measure_scope(settings: Settings, scope: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -184,37 +218,35 @@ def _document(
         "skipped": skipped,
         "arms": rows,
         "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, unit) for p in others for o in ours},
-        "verdict": _verdict(ours, others, unit),
+        "verdict": _verdict({row["name"]: row[unit]["median"] for row in rows}, unit),
     }
 
 
 def _told(settings: Settings, scope: str) -> dict[str, Any]:
     """The settings as a result tells them: names of files and folders, not where they lie on this machine."""
     told = as_json(settings) | {"scope": scope}
-    del told["out"], told["json"]
+    del told["out"], told["json"], told["rounds"]
     for name in ("boxes", "root"):
         told[name] = Path(told[name]).name if told[name] else None
     return told
 
 
-def _verdict(ours: "Sequence[Arm]", others: "Sequence[Arm]", unit: str) -> str:
-    """What the job is bound by, from the ceilings that were measured in the same run."""
-    import statistics
-
+def _verdict(middles: dict[str, float], unit: str) -> str:
+    """What the job is bound by, from the ceilings that were measured in the same run; `middles`: median of each arm."""
+    ours = [name for name in middles if name.startswith("ours")]
     if not ours:
         return "none of our backends was measured"
-    middle = lambda arm: statistics.median(getattr(arm, unit))  # noqa: E731
-    best = min(ours, key=middle)
+    best = min(ours, key=lambda name: middles[name])
     time = "time" if unit == "wall_ms" else "CPU time"
-    for arm in others:
-        share = middle(arm) / middle(best)
-        if arm.name == "decode only":
-            bound = "decode" if share > 0.5 else "augmentation"
-            return f"{best.name} is {bound}-bound: decoding is {share:.0%} of its {time}"
-        if arm.name == "frozen batch":
-            bound = "trainer" if share > 0.5 else "augmentation"
-            return f"with {best.name} the step is {bound}-bound: the frozen batch takes {share:.0%} of its {time}"
-    return f"{best.name} is the cheapest of ours at {middle(best):.2f} ms of {time} a sample"
+    if "decode only" in middles:
+        share = middles["decode only"] / middles[best]
+        bound = "decode" if share > 0.5 else "augmentation"
+        return f"{best} is {bound}-bound: decoding is {share:.0%} of its {time}"
+    if "frozen batch" in middles:
+        share = middles["frozen batch"] / middles[best]
+        bound = "trainer" if share > 0.5 else "augmentation"
+        return f"with {best} the step is {bound}-bound: the frozen batch takes {share:.0%} of its {time}"
+    return f"{best} is the cheapest of ours at {middles[best]:.2f} ms of {time} a sample"
 
 
 def table(document: dict[str, Any]) -> str:
@@ -226,12 +258,12 @@ def table(document: dict[str, Any]) -> str:
     ours = [a for a in arms if a["name"].startswith("ours")]
     word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit]
     lines = [f"\n{document['settings']['scope']}: {document['arms'][0]['inside']}", ""]
-    lines.append(f"{'':32} {word + '/sample':>14} {'[quartiles]':>18} {'samples/s':>10}  in ours' best")
+    lines.append(f"{'':32} {word + '/sample':>14} {'[lowest, highest]':>18} {'samples/s':>10}  in ours' best")
     for arm in arms:
         cost, wall = arm[unit], arm["wall_ms"]["median"]
         times = f"{cost['median'] / ours[0][unit]['median']:.2f}x" if ours else ""
-        quartiles = f"[{cost['q25']:.2f}, {cost['q75']:.2f}]"
-        lines.append(f"{arm['name']:32} {cost['median']:14.2f} {quartiles:>18} {1e3 / wall:10.1f}  {times}")
+        ends = f"[{min(cost['values']):.2f}, {max(cost['values']):.2f}]"
+        lines.append(f"{arm['name']:32} {cost['median']:14.2f} {ends:>18} {1e3 / wall:10.1f}  {times}")
     memory = f"peak memory {document['peak_memory_mib']} MiB"
     if document.get("gpu_memory_mib") is not None:
         memory += f", {document['gpu_memory_mib']} MiB on the GPU"

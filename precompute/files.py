@@ -1,6 +1,7 @@
 """Files that are either the old one or the new one, whole: never half of one."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     On any exception the temporary file is removed and `path` is left as it was. The folder is made when missing.
     A SIGKILL in between leaves the old file and a `.NAME.*.tmp` beside it (`sweep` removes such leftovers).
-    Raises OSError with the file's name where the folder cannot be written or the disk is full.
+    Raises OSError with the file's name where the folder cannot be written or the disk is full, and at once where
+    `path` is a folder or a device: /dev/null would be gone for everybody.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a file's name is needed, and this is a folder", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no plain file, so it will not be replaced by one", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _begin(path)
     try:

@@ -174,3 +174,14 @@ class TestDemo:
         with pytest.raises(cli.UserError, match="at least 32"):
             make_demo(tmp_path / "few", images=5)
         assert os.listdir(tmp_path) == ["keep.txt"]
+
+
+def test_devices_and_folders_are_never_replaced(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(OSError, match="no plain file"), replacing(fifo):
+        raise AssertionError("it must not begin")
+    assert fifo.is_fifo()
+    with pytest.raises(IsADirectoryError), replacing(tmp_path):
+        raise AssertionError("it must not begin")
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]

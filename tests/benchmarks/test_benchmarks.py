@@ -118,8 +118,8 @@ def demo_result(demo_root, tmp_path_factory, run_module):
     assert done.returncode == 0, done.stderr
     done = run_module(
         "benchmarks.throughput", "--boxes", boxes, "--root", demo_root, "--size", 64, "--batch", 16, "--batches", 1,
-        "--repeats", 2, "--peers", "pillow", "--backends", "kornia:linear", "--json", "--out", folder / "r.json",
-        timeout=300,
+        "--repeats", 2, "--rounds", 2, "--peers", "pillow", "--backends", "kornia:linear", "--json",
+        "--out", folder / "r.json", timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), folder / "r.json"
@@ -132,7 +132,27 @@ def test_throughput_result(demo_result):
     assert set(document["ratios"]) == {"decode only / ours: kornia (linear)", "pillow / ours: kornia (linear)"}
     assert document["checked_levels"]["pillow"] < 2
     assert "bound" in document["verdict"]
+    assert document["rounds"] == 2
+    assert all(len(a["cpu_ms"]["values"]) == 4 for a in document["arms"])
+    assert results.agreement(document, document) == dict.fromkeys(document["ratios"], True)
     assert document["versions"]["torch"]
+
+
+def test_merging_and_agreement(demo_result):
+    document = demo_result[0]
+    name = "pillow / ours: kornia (linear)"
+    slower = copy.deepcopy(document)
+    slower["ratios"][name] = harness.spread([2 * v for v in document["ratios"][name]["values"]])
+    both = results.merged([document, slower])
+    results.validate(both)
+    assert both["ratios"][name]["values"] == document["ratios"][name]["values"] + slower["ratios"][name]["values"]
+    low, high = document["ratios"][name]["median"], slower["ratios"][name]["median"]
+    assert low < both["ratios"][name]["median"] < high
+    assert not results.agreement(document, slower)[name]
+    assert sum(results.agreement(document, slower).values()) == len(document["ratios"]) - 1
+    slower["arms"][0]["name"] = "something else"
+    with pytest.raises(ValueError, match="cannot be merged"):
+        results.merged([document, slower])
 
 
 @pytest.mark.parametrize("damage", ["nan", "missing", "empty", "quartiles"])
