@@ -1,7 +1,7 @@
 """Decode, then everything else in one pass: the fastest way on a CPU.
 
-With a C++ compiler the passes are `pixels.cpp`; without one, plain torch written with the same care (`eager`): one
-decode, crops as uint8 in channels-last memory while the picture is in the cache, then one view at a time.
+With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, plain torch written with the same care
+(`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then one view at a time.
 """
 
 import sys

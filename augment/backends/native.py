@@ -1,4 +1,4 @@
-"""Builds `pixels.cpp` at its first use and calls it. No build system, no headers but the compiler's own.
+"""Builds `crops.cpp` and `views.cpp` at their first use and calls them: no build system, only a compiler.
 
 The library goes into the user's cache folder under a name made of everything that it depends on (source, compiler,
 flags, CPU), so that it is built once a machine; a home on a network may serve machines of several kinds.
@@ -19,10 +19,10 @@ import numpy as np
 
 from precompute.files import replacing
 
-SOURCE = Path(__file__).with_name("pixels.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
-# The struct View of pixels.cpp (Crop is `augment.backends.layout.CROP`).
+# The struct View of views.cpp (Crop is `augment.backends.layout.CROP`).
 VIEW = np.dtype(
     [
         *((name, "u8") for name in ("scene", "patch", "out")),
@@ -65,7 +65,8 @@ def _library(say: Callable[[str], None]) -> Path:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
-    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, version, _processor())).encode()).hexdigest()[:16]
+    texts = (source.read_text() for source in SOURCES)
+    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
     for folder in _folders():
         path = folder / f"pixels-{key}.so"
         if path.is_file():
@@ -73,7 +74,7 @@ def _library(say: Callable[[str], None]) -> Path:
         try:
             say(f"building the pixel kernel once, in a few seconds: {path}")
             with replacing(path) as temporary:
-                command = [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
+                command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(temporary)]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=120)
                 if done.returncode:
                     raise NotBuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")

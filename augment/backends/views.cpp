@@ -1,9 +1,7 @@
-// Everything between decoded pixels and finished views on the CPU, in two calls a batch.
-//
-// Built at first use by augment/backends/native.py (g++ -O3 -march=native, about two seconds) and called through
-// ctypes, which lets other Python threads run meanwhile. No dependencies. Loops are written so that the compiler can
-// vectorise them: pixels stay interleaved (RGBRGB...), and whatever depends on the channel is a table of 48 lanes, a
-// common multiple of 3 channels and of the vectors' lengths.
+// Finished views from scenes and patches on the CPU: the second of the fused backend's two kernels (the first, and how
+// they are built: crops.cpp). Loops are written so that the compiler can vectorise them: pixels stay interleaved
+// (RGBRGB...), and whatever depends on the channel is a table of 48 lanes, a common multiple of 3 channels and of the
+// vectors' lengths. Normalisation is linear, so it is part of the colour; the blur, whose weights sum to 1, comes after.
 //
 // The meaning is that of tests/augment/reference.py, which is the place to read it in.
 
@@ -21,7 +19,6 @@ namespace {
 constexpr int kLanes = 48;
 constexpr int kBlock = 64;  // elements summed at a time: four AVX-512 vectors of floats
 constexpr int kPad = 16;    // elements before and after a row that may be read, never used
-typedef float Vec4 __attribute__((vector_size(16), aligned(4)));
 typedef float Vec16 __attribute__((vector_size(64), aligned(4)));
 typedef uint8_t Bytes16 __attribute__((vector_size(16), aligned(1)));
 
@@ -31,35 +28,6 @@ float* grown(std::vector<float>& buffer, size_t count) {
   if (buffer.size() < count) buffer.resize(count);
   return buffer.data();
 }
-
-// Weights of an antialiased triangle filter, as Pillow computes them: for output i, `taps` inputs from `start`. The
-// number is the same for all outputs (weights of 0 fill up), for a varying one is mispredicted at every pixel.
-struct Filter {
-  std::vector<int> start, count;
-  std::vector<float> weight;
-  int taps = 0;
-
-  void set(int in, int out) {
-    const double scale = double(in) / out, stretch = std::max(scale, 1.0);
-    start.resize(out), count.resize(out);
-    taps = 0;
-    for (int i = 0; i < out; ++i) {
-      const double centre = (i + 0.5) * scale;
-      start[i] = std::max(int(centre - stretch + 0.5), 0);
-      count[i] = std::min(int(centre + stretch + 0.5), in) - start[i];
-      taps = std::max(taps, count[i]);
-    }
-    weight.assign(size_t(out) * taps, 0.f);
-    for (int i = 0; i < out; ++i) {
-      const double centre = (i + 0.5) * scale;
-      const int low = start[i], high = low + count[i];
-      double sum = 0;
-      for (int k = low; k < high; ++k) sum += std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch));
-      for (int k = low; k < high; ++k)
-        weight[size_t(i) * taps + k - low] = float(std::max(0.0, 1 - std::abs((k + 0.5 - centre) / stretch)) / sum);
-    }
-  }
-};
 
 Vec16 load(const float* from) { return *reinterpret_cast<const Vec16*>(from); }
 #if defined(__AVX512F__)  // compilers take a long way from bytes to floats
@@ -80,13 +48,12 @@ Vec16 load(const uint8_t* from) { return __builtin_convertvector(*reinterpret_ca
 #endif
 
 // out[j] = sum over k of weight[k] * rows[k][j] for j < n; nothing beyond is touched.
-template <typename T>
-void weighted_rows(const T* const* rows, const float* weight, int taps, int n, float* out) {
+void weighted_rows(const float* const* rows, const float* weight, int taps, int n, float* out) {
   int j = 0;
   for (; j + kBlock <= n; j += kBlock) {
     Vec16 a = {}, b = {}, c = {}, d = {};  // in registers: an array of sums would go through memory at every tap
     for (int k = 0; k < taps; ++k) {
-      const T* row = rows[k] + j;
+      const float* row = rows[k] + j;
       const float w = weight[k];
       a += w * load(row), b += w * load(row + 16), c += w * load(row + 32), d += w * load(row + 48);
     }
@@ -100,7 +67,7 @@ void weighted_rows(const T* const* rows, const float* weight, int taps, int n, f
   }
   for (; j < n; ++j) {
     float sum = 0;
-    for (int k = 0; k < taps; ++k) sum += weight[k] * float(rows[k][j]);
+    for (int k = 0; k < taps; ++k) sum += weight[k] * rows[k][j];
     out[j] = sum;
   }
 }
@@ -108,12 +75,6 @@ void weighted_rows(const T* const* rows, const float* weight, int taps, int n, f
 }  // namespace
 
 extern "C" {
-
-// A crop of an image, resized; `out` is packed [height, width, 3].
-struct Crop {
-  int32_t x0, y0, x1, y1, width, height, flip, unused;
-  uint8_t* out;
-};
 
 // One view; `scene` and `patch` are packed, the patch is flipped already and `rect` is where it lies after the flip.
 struct View {
@@ -127,60 +88,6 @@ struct View {
   float matrix[9], offset[9];
   float sigma, unused;
 };
-
-}  // extern "C"
-
-namespace {
-
-// A row of the crop, float RGB, to the output's width; `kTaps` is the filter's number of taps, 0 for any.
-template <int kTaps>
-void resize_row(const float* line, const Filter& filter, const Crop& crop, float* out) {
-  const int taps = kTaps ? kTaps : filter.taps;
-  for (int i = 0; i < crop.width; ++i) {
-    const int x = crop.flip ? crop.width - 1 - i : i;
-    const float* weight = &filter.weight[size_t(x) * taps];
-    const float* from = line + 3 * filter.start[x];
-    Vec4 sum = {0, 0, 0, 0};
-    for (int k = 0; k < taps; ++k) sum += weight[k] * *reinterpret_cast<const Vec4*>(from + 3 * k);
-    *reinterpret_cast<Vec4*>(out + 3 * i) = sum;  // the fourth lane is overwritten by the next pixel
-  }
-}
-
-}  // namespace
-
-extern "C" {
-
-// Antialiased bilinear resizing of crops of one image, rows of `stride` bytes.
-void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
-  thread_local Filter across, down;
-  thread_local std::vector<float> column_buffer, row_buffer;
-  thread_local std::vector<const uint8_t*> rows;
-  for (const Crop* c = jobs; c < jobs + n; ++c) {
-    const int width = c->x1 - c->x0, height = c->y1 - c->y0;
-    across.set(width, c->width), down.set(height, c->height);
-    const size_t reach = 3 * size_t(width + across.taps) + kPad;  // pixels beyond the crop have a weight of 0
-    float* line = grown(column_buffer, reach);
-    std::fill(line + 3 * width, line + reach, 0.f);
-    float* result = grown(row_buffer, 3 * size_t(c->width) + kPad);
-    rows.resize(down.taps);
-    for (int y = 0; y < c->height; ++y) {
-      for (int k = 0; k < down.count[y]; ++k)
-        rows[k] = image + (c->y0 + down.start[y] + k) * stride + 3 * int64_t(c->x0);
-      weighted_rows(rows.data(), &down.weight[size_t(y) * down.taps], down.count[y], 3 * width, line);
-      switch (across.taps) {  // loops of a known length unroll
-        case 1: resize_row<1>(line, across, *c, result); break;
-        case 2: resize_row<2>(line, across, *c, result); break;
-        case 3: resize_row<3>(line, across, *c, result); break;
-        case 4: resize_row<4>(line, across, *c, result); break;
-        case 5: resize_row<5>(line, across, *c, result); break;
-        case 6: resize_row<6>(line, across, *c, result); break;
-        default: resize_row<0>(line, across, *c, result);
-      }
-      uint8_t* out = c->out + 3 * size_t(y) * c->width;
-      for (int j = 0; j < 3 * c->width; ++j) out[j] = uint8_t(int(result[j] + 0.5f));
-    }
-  }
-}
 
 }  // extern "C"
 

@@ -1,0 +1,286 @@
+// Antialiased crops of decoded images on the CPU: the first of the fused backend's two kernels (the other: views.cpp).
+//
+// Built at first use by augment/backends/native.py (about three seconds) and called through ctypes, which lets other
+// Python threads run meanwhile. No dependencies. The arithmetic is in fixed point, 1/128 of a level, between the passes
+// too (Pillow rounds to whole levels there): the result is within a hundredth of a level of the exact one, rounded.
+//
+// Rows first: eight rows of the result by 32 bytes, a pixel's channels side by side, turned in registers and stored by
+// columns. A pass over columns of 32 rows at a time then needs neither gathers nor shuffles. Measured against sums over
+// interleaved pixels, four lanes at a time: 2.5 times as fast.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (decltype(a)){__VA_ARGS__})
+#endif
+
+extern "C" {
+
+// A crop of an image, resized; `out` is packed [height, width, 3].
+struct Crop {
+  int32_t x0, y0, x1, y1, width, height, flip, unused;
+  uint8_t* out;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr int kRows = 32;   // rows of the result that are made together
+constexpr int kGroup = 8;   // of those, rows that are turned together
+constexpr int kBlock = 32;  // bytes of a row that are read together
+constexpr int kOne = 1 << 15;  // a weight of 1
+constexpr int kMostTaps = 32;  // with more, the products' rounding errors would add up to more than 1/8 of a level
+typedef int16_t Short32 __attribute__((vector_size(64), aligned(2)));
+typedef uint8_t Byte32 __attribute__((vector_size(32), aligned(1)));
+
+// Weights of an antialiased triangle filter, as Pillow computes them: for output i, `taps` inputs from `start`; the
+// number is the same for all outputs, weights of 0 fill up. They sum up to kOne, so that a flat area stays what it is.
+struct Filter {
+  std::vector<int> start;
+  std::vector<int32_t> weight;  // twice in the two halves, as the products take it
+  std::vector<double> exact;
+  int taps = 0;
+
+  void set(int in, int out) {
+    const double scale = double(in) / out, stretch = std::max(scale, 1.0), slope = 1 / stretch;
+    const auto low = [&](int i) { return std::max(int((i + 0.5) * scale - stretch + 0.5), 0); };
+    const auto high = [&](int i) { return std::min(int((i + 0.5) * scale + stretch + 0.5), in); };
+    taps = 0;
+    for (int i = 0; i < out; ++i) taps = std::max(taps, high(i) - low(i));
+    start.resize(out);
+    weight.resize(size_t(out) * taps);
+    exact.resize(size_t(out) * taps);
+    for (int i = 0; i < out; ++i) {
+      start[i] = std::min(low(i), in - taps);
+      const int from = low(i) - start[i], to = high(i) - start[i];
+      const double centre = (i + 0.5) * scale - start[i] - 0.5;
+      double* share = &exact[size_t(i) * taps];
+      int32_t* pair = &weight[size_t(i) * taps];
+      double sum = 0;
+      for (int k = 0; k < taps; ++k) share[k] = k < from || k >= to ? 0 : std::max(0.0, 1 - std::abs(k - centre) * slope);
+      for (int k = 0; k < taps; ++k) sum += share[k];
+      // What rounding leaves over goes to the next weight: the sum stays exact.
+      const double unit = 1 / sum;
+      double carried = 0.5;
+      int before = 0;
+      for (int k = 0; k < taps; ++k) {
+        share[k] *= unit;
+        carried += share[k] * kOne;
+        const int upto = int(carried), w = std::min(upto - before, kOne - 1);
+        pair[k] = w << 16 | w;
+        before = upto;
+      }
+    }
+  }
+};
+
+// Bytes to 1/128 levels, and products of those with weights, rounded.
+#if defined(__AVX512BW__)
+Short32 levels(const uint8_t* from) {
+  return (Short32)_mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)), 7);
+}
+Short32 times(Short32 a, int32_t weight) {
+  return (Short32)_mm512_mulhrs_epi16((__m512i)a, _mm512_set1_epi32(weight));
+}
+#elif defined(__AVX2__)
+union Halves {
+  Short32 whole;
+  __m256i half[2];
+};
+Short32 levels(const uint8_t* from) {
+  Halves out;
+  for (int i = 0; i < 2; ++i)
+    out.half[i] = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(from + 16 * i))), 7);
+  return out.whole;
+}
+Short32 times(Short32 a, int32_t weight) {
+  Halves out{a};
+  for (auto& half : out.half) half = _mm256_mulhrs_epi16(half, _mm256_set1_epi32(weight));
+  return out.whole;
+}
+#else
+Short32 levels(const uint8_t* from) {
+  Byte32 bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Short32) << 7;
+}
+Short32 times(Short32 a, int32_t weight) {
+  typedef int32_t Int32 __attribute__((vector_size(128)));
+  return __builtin_convertvector((__builtin_convertvector(a, Int32) * (weight & 0x7FFF) + (1 << 14)) >> 15, Short32);
+}
+#endif
+
+// The lower or higher halves of every 16 bytes of a and b, element by element in turn.
+Short32 low_halves(Short32 a, Short32 b) {
+  return SHUFFLE(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 8, 40, 9, 41, 10, 42, 11, 43, 16, 48, 17, 49, 18, 50, 19, 51, 24, 56,
+                 25, 57, 26, 58, 27, 59);
+}
+Short32 high_halves(Short32 a, Short32 b) {
+  return SHUFFLE(a, b, 4, 36, 5, 37, 6, 38, 7, 39, 12, 44, 13, 45, 14, 46, 15, 47, 20, 52, 21, 53, 22, 54, 23, 55, 28,
+                 60, 29, 61, 30, 62, 31, 63);
+}
+Byte32 low_halves(Byte32 a, Byte32 b) {
+  return SHUFFLE(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52,
+                 21, 53, 22, 54, 23, 55);
+}
+Byte32 high_halves(Byte32 a, Byte32 b) {
+  return SHUFFLE(a, b, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 24, 56, 25, 57, 26, 58, 27, 59, 28,
+                 60, 29, 61, 30, 62, 31, 63);
+}
+
+// Turns the square of n × n elements in every 16 bytes of n vectors: an element's place, its row's bits before its
+// column's, is rotated by one bit a pass.
+template <int n, typename V>
+void turn(V* rows) {
+  for (int bits = n; bits > 1; bits /= 2) {
+    V next[n];
+    for (int r = 0; r < n / 2; ++r) {
+      next[2 * r] = low_halves(rows[r], rows[r + n / 2]);
+      next[2 * r + 1] = high_halves(rows[r], rows[r + n / 2]);
+    }
+    std::copy(next, next + n, rows);
+  }
+}
+
+// An image's rows from a crop's corner on.
+struct Source {
+  const uint8_t* pixels;
+  int64_t stride;
+  const uint8_t* row(int y) const { return pixels + y * stride; }
+};
+
+typedef void EightRows(const Source&, const Filter&, int, int, int, int16_t*);
+typedef void AcrossRows(const int16_t*, const Filter&, int, bool, uint8_t*);
+
+// Rows y ... y + 7 of the crop (the last one again beyond its end), 32 bytes from column j on, by columns to `to`.
+template <int kTaps>
+void eight_rows(const Source& source, const Filter& down, int y, int last, int j, int16_t* to) {
+  const int taps = kTaps ? kTaps : down.taps;
+  Short32 rows[kGroup];
+  for (int r = 0; r < kGroup; ++r) {
+    const int at = std::min(y + r, last);
+    const int32_t* weight = &down.weight[size_t(at) * taps];
+    const uint8_t* from = source.row(down.start[at]) + j;
+    Short32 sum = times(levels(from), weight[0]);
+    for (int k = 1; k < taps; ++k) sum += times(levels(from + k * source.stride), weight[k]);
+    rows[r] = sum;
+  }
+  turn<kGroup>(rows);
+  for (int c = 0; c < kGroup; ++c)
+    for (int lane = 0; lane < 4; ++lane)
+      std::memcpy(to + (8 * lane + c) * kRows, (const char*)&rows[c] + 16 * lane, 16);
+}
+
+// One pixel of 32 rows, from columns of 1/128 levels to three columns of bytes.
+template <int kTaps>
+void pixel_of_rows(const int16_t* columns, const Filter& across, int x, uint8_t* to) {
+  const int taps = kTaps ? kTaps : across.taps;
+  const int32_t* weight = &across.weight[size_t(x) * taps];
+  const int16_t* from = columns + size_t(across.start[x]) * 3 * kRows;
+  Short32 sum[3] = {Short32{} + 64, Short32{} + 64, Short32{} + 64};  // half a level
+  for (int k = 0; k < taps; ++k, from += 3 * kRows)
+    for (int c = 0; c < 3; ++c) sum[c] += times(*(const Short32*)(from + c * kRows), weight[k]);
+  for (int c = 0; c < 3; ++c) {
+    const Byte32 bytes = __builtin_convertvector(sum[c] >> 7, Byte32);
+    std::memcpy(to + c * kRows, &bytes, sizeof bytes);
+  }
+}
+
+template <int kTaps>
+void across_rows(const int16_t* columns, const Filter& across, int width, bool flip, uint8_t* to) {
+  for (int x = 0; x < width; ++x) pixel_of_rows<kTaps>(columns, across, x, to + 3 * kRows * (flip ? width - 1 - x : x));
+}
+
+// `rows` rows of `count` bytes from columns of 32 rows. `room`: bytes from `out` to the crop's end. 16 bytes are
+// written at a time, from the right to the left and down: what goes too far is written over.
+void rows_of_columns(const uint8_t* columns, int rows, int count, uint8_t* out, int64_t room) {
+  for (int j = (count - 1) / 16 * 16; j >= 0; j -= 16) {
+    Byte32 block[16];
+    std::memcpy(block, columns + size_t(j) * kRows, sizeof block);
+    turn<16>(block);
+    for (int y = 0; y < rows; ++y) {
+      const int64_t at = int64_t(y) * count + j;
+      const char* row = (const char*)&block[y % 16] + y / 16 * 16;
+      if (at + 16 <= room) std::memcpy(out + at, row, 16);
+      else if (at < room) std::memcpy(out + at, row, room - at);
+    }
+  }
+}
+
+// One thread's, kept from call to call.
+struct Memory {
+  Filter across, down;
+  std::vector<int16_t> columns;
+  std::vector<uint8_t> turned;
+};
+
+// The same by the definition, for what the fast way does not take.
+void plain_crop(const Source& source, const Filter& across, const Filter& down, const Crop& crop) {
+  std::vector<double> line(3 * size_t(crop.x1 - crop.x0));
+  for (int y = 0; y < crop.height; ++y) {
+    std::fill(line.begin(), line.end(), 0.0);
+    for (int k = 0; k < down.taps; ++k) {
+      const uint8_t* row = source.row(down.start[y] + k);
+      for (size_t j = 0; j < line.size(); ++j) line[j] += down.exact[size_t(y) * down.taps + k] * row[j];
+    }
+    uint8_t* out = crop.out + 3 * size_t(y) * crop.width;
+    for (int i = 0; i < crop.width; ++i)
+      for (int c = 0; c < 3; ++c) {
+        double sum = 0.5;
+        for (int k = 0; k < across.taps; ++k)
+          sum += across.exact[size_t(i) * across.taps + k] * line[3 * size_t(across.start[i] + k) + c];
+        out[3 * (crop.flip ? crop.width - 1 - i : i) + c] = uint8_t(std::min(sum, 255.0));
+      }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Crops of one image, whose rows are `stride` bytes apart, resized bilinearly with antialiasing.
+void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
+  thread_local Memory memory;
+  auto& [across, down, columns, turned] = memory;
+  // By the number of taps, 0 for any: loops of a known length unroll.
+  constexpr EightRows* kEightRows[] = {eight_rows<0>, eight_rows<1>, eight_rows<2>, eight_rows<3>,
+                                       eight_rows<4>, eight_rows<5>, eight_rows<6>, eight_rows<7>};
+  constexpr AcrossRows* kAcrossRows[] = {across_rows<0>, across_rows<1>, across_rows<2>, across_rows<3>,
+                                         across_rows<4>, across_rows<5>, across_rows<6>, across_rows<7>};
+  for (const Crop* c = jobs; c < jobs + n; ++c) {
+    const int width = c->x1 - c->x0, bytes = 3 * width, count = 3 * c->width;
+    across.set(width, c->width), down.set(c->y1 - c->y0, c->height);
+    const Source source{image + c->y0 * stride + 3 * int64_t(c->x0), stride};
+    if (bytes < kBlock || std::max(across.taps, down.taps) > kMostTaps) {
+      plain_crop(source, across, down, *c);
+      continue;
+    }
+    EightRows* const eight_rows = kEightRows[down.taps < 8 ? down.taps : 0];
+    AcrossRows* const across_rows = kAcrossRows[across.taps < 8 ? across.taps : 0];
+    if (columns.size() < size_t(bytes) * kRows) columns.resize(size_t(bytes) * kRows);
+    if (turned.size() < (count + 16) * size_t(kRows)) turned.resize((count + 16) * size_t(kRows));
+    for (int y = 0; y < c->height; y += kRows) {
+      const int rows = std::min(kRows, c->height - y);
+      for (int j = 0; j < bytes; j += kBlock) {
+        const int start = std::min(j, bytes - kBlock);  // the last block begins earlier, nothing is read beyond
+        for (int r = 0; r < rows; r += kGroup)
+          eight_rows(source, down, y + r, c->height - 1, start, &columns[size_t(start) * kRows + r]);
+      }
+      across_rows(columns.data(), across, c->width, c->flip, turned.data());
+      const int64_t at = int64_t(y) * count;
+      rows_of_columns(turned.data(), rows, count, c->out + at, int64_t(c->height) * count - at);
+    }
+  }
+}
+
+}  // extern "C"
