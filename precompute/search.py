@@ -36,7 +36,7 @@ FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what t
     "tau": (0.4, False, "threshold in [0, 1]"),
     "component": (0.0, True, "not used"),
 }
-_AT_ONCE = 131_072  # grid points (32 maps of 64²) that the batched search takes together: what fits the cache
+_AT_ONCE = 262_144  # grid points (64 maps of 64²) that the batched search takes together: what fits the cache
 TAU_STEPS = 256  # tau is rounded to 1/256 of a grey level, so that its scores are integers
 
 
