@@ -17,7 +17,7 @@ from precompute.cli import UserError, add_options, main, option, read_options
 from precompute.files import replacing
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+OWN_README = Path(__file__).resolve().parent / "README.md"
 HEADLINE = "throughput-cpu-decode-apply.json"
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -62,12 +62,17 @@ def program(argv: list[str] | None = None) -> int:
         temporary.write_text(page(documents))
     print(f"{out / 'index.html'}: {len(documents)} results")
     if settings.readme:
-        headline = results.load(folder / HEADLINE)
-        text = README.read_text()
-        with replacing(README) as temporary:
-            temporary.write_text(with_table(text, markdown(headline)))
-        print(f"{README.name}: headline table of {HEADLINE}")
+        renew(README, "benchmarks", markdown(results.load(folder / HEADLINE)))
+        renew(OWN_README, "results", summary(documents))
     return 0
+
+
+def renew(path: Path, name: str, text: str) -> None:
+    """Puts `text` between the file's markers of that name."""
+    old = path.read_text()
+    with replacing(path) as temporary:
+        temporary.write_text(with_table(old, text, name))
+    print(f"{path.parent.name}/{path.name}: {name} renewed")
 
 
 def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
@@ -136,12 +141,41 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, table: str) -> str:
-    """`text` with `table` between its markers. UserError where they are missing."""
-    if BEGIN not in text or END not in text:
-        raise UserError(f"README.md has no {BEGIN} … {END} to put the table between")
-    head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+def with_table(text: str, table: str, name: str = "benchmarks") -> str:
+    """`text` with `table` between its markers of that name. UserError where they are missing."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise UserError(f"README.md has no {begin} … {end} to put the table between")
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+
+
+def summary(documents: dict[str, dict[str, Any]]) -> str:
+    """benchmarks/README.md's part: what every committed result says, and what it loses."""
+    parts = []
+    for name, document in documents.items():
+        machine = document["machine"]
+        parts += [
+            f"### `results/{name}.json`",
+            "",
+            f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; "
+            f"commit {document['commit']}.",
+            "",
+            "```",
+            told(document) or plain(document),
+            "```",
+            "",
+        ]
+        if lost := losses(document):
+            parts += ["Where we lose, and the share of our cost that the other needs:", *(f"- {x}" for x in lost), ""]
+    return "\n".join(parts).rstrip()
+
+
+def plain(document: dict[str, Any]) -> str:
+    """A line an arm."""
+    lines = [f"{'':44} {unit_words(document) + ' a sample':>26}  lowest–highest"]
+    lines += [f"{n:44} {m:26.3f}  {a:.3f}–{b:.3f}" for n, m, a, b, _ in rows(document)]
+    return "\n".join(lines)
 
 
 def page(documents: dict[str, dict[str, Any]]) -> str:
@@ -175,9 +209,10 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
 
 def told(document: dict[str, Any]) -> str:
     """What the benchmark itself prints of its result, where it has more to say than a row an arm."""
-    from benchmarks import roofline, stream, sweep
+    from benchmarks import roofline, stream, sweep, throughput
 
-    tables = {"sweep": sweep.table, "roofline": roofline.table, "stream": stream.table}
+    modules = (roofline, stream, sweep, throughput)
+    tables = {module.__name__.rsplit(".", 1)[1]: module.table for module in modules}
     return tables[document["benchmark"]](document).strip("\n") if document["benchmark"] in tables else ""
 
 

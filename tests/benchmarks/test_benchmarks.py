@@ -31,6 +31,38 @@ def test_a_slowed_arm_is_shown_as_slower():
     assert 1.9 < harness.spread(fast.cpu_ms)["median"] < 2.6
 
 
+def test_a_slowed_backend_is_shown_as_slower(cub_images, monkeypatch):
+    """Two of ours, one of which burns as much CPU again in every batch."""
+    from contextlib import ExitStack
+
+    from augment.policy import Policy
+    from benchmarks import job, scopes
+
+    work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=2)
+    real = job.build
+
+    def build(work, name, colour, stack, **more):
+        backend = real(work, name, colour, stack, **more)
+        if name == "eager":
+            render = backend.render
+
+            def slow(plan, files):
+                began = time.process_time()
+                views = render(plan, files)
+                busy(time.process_time() - began)
+                return views
+
+            backend.render = slow
+        return backend
+
+    with ExitStack() as stack:
+        (_, plain) = scopes.ARMS["decode+apply"](work, [("eager", "linear")], [], stack)
+        monkeypatch.setattr(scopes, "build", build)
+        (_, slowed) = scopes.ARMS["decode+apply"](work, [("eager", "linear")], [], stack)
+        harness.measure([plain, slowed], repeats=5)
+    assert 1.6 < harness.ratio(slowed, plain)["median"] < 2.4
+
+
 def test_an_error_in_an_arm_is_an_error():
     def broken():
         raise RuntimeError("no pixels")

@@ -9,7 +9,7 @@ from precompute.cli import UserError
 
 
 def spread(value):
-    return {"median": value, "q25": 0.9 * value, "q75": 1.1 * value, "values": [value]}
+    return {"median": value, "q25": 0.9 * value, "q75": 1.1 * value, "values": [0.9 * value, value, 1.1 * value]}
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def document():
             for o in ("fused", "kornia")
         },
         "verdict": "augmentation-bound",
+        "peak_memory_mib": 100.0,
     }
 
 
@@ -69,5 +70,9 @@ def test_readme_shows_the_committed_headline():
     text = report.README.read_text()
     table = report.markdown(results.load(results.FOLDER / report.HEADLINE))
     assert report.with_table(text, table) == text, "run: python -m benchmarks.report --readme"
+    documents = {path.stem: results.load(path) for path in sorted(results.FOLDER.glob("*.json"))}
+    own = report.OWN_README.read_text()
+    renewed = report.with_table(own, report.summary(documents), "results")
+    assert renewed == own, "run: python -m benchmarks.report --readme"
     with pytest.raises(UserError, match="no <!-- benchmarks -->"):
         report.with_table("nothing", table)
