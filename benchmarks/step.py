@@ -1,0 +1,311 @@
+"""What a training step costs: with live views, with one frozen batch, and beside lightly's BYOL loop on that batch.
+
+    python -m benchmarks.step                                   # the demo set, a narrow net on a CPU
+    python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
+
+Live over frozen tells what the views cost the trainer; it is 1.00 where the loader keeps up. Arms take turns; on CUDA
+the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from precompute.cli import UserError, add_options, as_json, main, option, read_options
+from trainer.config import RunConfig
+from trainer.settings import Hardware, let_idle_threads_sleep
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.harness import Arm
+    from trainer.data import Data
+
+LIVE, FROZEN = "ours: cvsa, live views", "ours: cvsa, frozen batch"
+OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The command's settings and their only defaults."""
+
+    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
+    boxes: str | None = option(None, "box file made by precompute.boxes")
+    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    split: str = option("train", "split of the views")
+    arch: str | None = option(None, "encoder; default resnet50 on CUDA, else resnet10w16")
+    size: int | None = option(None, "side of a view in pixels; default 224 on CUDA, else 64")
+    batch_size: int | None = option(None, "source images per step; default 256 on CUDA, else 32")
+    optimizer: str = option(
+        "lars", "optimizer of all arms; lightly's arm takes lightly's LARS", choices=("lars", "sgd")
+    )
+    amp: str = option("auto", "autocast of all arms", choices=("auto", "off", "bf16", "fp16"))
+    compile: bool = option(False, "torch.compile our networks")
+    pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
+    cache: str = option("off", "keep decoded pictures from epoch to epoch", choices=("off", "ram", "gpu"))
+    workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    steps: int = option(10, "steps per repeat")
+    repeats: int = option(5, "repeats of every arm, in turns")
+    out: str | None = option(None, "write the result to this .json file")
+    json: bool = option(False, "print the result as one JSON document at the end")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "repeats", "size", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+
+
+def program(argv: list[str] | None = None) -> int:
+    """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
+    let_idle_threads_sleep()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, Config)
+    config = read_options(Config, parser.parse_args(argv))
+
+    from benchmarks.harness import measure
+    from benchmarks.results import save
+    from trainer.data import open_data
+    from trainer.settings import find_hardware
+
+    hardware, _ = find_hardware(config.device)
+    config = _decided(config, hardware)
+    data = open_data(config.dataset, config.boxes, config.root, print)
+    with ExitStack() as stack:
+        arms, inside, flops = make_arms(config, data, hardware, stack)
+        measure(arms, config.repeats, say=lambda text: print(text, flush=True))
+        document = result(config, arms, inside, flops, hardware)
+    _show(document)
+    if config.out:
+        save(document, config.out)
+        print(f"written: {config.out}")
+    if config.json:
+        print(json.dumps(document, allow_nan=False))
+    return 0
+
+
+def _decided(config: Config, hardware: Hardware) -> Config:
+    """The config with what depends on the device filled in."""
+    cuda = hardware.device.startswith("cuda")
+    arch, size, batch = ("resnet50", 224, 256) if cuda else ("resnet10w16", 64, 32)
+    return dataclasses.replace(
+        config, arch=config.arch or arch, size=config.size or size, batch_size=config.batch_size or batch
+    )
+
+
+def make_arms(
+    config: Config, data: "Data", hardware: Hardware, stack: ExitStack
+) -> tuple[list["Arm"], dict[str, str], dict[str, float]]:
+    """The arms; what is inside the timer of each; FLOPs of a step per source image of each."""
+    import torch
+
+    from benchmarks.harness import Arm
+    from trainer.cost import step_flops
+
+    torch.backends.cudnn.benchmark = True
+    ours = {method: _run_config(config, method) for method in ("cvsa", "byol")}
+    states = {method: _state(run, config, data, hardware, stack) for method, run in ours.items()}
+    state, _ = states["cvsa"]
+    live = _without_end(state.loader)
+    frozen = next(live)
+    assert config.size is not None
+    flops = {method: step_flops(s.method, config.size) for method, (s, _) in states.items()}
+    amp = state.settings.amp
+
+    def stepping(method: str, batches: Iterator[Any]) -> Callable[[], None]:
+        return _work(lambda: _our_step(*states[method], next(batches), amp, hardware.device), config.steps, hardware)
+
+    peer = lightly_byol(config, state.settings, amp, hardware)
+    work = {
+        LIVE: (stepping("cvsa", live), "cvsa", "views made while training, and the whole step"),
+        FROZEN: (stepping("cvsa", _repeat(frozen)), "cvsa", "the whole step on one batch"),
+        OURS: (stepping("byol", _repeat(frozen)), "byol", "the whole step on the same batch"),
+        PEER: (
+            _work(lambda: peer(frozen.views), config.steps, hardware), "byol",
+            f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch",
+        ),
+    }  # fmt: skip
+    samples = config.steps * state.settings.batch_size
+    arms = [Arm(name, run, samples) for name, (run, _, _) in work.items()]
+    inside = {name: f"{text}; {config.arch}, {config.size} px, autocast {amp}" for name, (_, _, text) in work.items()}
+    return arms, inside, {name: flops[method] for name, (_, method, _) in work.items()}
+
+
+def _run_config(config: Config, method: str) -> RunConfig:
+    """The settings of `trainer.run` for one of our arms."""
+    assert config.arch is not None
+    assert config.size is not None
+    return RunConfig(
+        method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
+        amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
+    )  # fmt: skip
+
+
+def _state(
+    run: RunConfig, config: Config, data: "Data", hardware: Hardware, stack: ExitStack
+) -> tuple[Any, dict[int, int]]:
+    """The state that `trainer.run` would begin with, and its grids."""
+    from augment import open_views
+    from trainer.build import make_policy
+    from trainer.distributed import Process
+    from trainer.model import build_encoder, feature_widths, grid_of, train_mode
+    from trainer.settings import decide
+    from trainer.train import make_state
+
+    split = data.split(config.split)
+    encoder = build_encoder(run.arch)
+    settings, _ = decide(run, len(data.cache.indices(split)), feature_widths(encoder)[4], hardware)
+    loader = stack.enter_context(
+        open_views(
+            data.cache, data.root, policy=make_policy(run), split=split, backend=config.pipeline, cache=config.cache,
+            batch_size=settings.batch_size, device=hardware.device, workers=config.workers, say=_quiet,
+        )
+    )  # fmt: skip
+    state = make_state(run, settings, loader, hardware, Process(), _quiet)
+    train_mode(state.method.online, 0)
+    grids = {stage: grid_of(encoder, run.size, stage) for stage in run.align_stages if run.method == "cvsa"}
+    return state, grids
+
+
+def _our_step(state: Any, grids: dict[int, int], batch: Any, amp: str, device: str) -> None:
+    from trainer.train import advance, autocast_of
+
+    advance(state, batch, grids, autocast_of(amp, device))
+
+
+def lightly_byol(
+    config: Config, settings: Any, amp: str, hardware: Hardware
+) -> "Callable[[tuple[torch.Tensor, ...]], torch.Tensor]":
+    """One step of lightly's BYOL example on two views: its heads, criterion, EMA and LARS, our head widths and rates.
+
+    Raises UserError where lightly is not installed.
+    """
+    import copy
+
+    import torch
+
+    try:
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+        from lightly.models.utils import deactivate_requires_grad, update_momentum
+        from lightly.utils.lars import LARS
+    except ImportError as error:
+        raise UserError(f"the peer is missing ({error}): pip install 'saliencyswap[peers]'") from error
+
+    from trainer.model import build_encoder, feature_widths
+    from trainer.train import autocast_of
+
+    assert config.arch is not None
+    backbone = build_encoder(config.arch)
+    width, dim = feature_widths(backbone)[4], RunConfig.dim
+    online = torch.nn.Sequential(backbone, torch.nn.Flatten(1), BYOLProjectionHead(width, settings.hidden, dim))
+    online = online.to(hardware.device)
+    predictor = BYOLPredictionHead(dim, settings.hidden, dim).to(hardware.device)
+    target = copy.deepcopy(online)
+    deactivate_requires_grad(target)
+    criterion = NegativeCosineSimilarity()
+    parameters = [*online.parameters(), *predictor.parameters()]
+    kind = LARS if config.optimizer == "lars" else torch.optim.SGD
+    optimizer = kind(parameters, lr=settings.peak_lr, momentum=0.9, weight_decay=settings.weight_decay)
+    scaler = torch.amp.GradScaler(hardware.device.split(":")[0], enabled=amp == "fp16")
+    autocast = autocast_of(amp, hardware.device)
+
+    def step(views: "tuple[torch.Tensor, ...]") -> "torch.Tensor":
+        update_momentum(online, target, m=0.996)
+        with autocast():
+            p0, p1 = (predictor(online(view)) for view in views)
+            z0, z1 = (target(view).detach() for view in views)
+            loss = 0.5 * (criterion(p0, z1) + criterion(p1, z0))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def _work(step: Callable[[], object], steps: int, hardware: Hardware) -> Callable[[], None]:
+    """`steps` steps, done when it returns."""
+
+    def work() -> None:
+        for _ in range(steps):
+            step()
+        if hardware.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(hardware.device)
+
+    return work
+
+
+def result(
+    config: Config, arms: list["Arm"], inside: dict[str, str], flops: dict[str, float], hardware: Hardware
+) -> dict[str, Any]:
+    """The measured arms as a result document."""
+    from benchmarks.harness import facts, ratio, spread
+    from benchmarks.results import SCHEMA
+    from trainer.cost import peak_flops
+
+    # GPU steps are judged by the clock; on a CPU that others use by CPU time, in which live views count in full.
+    unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
+    amp = inside[LIVE].rsplit(" ", 1)[1]
+    peak = peak_flops(hardware.name, amp)
+    rows = []
+    for arm in arms:
+        spreads = {"cpu_ms": spread(arm.cpu_ms), "wall_ms": spread(arm.wall_ms)}
+        rate = 1e3 / spreads["wall_ms"]["median"]
+        rows.append(
+            {
+                "name": arm.name, "inside": inside[arm.name], "samples": arm.samples, **spreads,
+                "images_per_second": rate,
+                "gflops_per_image": flops[arm.name] / 1e9,
+                "gflops_per_second": rate * flops[arm.name] / 1e9,
+                "mfu": None if peak is None else rate * flops[arm.name] / peak,
+            }
+        )  # fmt: skip
+    by_name = {arm.name: arm for arm in arms}
+    ratios = {}
+    for label, above, below in (("live / frozen", LIVE, FROZEN), ("lightly / ours, byol", PEER, OURS)):
+        for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms")):
+            ratios[f"{label}, {kind}"] = ratio(by_name[above], by_name[below], of)
+    return {
+        "schema": SCHEMA, "benchmark": "step", "unit": unit, "settings": as_json(config), **facts(),
+        "arms": rows, "ratios": ratios,
+    }  # fmt: skip
+
+
+def _show(document: dict[str, Any]) -> None:
+    for arm in document["arms"]:
+        wall, mfu = arm["wall_ms"], arm["mfu"]
+        print(
+            f"{arm['name']:<28} {wall['median']:8.3f} ms a source image ({wall['q25']:.3f}-{wall['q75']:.3f}), CPU "
+            f"{arm['cpu_ms']['median']:.3f} ms; {arm['images_per_second']:.1f} images/s, "
+            f"{arm['gflops_per_second']:.1f} GFLOP/s" + ("" if mfu is None else f", MFU {mfu:.1%}")
+        )
+    for name, values in document["ratios"].items():
+        print(f"{name:<28} {values['median']:8.3f}  ({values['q25']:.3f}-{values['q75']:.3f})")
+
+
+def _repeat(batch: Any) -> Iterator[Any]:
+    while True:
+        yield batch
+
+
+def _without_end(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _quiet(line: str) -> None:
+    """The benchmark prints its own settings."""
+
+
+if __name__ == "__main__":
+    main(program)

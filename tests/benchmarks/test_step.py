@@ -1,0 +1,50 @@
+"""benchmarks.step for real on a few pictures: the peer's step is BYOL's step, and the result has the house's form."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.results import validate
+from benchmarks.step import FROZEN, LIVE, OURS, PEER, Config, _decided, lightly_byol
+from trainer.config import RunConfig
+from trainer.model import feature_widths
+from trainer.settings import Hardware, decide
+
+
+def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
+    boxes = tmp_path / "demo.h5"
+    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
+    done = run_module(
+        "benchmarks.step", "--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--device",
+        "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2, "--workers", 1, "--json", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    validate(document)
+    assert [arm["name"] for arm in document["arms"]] == [LIVE, FROZEN, OURS, PEER]
+    assert document["unit"] == "cpu_ms"
+    by_name = {arm["name"]: arm for arm in document["arms"]}
+    assert by_name[FROZEN]["gflops_per_image"] > by_name[OURS]["gflops_per_image"] == by_name[PEER]["gflops_per_image"]
+    assert all(arm["mfu"] is None for arm in document["arms"])  # a CPU's peak is not known
+    assert set(document["ratios"]) == {
+        f"{pair}, {unit}" for pair in ("live / frozen", "lightly / ours, byol") for unit in ("wall", "CPU")
+    }
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+def test_the_peer_trains(optimizer: str) -> None:
+    """lightly's arm is a training step and no empty loop: its loss falls on one batch."""
+    pytest.importorskip("lightly")
+    hardware = Hardware("cpu", "CPU", bf16=False)
+    config = _decided(Config(arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer), hardware)
+    run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer)
+    from trainer.model import build_encoder
+
+    settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
+    views = (torch.randn(16, 3, 32, 32), torch.randn(16, 3, 32, 32))
+    step = lightly_byol(config, settings, "off", hardware)
+    losses = [step(views) for _ in range(12)]
+    assert losses[-1] < losses[0]
