@@ -1,12 +1,14 @@
 """Decode, then everything else in one pass: the fastest way on a CPU.
 
 With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, plain torch written with the same care
-(`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then one view at a time.
+(`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then view after view.
 """
 
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,20 +100,16 @@ class FusedBackend:
         jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))
         scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept is None:
-            self._wait(self._threads.submit(self._decode_and_cut, *each) for each in zip(files, jobs, strict=True))
+            self._share_out(self._decode_and_cut, list(zip(files, jobs, strict=True)))
         else:
-            self._wait(self._threads.submit(self._cut, *each) for each in zip(kept, jobs, strict=True))
+            self._share_out(self._cut, list(zip(kept, jobs, strict=True)))
             if exist:
                 address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
                 scenes = np.array(address, np.uint64)[plan.background_slot]
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         finish = self._finish_compiled if self._library else self._finish_eagerly
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
-        self._wait(
-            self._threads.submit(finish, plan, v, run, scenes, patches, views[v])
-            for v in range(plan.views)
-            for run in runs
-        )
+        self._share_out(finish, [(plan, v, run, scenes, patches, views[v]) for v in range(plan.views) for run in runs])
         return views
 
     def holds(self, row: int) -> bool:
@@ -127,12 +125,29 @@ class FusedBackend:
         if self._cache is not None:
             self._cache.clear()
 
-    @staticmethod
-    def _wait(futures: Iterable[Future]) -> None:
-        """All of them, also when one fails: none may be at work when the buffer is used again."""
-        errors = [error for future in list(futures) if (error := future.exception()) is not None]
+    def _share_out(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The function's answers to all tasks, by all threads; raises what one of them raised.
+
+        A thread takes the next task by itself: one future a task would wake the waiting thread each time (0.1 ms a
+        decoded image, measured). All threads have ended when this returns, for the buffer is used again.
+        """
+        numbers = itertools.count()
+        answers: list[Any] = [None] * len(tasks)
+
+        def work() -> None:
+            while (i := next(numbers)) < len(tasks):
+                try:
+                    answers[i] = function(*tasks[i])
+                except BaseException:
+                    for _ in range(len(tasks)):  # the others stop
+                        next(numbers)
+                    raise
+
+        futures = [self._threads.submit(work) for _ in range(min(self.workers, len(tasks)))]
+        errors = [error for future in futures if (error := future.exception()) is not None]
         if errors:
             raise errors[0]
+        return answers
 
     def _room(self, count: int) -> np.ndarray:
         """uint8 [>= count], kept from batch to batch: fresh pages cost more than the pixels."""
@@ -146,9 +161,7 @@ class FusedBackend:
         def make(row: int, data: bytes) -> Picture:
             return cache.get(row) or cache.keep(row, _decoded(data), self._scene)
 
-        futures = [self._threads.submit(make, *each) for each in zip(plan.images.tolist(), files, strict=True)]
-        self._wait(futures)
-        return [future.result() for future in futures]
+        return self._share_out(make, list(zip(plan.images.tolist(), files, strict=True)))
 
     def _scene(self, image: Tensor, roi: np.ndarray) -> Tensor:
         """uint8 [size, size, 3]: the ROI of an image, resized."""

@@ -14,6 +14,12 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (decltype(a)){__VA_ARGS__})
+#endif
+
 namespace {
 
 constexpr int kLanes = 48;
@@ -95,7 +101,7 @@ namespace {
 
 // Working memory of one thread for views of one size. Rows have kPad elements before and after them.
 struct Work {
-  int size = 0, row = 0, stride = 0;
+  int size = 0, row = 0, stride = 0, window = 1;
   std::vector<uint8_t> canvas_buffer;
   std::vector<float> pixel_buffer, line_buffer, wide_buffer, plane_buffer;
 
@@ -107,64 +113,89 @@ struct Work {
     line_buffer.assign(stride, 0.f);
   }
   uint8_t* canvas(int y) { return canvas_buffer.data() + size_t(y) * stride + kPad; }
+  float* coloured(int y) { return pixels(y % window); }
   float* pixels(int y) { return pixel_buffer.data() + size_t(y) * stride + kPad; }
   float* line() { return line_buffer.data() + kPad; }
 };
 
+// The n pixels before `end`, from the last to the first.
+void mirrored(const uint8_t* end, int n, uint8_t* to) {
+  int x = 0;
+  for (; x + 5 < n; x += 5) {  // five pixels of the sixteen bytes before `end - 3 * x`
+    Bytes16 bytes;
+    std::memcpy(&bytes, end - 3 * x - 16, 16);
+    bytes = SHUFFLE(bytes, bytes, 13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+    std::memcpy(to + 3 * x, &bytes, 16);
+  }
+  for (; x < n; ++x) std::memcpy(to + 3 * x, end - 3 * (x + 1), 3);
+}
+
 void compose(const View& view, Work& work) {
-  const int size = work.size, x0 = view.rect[0], y0 = view.rect[1], x1 = view.rect[2], y1 = view.rect[3];
+  const int size = work.size, y0 = view.rect[1], y1 = view.rect[3];
   for (int y = 0; y < size; ++y) {
-    uint8_t* to = work.canvas(y);
     const bool patched = y >= y0 && y < y1;
-    if (!(patched && x0 == 0 && x1 == size)) {
-      const uint8_t* from = view.scene + size_t(y) * work.row;
-      if (view.flip)
-        for (int x = 0; x < size; ++x) std::memcpy(to + 3 * x, from + 3 * (size - 1 - x), 3);
-      else
-        std::memcpy(to, from, work.row);
-    }
+    const int x0 = patched ? view.rect[0] : size, x1 = patched ? view.rect[2] : size;
+    uint8_t* to = work.canvas(y);
+    const uint8_t* scene = view.scene + size_t(y) * work.row;  // not to be read where the patch covers everything
+    if (x0 > 0 && view.flip) mirrored(scene + work.row, x0, to);
+    if (x0 > 0 && !view.flip) std::memcpy(to, scene, 3 * x0);
     if (patched) std::memcpy(to + 3 * x0, view.patch + size_t(y - y0) * 3 * (x1 - x0), 3 * (x1 - x0));
+    if (x1 < size && view.flip) mirrored(scene + 3 * (size - x1), size - x1, to + 3 * x1);
+    if (x1 < size && !view.flip) std::memcpy(to + 3 * x1, scene + 3 * x1, 3 * (size - x1));
   }
 }
 
 void mean_colour(Work& work, double mean[3]) {
-  uint32_t sum[kLanes] = {};  // 255 * 4096 * 4096 / 16 fits
+  uint32_t sum[kLanes] = {};
+  const int whole = work.row / kLanes * kLanes;
   for (int y = 0; y < work.size; ++y) {
     const uint8_t* row = work.canvas(y);
-    int j = 0;
-    for (; j + kLanes <= work.row; j += kLanes)
-      for (int l = 0; l < kLanes; ++l) sum[l] += row[j + l];
-    for (; j < work.row; ++j) sum[j % kLanes] += row[j];
+    for (int from = 0; from < whole; from += 256 * kLanes) {  // 256 bytes and more would not fit into 16 bits
+      uint16_t part[kLanes] = {};
+      for (int j = from; j < std::min(from + 256 * kLanes, whole); j += kLanes)
+        for (int l = 0; l < kLanes; ++l) part[l] += row[j + l];
+      for (int l = 0; l < kLanes; ++l) sum[l] += part[l];
+    }
+    for (int j = whole; j < work.row; ++j) sum[j - whole] += row[j];
   }
   mean[0] = mean[1] = mean[2] = 0;
   for (int l = 0; l < kLanes; ++l) mean[l % 3] += sum[l];
   for (int c = 0; c < 3; ++c) mean[c] /= double(work.size) * work.size;
 }
 
-// y = M·x + K·mean as a filter along the interleaved row: five taps whose weights depend on the channel.
-struct Matrix {
-  float tap[5][kLanes], shift[kLanes];
+// Levels to what a network wants: level * scale[c] + shift[c].
+struct Normalisation {
+  const float *scale, *shift;
+};
 
-  Matrix(const View& view, const double mean[3]) {
+// y = M·x + K·mean, clamped and normalised, as a filter along the interleaved row: five taps whose weights depend on the
+// channel.
+struct Matrix {
+  Vec16 tap[3][5], shift[3], low[3], high[3];
+
+  Matrix(const View& view, const double mean[3], const Normalisation& to) {
     for (int l = 0; l < kLanes; ++l) {
-      const int c = l % 3;
+      const int c = l % 3, g = l / 16;
       for (int t = 0; t < 5; ++t) {
         const int from = c + t - 2;
-        tap[t][l] = from >= 0 && from < 3 ? view.matrix[3 * c + from] : 0.f;
+        tap[g][t][l % 16] = from >= 0 && from < 3 ? view.matrix[3 * c + from] * to.scale[c] : 0.f;
       }
-      shift[l] = 0;
-      for (int from = 0; from < 3; ++from) shift[l] += view.offset[3 * c + from] * float(mean[from]);
+      float constant = 0;
+      for (int from = 0; from < 3; ++from) constant += view.offset[3 * c + from] * float(mean[from]);
+      shift[g][l % 16] = constant * to.scale[c] + to.shift[c];
+      low[g][l % 16] = to.shift[c], high[g][l % 16] = 255 * to.scale[c] + to.shift[c];
     }
   }
 
-  // `from` may be read from -2 on and a little beyond the end.
-  void apply(const float* __restrict from, float* __restrict to, int n) const {
+  // `from` may be read from -2 on and a little beyond the end; whole groups of kLanes are written.
+  void apply(const float* from, float* to, int n) const {
     for (int j = 0; j < n; j += kLanes)
-      for (int l = 0; l < kLanes; ++l) {
-        const float* x = from + j + l - 2;
-        const float y = shift[l] + tap[0][l] * x[0] + tap[1][l] * x[1] + tap[2][l] * x[2] + tap[3][l] * x[3] +
-                        tap[4][l] * x[4];
-        to[j + l] = std::min(std::max(y, 0.f), 255.f);
+      for (int g = 0; g < 3; ++g) {
+        const float* x = from + j + 16 * g - 2;
+        Vec16 y = shift[g];
+        for (int t = 0; t < 5; ++t) y += tap[g][t] * load(x + t);
+        y = y < low[g] ? low[g] : y;
+        *reinterpret_cast<Vec16*>(to + j + 16 * g) = y > high[g] ? high[g] : y;
       }
   }
 };
@@ -227,7 +258,7 @@ struct Planes {
   }
 };
 
-void torchvision_colour(const View& view, Work& work) {
+void torchvision_colour(const View& view, const Normalisation& to, Work& work) {
   const int size = work.size, n = size * size;
   float* memory = grown(work.plane_buffer, 3 * size_t(n));
   Planes planes{memory, memory + n, memory + 2 * size_t(n), n};
@@ -248,7 +279,9 @@ void torchvision_colour(const View& view, Work& work) {
   for (int y = 0; y < size; ++y) {
     float* row = work.pixels(y);
     for (int x = 0, i = y * size; x < size; ++x, ++i)
-      row[3 * x] = planes.r[i], row[3 * x + 1] = planes.g[i], row[3 * x + 2] = planes.b[i];
+      row[3 * x] = planes.r[i] * to.scale[0] + to.shift[0],
+      row[3 * x + 1] = planes.g[i] * to.scale[1] + to.shift[1],
+      row[3 * x + 2] = planes.b[i] * to.scale[2] + to.shift[2];
   }
 }
 
@@ -262,21 +295,35 @@ void linear_row(const Matrix& matrix, Work& work, int y, float* out) {
 
 int reflected(int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); }
 
-// Row y of the blurred view into `out`, [3 * size] and a little beyond.
-void blurred_row(const View& view, const float* weight, Work& work, int y, float* out) {
-  const int radius = view.radius, taps = 2 * radius + 1, margin = 3 * radius;
-  thread_local std::vector<const float*> rows;
-  rows.resize(taps);
-  for (int k = 0; k < taps; ++k) rows[k] = work.pixels(reflected(y + k - radius, work.size));
-  float* line = grown(work.wide_buffer, work.row + 2 * size_t(margin)) + margin;
-  weighted_rows(rows.data(), weight, taps, work.row, line);
-  for (int x = 1; x <= radius; ++x) {
-    std::memcpy(line - 3 * x, line + 3 * x, 3 * sizeof(float));
-    std::memcpy(line + work.row + 3 * (x - 1), line + work.row - 3 * (x + 1), 3 * sizeof(float));
+// The blur of one view, row after row. `row(i)` gives the coloured row i; `window` of them must stay where they are.
+struct Blur {
+  std::vector<float> weight;
+  std::vector<const float*> taps;
+  int radius;
+
+  explicit Blur(const View& view) : weight(2 * view.radius + 1), taps(2 * view.radius + 1), radius(view.radius) {
+    double sum = 0;
+    for (int pass = 0; pass < 2; ++pass)
+      for (int k = -radius; k <= radius; ++k) {
+        const double w = std::exp(-0.5 * k * k / (double(view.sigma) * view.sigma));
+        if (pass == 0) sum += w; else weight[k + radius] = float(w / sum);
+      }
   }
-  for (int k = 0; k < taps; ++k) rows[k] = line + 3 * (k - radius);
-  weighted_rows(rows.data(), weight, taps, work.row, out);
-}
+
+  // Row y of the result into `out`, 3 * size elements and no more.
+  void apply(Work& work, int y, float* out) {
+    const int margin = 3 * radius, count = 2 * radius + 1;
+    for (int k = 0; k < count; ++k) taps[k] = work.coloured(reflected(y + k - radius, work.size));
+    float* line = grown(work.wide_buffer, work.row + 2 * size_t(margin)) + margin;
+    weighted_rows(taps.data(), weight.data(), count, work.row, line);
+    for (int x = 1; x <= radius; ++x) {
+      std::memcpy(line - 3 * x, line + 3 * x, 3 * sizeof(float));
+      std::memcpy(line + work.row + 3 * (x - 1), line + work.row - 3 * (x + 1), 3 * sizeof(float));
+    }
+    for (int k = 0; k < count; ++k) taps[k] = line + 3 * (k - radius);
+    weighted_rows(taps.data(), weight.data(), count, work.row, out);
+  }
+};
 
 uint16_t to_bfloat16(float x) {
   uint32_t bits;
@@ -284,40 +331,11 @@ uint16_t to_bfloat16(float x) {
   return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-void store(float x, float* to) { *to = x; }
-void store(float x, _Float16* to) { *to = _Float16(x); }
-void store(float x, uint16_t* to) { *to = to_bfloat16(x); }
-
-// Levels to what a network wants: out = level * scale[c] + shift[c].
-struct Normalisation {
-  float scale[kLanes], shift[kLanes];
-
-  template <typename T>
-  void write(const float* __restrict from, T* __restrict out, int row) const {
-    int j = 0;
-    for (; j + kLanes <= row; j += kLanes)
-      for (int l = 0; l < kLanes; ++l) store(from[j + l] * scale[l] + shift[l], out + j + l);
-    for (int l = 0; j + l < row; ++l) store(from[j + l] * scale[l] + shift[l], out + j + l);
-  }
-
-  // Row y of an output of float32 (0), bfloat16 (1) or float16 (2).
-  void write_row(const float* from, void* out, int y, int row, int dtype) const {
-    const size_t start = size_t(y) * row;
-    if (dtype == 0) write(from, static_cast<float*>(out) + start, row);
-    if (dtype == 1) write(from, static_cast<uint16_t*>(out) + start, row);
-    if (dtype == 2) write(from, static_cast<_Float16*>(out) + start, row);
-  }
-};
-
-std::vector<float> gaussian(const View& view) {
-  std::vector<float> weight(2 * view.radius + 1);
-  double sum = 0;
-  for (int pass = 0; pass < 2; ++pass)
-    for (int k = -view.radius; k <= view.radius; ++k) {
-      const double w = std::exp(-0.5 * k * k / (double(view.sigma) * view.sigma));
-      if (pass == 0) sum += w; else weight[k + view.radius] = float(w / sum);
-    }
-  return weight;
+// A finished row as float32 (0), bfloat16 (1) or float16 (2).
+void write_row(const float* from, void* out, size_t start, int n, int dtype) {
+  if (dtype == 0) std::memcpy(static_cast<float*>(out) + start, from, n * sizeof(float));
+  for (int j = 0; dtype == 1 && j < n; ++j) static_cast<uint16_t*>(out)[start + j] = to_bfloat16(from[j]);
+  for (int j = 0; dtype == 2 && j < n; ++j) static_cast<_Float16*>(out)[start + j] = _Float16(from[j]);
 }
 
 }  // namespace
@@ -327,25 +345,37 @@ extern "C" {
 // Finished views from scenes and patches; `linear` chooses the meaning of colour.
 void views(int32_t n, const View* jobs, int32_t size, int32_t linear, const float* scale, const float* shift,
            int32_t dtype) {
-  thread_local Work work;
+  thread_local Work memory;
+  Work& work = memory;
   work.fit(size);
-  Normalisation normalisation;
-  for (int l = 0; l < kLanes; ++l) normalisation.scale[l] = scale[l % 3], normalisation.shift[l] = shift[l % 3];
-  std::vector<float> buffer(round_up(3 * size, kLanes));
+  const Normalisation normal{scale, shift};
+  // Rows are finished where they belong if nothing beyond them is touched, else here.
+  std::vector<float> buffer(round_up(work.row, kLanes));
   for (const View* view = jobs; view < jobs + n; ++view) {
     compose(*view, work);
-    double mean[3];
-    mean_colour(work, mean);
-    const Matrix matrix(*view, mean);
-    if (!linear) torchvision_colour(*view, work);
-    if (linear && view->radius > 0)
-      for (int y = 0; y < size; ++y) linear_row(matrix, work, y, work.pixels(y));
-    const std::vector<float> weight = gaussian(*view);
+    double mean[3] = {};
+    if (linear && std::any_of(view->offset, view->offset + 9, [](float k) { return k != 0; })) mean_colour(work, mean);
+    const Matrix matrix(*view, mean, normal);
+    Blur blur(*view);
+    if (!linear) torchvision_colour(*view, normal, work);
+    work.window = linear ? 2 * view->radius + 1 : size;
+    int ready = 0;  // coloured rows
     for (int y = 0; y < size; ++y) {
-      const float* row = work.pixels(y);
-      if (view->radius > 0) blurred_row(*view, weight.data(), work, y, buffer.data()), row = buffer.data();
-      else if (linear) linear_row(matrix, work, y, buffer.data()), row = buffer.data();
-      normalisation.write_row(row, view->out, y, work.row, dtype);
+      const size_t start = size_t(y) * work.row;
+      float* const there = static_cast<float*>(view->out) + start;
+      const float* row = buffer.data();
+      if (view->radius > 0) {
+        for (; linear && ready < std::min(y + view->radius + 1, size); ++ready)
+          linear_row(matrix, work, ready, work.coloured(ready));
+        row = dtype == 0 ? there : buffer.data();
+        blur.apply(work, y, const_cast<float*>(row));
+      } else if (linear) {
+        row = dtype == 0 && work.row % kLanes == 0 ? there : buffer.data();
+        linear_row(matrix, work, y, const_cast<float*>(row));
+      } else {
+        row = work.coloured(y);
+      }
+      if (row != there) write_row(row, view->out, start, work.row, dtype);
     }
   }
 }
