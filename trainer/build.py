@@ -16,6 +16,7 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.methods import Alignment, Method, build_method
 from trainer.model import Heads, build_model, freeze_stages
+from trainer.pretext import TURNS
 from trainer.settings import Settings
 from trainer.weights import load_encoder
 
@@ -36,10 +37,11 @@ def make_folder(out: Path, resuming: bool) -> Path:
 
 def make_policy(config: RunConfig) -> Policy:
     """The augmentation policy that the flags ask for; UserError for values that no view could be made with."""
-    if config.method == "cvsa" and config.policy == "rrc":
+    if config.method in ("cvsa", "instloc") and config.policy == "rrc":
+        other = "saliencyswap, or --method byol" if config.method == "cvsa" else "instloc, or --method mocov2"
         raise UserError(
-            "--method cvsa --policy rrc: without a pasted rectangle there is no mask to align with. "
-            "Use --policy saliencyswap, or --method byol"
+            f"--method {config.method} --policy rrc: without a pasted rectangle there is nothing to align with. "
+            f"Use --policy {other}"
         )
     try:
         return Policy(
@@ -60,14 +62,7 @@ def make_policy(config: RunConfig) -> Policy:
 
 def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None] = lambda _: None) -> Method:
     """The method with its networks on the CPU, initialised from the seed (and from --init)."""
-    heads = Heads(
-        dim=config.dim,
-        hidden=settings.hidden,
-        conv_hidden=settings.conv_hidden,
-        stages=config.align_stages if config.method == "cvsa" else (),
-        predictor=config.method in ("byol", "cvsa"),
-        direct=config.control == "direct-head",
-    )
+    heads = make_heads(config, settings)
     online = build_model(config.arch, heads, config.seed)
     if config.init is not None:
         encoder, _, remark = load_encoder(config.init, config.arch)
@@ -75,7 +70,19 @@ def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None
         say(remark)
     freeze_stages(online, config.freeze_stages)
     alignment = Alignment(config.alignment(), config.control) if config.method == "cvsa" else None
-    return build_method(config.method, online, config.dim, alignment, settings.queue)
+    return build_method(config.method, online, heads.dim, alignment, settings.queue)
+
+
+def make_heads(config: RunConfig, settings: Settings) -> Heads:
+    """The heads that the method works with."""
+    return Heads(
+        dim={"rotpred": TURNS, "looc": 2 * config.dim}.get(config.method, config.dim),
+        hidden=settings.hidden,
+        conv_hidden=settings.conv_hidden,
+        stages=config.align_stages if config.method == "cvsa" else (),
+        predictor={"byol": "mlp", "cvsa": "mlp", "relloc": "pairs"}.get(config.method, "none"),
+        direct=config.control == "direct-head",
+    )
 
 
 def describe(config: RunConfig, settings: Settings, method: Method, grids: dict[int, int]) -> str:

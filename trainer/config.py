@@ -9,7 +9,9 @@ from typing import Any
 from augment.policy import COLOURS, MODES, NAMES, SCENES
 from precompute.cli import option
 
-METHODS = ("cvsa", "byol", "mocov2", "simclr")
+METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
+QUEUED = ("mocov2", "instloc", "looc")  # MoCo v2's way, with a queue of keys
+SGD = (*QUEUED, "rotpred", "relloc")  # methods whose papers train with SGD
 CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
 
 
@@ -100,13 +102,15 @@ class RunConfig:
     epochs: int = option(100, "passes over the training split")
     batch_size: int | None = option(None, "source images per step, over all processes")
     accumulate: int = option(1, "split a step's batch into this many parts to save memory (BN then sees a part)")
-    optimizer: str | None = option(None, "default: lars, sgd for mocov2", choices=("lars", "sgd", "adamw"))
+    optimizer: str | None = option(
+        None, "default: lars; sgd for mocov2, instloc, looc, rotpred, relloc", choices=("lars", "sgd", "adamw")
+    )
     base_lr: float | None = option(
         None, "peak learning rate per 256 images of batch; default: see the run's first lines"
     )
     bias_lr: float = option(0.024, "rate of biases and norms under LARS, as a share of the weights' rate")
     warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run")
-    weight_decay: float | None = option(None, "default 1e-6 up to 300 epochs, else 1.5e-6 (mocov2 1e-4)")
+    weight_decay: float | None = option(None, "default 1e-6 up to 300 epochs, else 1.5e-6 (with sgd 1e-4)")
     momentum: float = option(0.9, "momentum of the optimizer")
     ema: float = option(0.996, "momentum of the target network at the start (it rises to 1 by cosine)")
 

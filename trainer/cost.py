@@ -3,26 +3,30 @@
 import copy
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.methods import Method
+from trainer.model import Network
 
 # Dense bf16/fp16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (no sparsity).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
 
-@torch.no_grad()
-def step_flops(method: Method, size: int, views: int = 2) -> float:
+def step_flops(method: Method, size: int) -> float:
     """FLOPs (two per multiply-add) of one training step per source image: forward + backward = 3 forwards online."""
-    total = 0.0
-    for network, passes in ((method.online, 3 * views), (method.target, views)):
-        if network is not None:
-            twin = copy.deepcopy(network).to("meta").eval()
-            twin.compiled = False  # what is compiled is not counted
-            with FlopCounterMode(display=False) as counter:
-                twin(torch.empty(1, 3, size, size, device="meta"))
-            total += passes * counter.get_total_flops()
-    return total
+    image = torch.empty(1, 3, size, size, device="meta")
+    total = 3 * _forward_flops(method.online, method.sees(image))
+    return total + (method.target_views * _forward_flops(method.target, image) if method.target is not None else 0)
+
+
+@torch.no_grad()
+def _forward_flops(network: Network, images: Tensor) -> float:
+    twin = copy.deepcopy(network).to("meta").eval()
+    twin.compiled = False  # what is compiled is not counted
+    with FlopCounterMode(display=False) as counter:
+        twin(images)
+    return counter.get_total_flops()
 
 
 def peak_flops(device_name: str, amp: str) -> float | None:

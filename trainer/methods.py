@@ -5,6 +5,9 @@
     mocov2  InfoNCE against a queue of the EMA target's keys, one direction
     simclr  NT-Xent between both views, no target
 
+and, each in a file of its own: instloc, looc (mocov2 with the pasted instance's features; with two embeddings), and
+rotpred, relloc (pretext.py).
+
 A method yields its loss in parts whose graphs are independent (Eqs 5 and 6 separate by online view, since every view
 has its own BN statistics): the loop runs `backward` on one part before the next part's forward is made, which gives
 the same gradient at half the activation memory.
@@ -19,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import LossPreset
+from trainer.config import METHODS, LossPreset
 from trainer.losses import alignment_loss, correspondence, info_nce, negative_cosine, nt_xent
 from trainer.model import Network, Projections, ema_update, target_of
 
@@ -45,6 +48,7 @@ class Method(nn.Module):
 
     target: Network | None
     passes = 1  # independent parts of a step's loss
+    target_views = 2  # views of a source that the target sees in a step
 
     def __init__(self, online: Network, has_target: bool) -> None:
         super().__init__()
@@ -63,9 +67,13 @@ class Method(nn.Module):
         with nullcontext() if sync or not isinstance(wrapper, DistributedDataParallel) else wrapper.no_sync():
             yield
 
-    def forward_online(self, view: Tensor) -> Projections:
-        """The online network's projections of `view` [N, 3, S, S], with graph."""
-        return self._forward_online[0](view)
+    def forward_online(self, view: Tensor, cover: Tensor | None = None) -> Projections:
+        """The online network's projections of `view` [N, 3, S, S], with graph; `cover` see `model.project`."""
+        return self._forward_online[0](view, cover)
+
+    def sees(self, image: Tensor) -> Tensor:
+        """What the online network is given of a source in one step, for a view [1, 3, S, S] (to count arithmetic)."""
+        return torch.cat([image, image])
 
     @torch.no_grad()
     def keys(self, views: Sequence[Tensor]) -> list[Projections]:
@@ -146,6 +154,7 @@ class MocoV2(Method):
     """Temperature 0.2, momentum 0.999, a queue of 65,536 keys (He et al. 2020, Chen et al. 2020)."""
 
     queue: Tensor
+    target_views = 1
 
     def __init__(self, online: Network, dim: int, queue: int = 65536, temperature: float = 0.2) -> None:
         super().__init__(online, has_target=True)
@@ -155,16 +164,30 @@ class MocoV2(Method):
 
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
         """One part; the keys enter the queue afterwards."""
-        (keys,) = self.keys(views[1:2])
-        out = self.forward_online(views[0])
-        loss = info_nce(out.projection, keys.projection, self.queue, self.temperature)
-        yield Part(loss, {"contrastive": loss}, out, keys)
-        self._enqueue(gather(F.normalize(keys.projection.float(), dim=1)))
+        key = self.key(views[1])
+        yield self.contrast(self.forward_online(views[0]), key)
+        self.enqueue(key)
+
+    def sees(self, image: Tensor) -> Tensor:
+        """One view."""
+        return image
 
     @torch.no_grad()
-    def _enqueue(self, keys: Tensor) -> None:
+    def key(self, view: Tensor, cover: Tensor | None = None) -> Tensor:
+        """The target's projections [N, d] of a view."""
+        assert self.target is not None
+        return self.target(view, cover).projection
+
+    def contrast(self, out: Projections, key: Tensor) -> Part:
+        """InfoNCE of the online projections against their keys and the queue."""
+        loss = info_nce(out.projection, key, self.queue, self.temperature)
+        return Part(loss, {"contrastive": loss}, out)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
         """The oldest keys make room; no pointer, so no host sync and nothing more to checkpoint."""
-        self.queue = torch.cat([keys, self.queue])[: len(self.queue)]
+        new = gather(F.normalize(keys.float(), dim=1))
+        self.queue = torch.cat([new, self.queue])[: len(self.queue)]
 
     def momentum(self, scheduled: float) -> float:
         """Constant."""
@@ -202,13 +225,15 @@ def gather(x: Tensor, differentiable: bool = False) -> Tensor:
 def build_method(
     name: str, online: Network, dim: int, alignment: Alignment | None = None, queue: int = 65536
 ) -> Method:
-    """The method by name around an online network whose heads fit it (see `heads_for`)."""
-    if name == "cvsa":
-        return Byol(online, alignment)
-    if name == "byol":
-        return Byol(online)
-    if name == "mocov2":
-        return MocoV2(online, dim, queue)
-    if name == "simclr":
-        return SimClr(online)
-    raise ValueError(f"Unknown value {name!r} for method. Valid values are cvsa, byol, mocov2, simclr.")
+    """The method by name around an online network whose heads fit it (see `build.make_heads`)."""
+    from trainer.instloc import InstLoc
+    from trainer.looc import LooC
+    from trainer.pretext import RelLoc, RotPred
+
+    if name in ("byol", "cvsa"):
+        return Byol(online, alignment if name == "cvsa" else None)
+    if name in (with_queue := {"mocov2": MocoV2, "instloc": InstLoc, "looc": LooC}):
+        return with_queue[name](online, dim, queue)
+    if name in (alone := {"simclr": SimClr, "rotpred": RotPred, "relloc": RelLoc}):
+        return alone[name](online)
+    raise ValueError(f"Unknown value {name!r} for method. Valid values are {', '.join(METHODS)}.")

@@ -124,7 +124,7 @@ class Heads:
     hidden: int = 4096
     conv_hidden: int = 512
     stages: tuple[int, ...] = (4,)  # stages with conv heads; none for methods without alignment
-    predictor: bool = True  # none for MoCo and SimCLR
+    predictor: str = "mlp"  # "none" for MoCo and SimCLR; "pairs": where a patch lies beside another (Rel-Loc)
     direct: bool = False  # control arm: a per-cell mask head instead of conv projection and prediction
 
 
@@ -137,7 +137,7 @@ class Network(nn.Module):
         self.compiled = False  # --compile sets it
         self.encoder = encoder
         self.projector = mlp_head(widths[4], heads.hidden, heads.dim)
-        self.predictor = mlp_head(heads.dim, heads.hidden, heads.dim) if heads.predictor else None
+        self.predictor = _predictor(heads)
         self.conv_projector, self.conv_predictor = nn.ModuleDict(), nn.ModuleDict()
         for stage in heads.stages:
             if heads.direct:
@@ -146,19 +146,43 @@ class Network(nn.Module):
                 self.conv_projector[str(stage)] = conv_head(widths[stage], heads.conv_hidden, heads.dim)
                 self.conv_predictor[str(stage)] = conv_head(heads.dim, heads.conv_hidden, heads.dim)
 
-    def forward(self, view: Tensor) -> Projections:
-        """View [N, 3, S, S] to all projections and predictions."""
+    def forward(self, view: Tensor, cover: Tensor | None = None) -> Projections:
+        """View [N, 3, S, S] to all projections and predictions; `cover` see `project`."""
         trunk, heads = (_compiled(feature_maps), _compiled(project)) if self.compiled else (feature_maps, project)
-        return heads(self, trunk(self.encoder, view))
+        return heads(self, trunk(self.encoder, view), cover)
 
 
-def project(network: Network, z: dict[int, Tensor]) -> Projections:
-    """What the heads make of the maps of stages 3 and 4.
+class PairHead(nn.Module):
+    """Projections of nine patches, [9 · N, d] (the middle one first), to where each neighbour lies: [8 · N, 8]."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = mlp_head(2 * dim, hidden, 8)
+
+    def forward(self, projection: Tensor) -> Tensor:
+        """Logits of the eight places, all images of the first neighbour first."""
+        middle, *others = projection.chunk(9)
+        return self.mlp(torch.cat([torch.cat([middle, other], 1) for other in others]))
+
+
+def _predictor(heads: Heads) -> nn.Module | None:
+    if heads.predictor == "none":
+        return None
+    if heads.predictor == "pairs":
+        return PairHead(heads.dim, heads.hidden)
+    return mlp_head(heads.dim, heads.hidden, heads.dim)
+
+
+def project(network: Network, z: dict[int, Tensor], cover: Tensor | None = None) -> Projections:
+    """What the heads make of the maps of stages 3 and 4; with `cover` [N, H, W], features are its weighted mean.
 
     Apart from the trunk, because the graph is cut between them: diagnoses ask for gradients at z, and of a network that
     is compiled in one piece z would be a result beside the others and not their origin.
     """
-    features = z[4].mean((2, 3))
+    if cover is None:
+        features = z[4].mean((2, 3))
+    else:
+        features = (z[4] * cover[:, None]).sum((2, 3)) / cover.sum((1, 2))[:, None].clamp_min(1e-6)
     projection = network.projector(features)
     maps = {int(stage): head(z[int(stage)]) for stage, head in network.conv_projector.items()}
     predicted = {int(s): head(maps.get(int(s), z[int(s)])) for s, head in network.conv_predictor.items()}

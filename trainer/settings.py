@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from precompute.cli import UserError
-from trainer.config import RunConfig
+from trainer.config import QUEUED, SGD, RunConfig
 
 # The paper's 0.6 × 1024 / 256. LARS makes a layer's step independent of its gradient's length, so at small batches this
 # rate is kept: with the linear rule a run of a few hundred steps of batch 32 moves next to nothing (C map's AUC .71
@@ -66,10 +66,10 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     if left := images - per_epoch * batch:
         reasons.append(f"{per_epoch} steps an epoch; {left} of {images} images sit out each epoch, others each time")
     steps = per_epoch * config.epochs
-    optimizer = config.optimizer or ("sgd" if config.method == "mocov2" else "lars")
+    optimizer = config.optimizer or ("sgd" if config.method in SGD else "lars")
     weight_decay = config.weight_decay
     if weight_decay is None:
-        weight_decay = 1e-4 if config.method == "mocov2" else 1e-6 if config.epochs <= 300 else 1.5e-6
+        weight_decay = 1e-4 if config.method in SGD else 1e-6 if config.epochs <= 300 else 1.5e-6
     log_every = config.log_every or max(1, per_epoch // 10, steps // 50)
     hidden, conv_hidden = _head_widths(config, feature_width, reasons)
     return Settings(
@@ -153,7 +153,7 @@ def _head_widths(config: RunConfig, feature_width: int, reasons: list[str]) -> t
 
 
 def _queue(config: RunConfig, images: int, reasons: list[str]) -> int:
-    if config.method != "mocov2" or images >= MOCO_QUEUE:
+    if config.method not in QUEUED or images >= MOCO_QUEUE:
         return MOCO_QUEUE
     reasons.append(f"queue of {images} keys: with {MOCO_QUEUE} it would hold older keys of the query's own image")
     return images

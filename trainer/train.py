@@ -53,8 +53,8 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         batch_size=settings.batch_size, device=hardware.device, seed=config.seed,
         rank=process.rank, world_size=process.world, workers=config.workers, say=lambda line: say("views: " + line),
     ) as loader:  # fmt: skip
-        aligned = config.align_stages if config.method == "cvsa" else ()
-        grids = {stage: grid_of(encoder, config.size, stage) for stage in aligned}
+        masked = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())  # stages that need masks
+        grids = {stage: grid_of(encoder, config.size, stage) for stage in masked}
         state = make_state(config, settings, loader, hardware, process, say)
         say(describe(config, settings, state.method, grids))
 

@@ -183,8 +183,13 @@ def test_divergence_stops_and_names_the_last_good_checkpoint(flags: list[str], t
     assert all(v.isfinite().all() for v in state.values())
 
 
-@pytest.mark.parametrize("method", ["byol", "mocov2", "simclr"])
-@pytest.mark.parametrize("policy", ["saliencyswap", "rrc"])
+@pytest.mark.parametrize(
+    ("method", "policy"),
+    [
+        *((method, policy) for method in ("byol", "mocov2", "simclr") for policy in ("saliencyswap", "rrc")),
+        ("instloc", "instloc"), ("looc", "rrc"), ("rotpred", "rrc"), ("relloc", "rrc"),
+    ],
+)  # fmt: skip
 def test_every_method_trains_with_every_policy(flags: list[str], tmp_path: Path, method: str, policy: str) -> None:
     out = tmp_path / "run"
     assert (
