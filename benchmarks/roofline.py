@@ -12,17 +12,14 @@ Measured in the same run: the rate of a large copy (bytes read and written), and
 The bound is the larger of the two times; the share is bound / measured.
 """
 
-import argparse
-import json
 import os
 import statistics
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import add_options, as_json, main, option, read_options
+from benchmarks.program import DataSettings, deliver, parse, row
+from precompute.cli import main, option
 
 if TYPE_CHECKING:
     import torch
@@ -34,46 +31,20 @@ NORMALISE_OPERATIONS = 3
 
 
 @dataclass(frozen=True)
-class Settings:
-    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
-    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+class Settings(DataSettings):
     backends: tuple[str, ...] = option(("fused:linear",), "our backends, as backend:colour")
     batch: int = option(32, "source images of a batch")
     batches: int = option(4, "batches in one timed repeat")
     size: int = option(224, "side of a view in pixels")
     repeats: int = option(7, "timed repeats of every arm, arms taking turns")
     device: str = option("cpu", "where the views are made", choices=("cpu", "cuda"))
-    out: str | None = option(None, "also write the result to this file")
-    json: bool = option(False, "print the result as one JSON document at the end")
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "batches", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if (self.boxes is None) != (self.root is None):
-            raise ValueError("--boxes and --root go together")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, counts, measures, prints; exit status 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.roofline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser, Settings)
-    settings = read_options(Settings, parser.parse_args(argv))
+    settings = parse(Settings, "benchmarks.roofline", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
-    from benchmarks import results
-
-    document = measure(settings)
-    results.validate(document)
-    say(table(document))
-    if settings.out:
-        results.save(document, settings.out)
-        say(f"written: {settings.out}")
-    if settings.json:
-        print(json.dumps(document, allow_nan=False))
+    deliver(measure(settings), settings, table)
     return 0
 
 
@@ -108,17 +79,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     """The result document."""
     import torch
 
-    from augment.imageset import ImageSet
     from augment.policy import Policy
     from benchmarks import harness, job, results, scopes
 
     torch.set_num_threads(1)
-    images = ImageSet.open(
-        settings.boxes or f"cache/{settings.dataset}.h5", settings.root or f"data/{settings.dataset}"
-    )
     chosen = job.choose(settings.backends, device=settings.device, without=("dali",))
     sizes = {"batch": settings.batch, "batches": settings.batches, "device": settings.device}
-    work = job.make_job(images, Policy(size=settings.size), **sizes)
+    work = job.make_job(settings.images(), Policy(size=settings.size), **sizes)
     counted = [count(plan) for plan in work.plans["linear"]]
     moved, operations = (sum(column) / work.samples for column in zip(*counted, strict=True))
     rates = Rates(work.device)
@@ -133,20 +100,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     bounds = {"memory": 1e3 * moved / bandwidth, "arithmetic": 1e3 * operations / speed}
     binds = max(bounds, key=lambda name: bounds[name])
     inside = "decoded images in memory to two normalised views"
-    told = as_json(settings)
-    del told["out"], told["json"]
-    told |= {name: Path(told[name]).name if told[name] else None for name in ("boxes", "root")}
     return {
         "schema": results.SCHEMA,
         "benchmark": "roofline",
-        "settings": told,
+        "settings": settings.told(),
         "unit": unit,
         **harness.facts(),
-        "arms": [
-            {"name": a.name, "inside": inside, "samples": a.samples}
-            | {"cpu_ms": harness.spread(a.cpu_ms), "wall_ms": harness.spread(a.wall_ms)}
-            for a in arms
-        ],
+        "arms": [row(a.name, inside, a.samples, a.cpu_ms, a.wall_ms) for a in arms],
         "roofline": {
             "copy_gigabytes_per_second": bandwidth / 1e9,
             "gigaoperations_per_second": speed / 1e9,

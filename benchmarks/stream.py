@@ -11,19 +11,17 @@ Arms, taking turns, a part of the stream each time:
 Rates are by the clock: this is about a machine's time, all of its threads at work. For costs see benchmarks.throughput.
 """
 
-import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import add_options, as_json, main, option, read_options
+from benchmarks.program import DataSettings, deliver, parse, row
+from precompute.cli import main, option
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
@@ -38,10 +36,7 @@ _INSIDE = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
-    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+class Settings(DataSettings):
     backends: tuple[str, ...] = option(("fused:linear", "dali"), "our backends, as backend:colour")
     peers: tuple[str, ...] = option(("kornia", "plain dali"), "peers (none: no peers)")
     batch: int = option(32, "source images of a batch")
@@ -50,37 +45,17 @@ class Settings:
     size: int = option(224, "side of a view in pixels")
     threads: int = option(1, "threads of ours and of the decoder")
     device: str = option("cpu", "where everything runs: cpu or cuda", choices=("cpu", "cuda"))
-    out: str | None = option(None, "also write the result to this file")
-    json: bool = option(False, "print the result as one JSON document at the end")
 
     def __post_init__(self) -> None:
-        for name in ("batch", "batches", "repeats", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        super().__post_init__()
         if self.batches % self.repeats:
             raise ValueError(f"--batches {self.batches}: must be a multiple of --repeats {self.repeats}")
-        if (self.boxes is None) != (self.root is None):
-            raise ValueError("--boxes and --root go together")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the streams, prints; exit status 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser, Settings)
-    settings = read_options(Settings, parser.parse_args(argv))
-    say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
-    from benchmarks import results
-
-    document = measure(settings, say)
-    results.validate(document)
-    say(table(document))
-    if settings.out:
-        results.save(document, settings.out)
-        say(f"written: {settings.out}")
-    if settings.json:
-        print(json.dumps(document, allow_nan=False))
+    settings = parse(Settings, "benchmarks.stream", __doc__, argv)
+    deliver(measure(settings), settings, table)
     return 0
 
 
@@ -123,18 +98,15 @@ class Stream:
         settle()  # what is made ahead now is not to be in the others' time
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """The result document."""
     import torch
 
-    from augment.imageset import ImageSet
     from augment.policy import Policy
     from benchmarks import job, peers
 
     torch.set_num_threads(settings.threads)
-    images = ImageSet.open(
-        settings.boxes or f"cache/{settings.dataset}.h5", settings.root or f"data/{settings.dataset}"
-    )
+    images = settings.images()
     chosen = job.choose(settings.backends, device=settings.device)
     wanted = peers.find(() if settings.peers == ("none",) else settings.peers)
     batches = max(len(images) // settings.batch, 1)
@@ -146,7 +118,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             Stream(name, inside, source, count, settings)
             for name, inside, source in _sources(settings, work, chosen, wanted, stack)
         ]
-        say(f"{len(streams)} streams of {settings.batches} batches of {settings.batch}, {len(images)} images")
+        settings.say(f"{len(streams)} streams of {settings.batches} batches of {settings.batch}, {len(images)} images")
         for turn in range(settings.repeats + 1):
             for stream in streams if turn % 2 else reversed(streams):
                 stream.part()
@@ -226,18 +198,15 @@ def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
 def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
     from benchmarks import harness, results
 
-    told = as_json(settings)
-    del told["out"], told["json"]
-    told |= {name: Path(told[name]).name if told[name] else None for name in ("boxes", "root")}
     rows = []
     for stream in streams:
         arm, seconds = stream.arm, sorted(stream.seconds)
-        spreads = {"cpu_ms": harness.spread(arm.cpu_ms), "wall_ms": harness.spread(arm.wall_ms)}
-        row = {"name": arm.name, "inside": _INSIDE[stream.inside], "samples": arm.samples, **spreads}
         last = len(seconds) - 1
-        row |= {"batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]}}
-        row |= {"memory_mib": [round(m, 1) for m in stream.memory]}
-        rows.append(row)
+        more = {
+            "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
+            "memory_mib": [round(m, 1) for m in stream.memory],
+        }
+        rows.append(row(arm.name, _INSIDE[stream.inside], arm.samples, arm.cpu_ms, arm.wall_ms) | more)
     arms = [stream.arm for stream in streams]
     ceilings = [a for a in arms if a.name.startswith("decode only")]
     best = min(ceilings, key=lambda a: statistics.median(a.wall_ms))
@@ -247,7 +216,7 @@ def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[st
     return {
         "schema": results.SCHEMA,
         "benchmark": "stream",
-        "settings": told,
+        "settings": settings.told(),
         "unit": "wall_ms",
         **harness.facts(),
         "peak_memory_mib": round(harness.peak_memory_mib(), 1),

@@ -13,20 +13,18 @@ The slope is that of log(cost) over log(value): 0 where the value costs nothing,
 All arms at all values take turns, as in benchmarks.throughput.
 """
 
-import argparse
-import json
 import math
 import os
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UsageError, add_options, as_json, main, option, read_options
+from benchmarks.program import DataSettings, deliver, parse, row
+from precompute.cli import UsageError, main, option
 
 if TYPE_CHECKING:
     from augment.imageset import ImageSet
@@ -51,64 +49,39 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     over: str = option("batch", "what is varied", choices=tuple(VALUES))
     values: tuple[float, ...] = option((), f"its values (default: {_DEFAULTS})")
-    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
-    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
     backends: tuple[str, ...] = option(("fused:linear", "fused:torchvision"), "our backends, as backend:colour")
     peers: tuple[str, ...] = option(("opencv", "pillow"), "peers (none: no peers)")
     batch: int = option(16, "source images of a batch, unless they are varied")
     samples: int = option(64, "source images of a timed repeat, at least")
     size: int = option(224, "side of a view in pixels, unless it is varied")
     repeats: int = option(5, "timed repeats of every arm at every value, all taking turns")
-    out: str | None = option(None, "also write the result to this file")
-    json: bool = option(False, "print the result as one JSON document at the end")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.values:
             object.__setattr__(self, "values", VALUES[self.over])
         whole = self.over != "image"
         if len(self.values) < 2 or min(self.values) <= 0 or (whole and any(v != int(v) for v in self.values)):
             kind = "whole numbers" if whole else "numbers"
             raise ValueError(f"--values {' '.join(map(str, self.values))}: must be at least two positive {kind}")
-        for name in ("batch", "samples", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if (self.boxes is None) != (self.root is None):
-            raise ValueError("--boxes and --root go together")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, measures every value, prints; exit status 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser, Settings)
-    settings = read_options(Settings, parser.parse_args(argv))
+    settings = parse(Settings, "benchmarks.sweep", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
-    from benchmarks import results
-
-    document = measure(settings, say)
-    results.validate(document)
-    say(table(document))
-    if settings.out:
-        results.save(document, settings.out)
-        say(f"written: {settings.out}")
-    if settings.json:
-        print(json.dumps(document, allow_nan=False))
+    deliver(measure(settings), settings, table)
     return 0
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """The result document: one arm for every backend or peer at every value, and the slopes."""
     import torch
 
-    from augment.imageset import ImageSet
     from benchmarks import harness, job, peers
-    from precompute.cache import BoxCache
 
     torch.set_num_threads(1)
     chosen = job.choose(settings.backends, device="cpu")
@@ -116,17 +89,14 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     for peer in wanted:
         if why := peer.missing():
             raise UsageError(f"--peers {peer.name}: {why}")
-    cache = BoxCache.open(settings.boxes or f"cache/{settings.dataset}.h5")
-    root = Path(settings.root or f"data/{settings.dataset}")
-    ImageSet.open(cache, root)  # says what is missing
+    ((cache, root),) = settings.images().parts
     with ExitStack() as stack:
         arms: dict[float, list[Arm]] = {}
         for value in settings.values:
             images = _images(settings, value, cache, root, stack)
             arms[value] = _arms(settings, value, images, chosen, wanted, stack)
-        say(f"{settings.over}: {len(settings.values)} values, {len(arms[settings.values[0]])} arms each")
-        told = say if sys.stderr.isatty() else lambda _: None
-        harness.measure([a for some in arms.values() for a in some], settings.repeats, say=told)
+        settings.say(f"{settings.over}: {len(settings.values)} values, {len(arms[settings.values[0]])} arms each")
+        harness.measure([a for some in arms.values() for a in some], settings.repeats, say=settings.progress)
     return _document(settings, arms)
 
 
@@ -201,15 +171,15 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
     from precompute import images
 
     made: dict[int, tuple[str, int, int, int]] = {}
-    for row in np.unique(rows).tolist():
-        picture = Image.fromarray(images.decode(cache.read(root, row)))
+    for k in np.unique(rows).tolist():
+        picture = Image.fromarray(images.decode(cache.read(root, k)))
         scale = math.sqrt(megapixels * 1e6 / (picture.width * picture.height))
         width, height = (max(round(scale * side), 16) for side in picture.size)
         data = io.BytesIO()
         picture.resize((width, height), Image.Resampling.LANCZOS).save(data, "jpeg", quality=90)
-        (folder / f"{row}.jpg").write_bytes(data.getvalue())
-        made[row] = f"{row}.jpg", len(data.getvalue()), width, height
-    names, sizes, widths, heights = zip(*(made[row] for row in rows.tolist()), strict=True)
+        (folder / f"{k}.jpg").write_bytes(data.getvalue())
+        made[k] = f"{k}.jpg", len(data.getvalue()), width, height
+    names, sizes, widths, heights = zip(*(made[k] for k in rows.tolist()), strict=True)
     return _rows(
         cache,
         rows,
@@ -232,25 +202,22 @@ def _document(settings: Settings, arms: "dict[float, list[Arm]]") -> dict[str, A
     from benchmarks.throughput import INSIDE
 
     unit = "wall_ms" if settings.over == "threads" else "cpu_ms"
-    rows = []
-    for value, some in arms.items():
-        for arm in some:
-            spreads = {"cpu_ms": harness.spread(arm.cpu_ms), "wall_ms": harness.spread(arm.wall_ms)}
-            name = f"{arm.name} @ {value:g}"
-            rows.append({"name": name, "inside": INSIDE[_scope(settings.over)], "samples": arm.samples, **spreads})
+    inside = INSIDE[_scope(settings.over)]
+    rows = [
+        row(f"{arm.name} @ {value:g}", inside, arm.samples, arm.cpu_ms, arm.wall_ms)
+        for value, some in arms.items()
+        for arm in some
+    ]
     names = [arm.name for arm in next(iter(arms.values()))]
     ratios = {}
     for value, some in arms.items():
         pairs = [(p, o) for p in some for o in some if o.name.startswith("ours") and not p.name.startswith("ours")]
         ratios |= {f"{p.name} @ {value:g} / {o.name} @ {value:g}": harness.ratio(p, o, unit) for p, o in pairs}
     costs = {n: [statistics.median(getattr(some[k], unit)) for some in arms.values()] for k, n in enumerate(names)}
-    told = as_json(settings)
-    del told["out"], told["json"]
-    told |= {name: Path(told[name]).name if told[name] else None for name in ("boxes", "root")}
     return {
         "schema": results.SCHEMA,
         "benchmark": "sweep",
-        "settings": told,
+        "settings": settings.told(),
         "unit": unit,
         **harness.facts(),
         "peak_memory_mib": round(harness.peak_memory_mib(), 1),

@@ -16,18 +16,18 @@ All arms get the same plans, and the peers' views are compared with ours before 
 draws its own numbers, is compared by its statistics and takes part with --policy rrc only.
 """
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from augment import policy as policies
-from precompute.cli import add_options, as_json, main, option, read_options
+from benchmarks.program import DataSettings, parse, row
+from precompute.cli import as_json, main, option
 
 if TYPE_CHECKING:
     from benchmarks.harness import Arm
@@ -44,10 +44,7 @@ INSIDE = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
-    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+class Settings(DataSettings):
     scope: tuple[str, ...] = option(("decode+apply",), "what is inside the timer", choices=SCOPES)
     policy: str = option("saliencyswap", "what the views are", choices=policies.NAMES)
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour (default: all that are installed)")
@@ -59,56 +56,44 @@ class Settings:
     rounds: int = option(3, "fresh processes that do all of it; spreads are over all repeats of all of them")
     threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
     device: str = option("cpu", "where our backends run: cpu or cuda", choices=("cpu", "cuda"))
-    out: str | None = option(None, "also write the result to this file (one a scope where there are several)")
-    json: bool = option(False, "print the result as one JSON document at the end")
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "batches", "repeats", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if (self.boxes is None) != (self.root is None):
-            raise ValueError("--boxes and --root go together")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, checks the peers, measures, prints; exit status 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser, Settings)
-    settings = read_options(Settings, parser.parse_args(argv))
+    settings = parse(Settings, "benchmarks.throughput", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    say = lambda text: print(text, file=sys.stderr if settings.json else sys.stdout, flush=True)  # noqa: E731
     from benchmarks import results
 
     if settings.rounds == 1:
-        documents = [measure_scope(settings, scope, say) for scope in settings.scope]
+        documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:
-        runs = [_round(settings, k, say) for k in range(settings.rounds)]
+        runs = [_round(settings, number) for number in range(settings.rounds)]
         documents = [_merged(same) for same in zip(*runs, strict=True)]
     for document in documents:
         results.validate(document)
-        if not settings.json:
-            say(table(document))
-    if settings.out:
-        for document in documents:
-            path = Path(settings.out)
-            if len(documents) > 1:
-                path = path.with_stem(f"{path.stem}-{document['settings']['scope'].replace('+', '-')}")
+        if settings.rounds > 1 or not settings.json:  # a round's own table is nobody's business
+            settings.say(table(document))
+        if path := _out(settings, document):
             results.save(document, path)
-            say(f"written: {path}")
+            settings.say(f"written: {path}")
     if settings.json:
         print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
     return 0
 
 
-def _round(settings: Settings, number: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def _out(settings: Settings, document: dict[str, Any]) -> str | None:
+    """The file of one scope's result."""
+    if not settings.out or len(settings.scope) == 1:
+        return settings.out
+    path = Path(settings.out)
+    return str(path.with_stem(f"{path.stem}-{document['settings']['scope'].replace('+', '-')}"))
+
+
+def _round(settings: Settings, number: int) -> list[dict[str, Any]]:
     """The documents of one run in a process of its own; what it says is passed on the first time."""
     import subprocess
 
-    say(f"round {number + 1} of {settings.rounds}")
+    settings.say(f"round {number + 1} of {settings.rounds}")
     options = []
     for name, value in (as_json(settings) | {"rounds": 1, "out": None, "json": None}).items():
         if value not in (None, []):
@@ -131,7 +116,7 @@ def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return document | {"verdict": _verdict(middles, results.unit_of(document))}
 
 
-def measure_scope(settings: Settings, scope: str, say: Callable[[str], None]) -> dict[str, Any]:
+def measure_scope(settings: Settings, scope: str) -> dict[str, Any]:
     """The result document of one scope: peers checked, all arms measured."""
     import torch
 
@@ -140,20 +125,22 @@ def measure_scope(settings: Settings, scope: str, say: Callable[[str], None]) ->
     torch.set_num_threads(settings.threads)
     # The DALI graph decodes and has no decoded cache.
     chosen = job.choose(settings.backends, device=settings.device, without=("dali",) if scope == "apply" else ())
-    wanted, skipped = _peers(settings, say)
+    wanted, skipped = _peers(settings)
     work = _job(settings)
     with ExitStack() as stack:
         checks = {p.name: job.check(work, p, stack) for p in wanted}
         for peer in wanted:
             kind = "statistics" if peer.draws else "views"
-            say(f"checked: {peer.name}'s {kind} are {checks[peer.name]:.2f} levels of 255 from ours on average")
+            settings.say(
+                f"checked: {peer.name}'s {kind} are {checks[peer.name]:.2f} levels of 255 from ours on average"
+            )
         arms = list(scopes.ARMS[scope](work, chosen, wanted, stack))
-        say(f"{scope}: {len(arms)} arms, {work.samples} images a repeat, {settings.repeats} repeats")
-        harness.measure(arms, settings.repeats, say=say if sys.stderr.isatty() else lambda _: None)
+        settings.say(f"{scope}: {len(arms)} arms, {work.samples} images a repeat, {settings.repeats} repeats")
+        harness.measure(arms, settings.repeats, say=settings.progress)
         return _document(settings, scope, arms, checks, skipped)
 
 
-def _peers(settings: Settings, say: Callable[[str], None]) -> "tuple[list[Peer], dict[str, str]]":
+def _peers(settings: Settings) -> "tuple[list[Peer], dict[str, str]]":
     """The peers to measure, and those that are left out with the reason."""
     from benchmarks import peers
 
@@ -165,21 +152,17 @@ def _peers(settings: Settings, say: Callable[[str], None]) -> "tuple[list[Peer],
             why = f"it has no {settings.policy}, only {', '.join(peer.policies)}"
         if why:
             skipped[peer.name] = why
-            say(f"skipped: {peer.name}: {why}")
+            settings.say(f"skipped: {peer.name}: {why}")
         else:
             wanted.append(peer)
     return wanted, skipped
 
 
 def _job(settings: Settings) -> "Job":
-    from augment.imageset import ImageSet
     from benchmarks.job import make_job
 
-    images = ImageSet.open(
-        settings.boxes or f"cache/{settings.dataset}.h5", settings.root or f"data/{settings.dataset}"
-    )
     return make_job(
-        images,
+        settings.images(),
         policies.Policy(name=settings.policy, size=settings.size),
         batch=settings.batch,
         batches=settings.batches,
@@ -194,22 +177,13 @@ def _document(
     from benchmarks import harness, results
 
     unit = "wall_ms" if settings.device == "cuda" else "cpu_ms"
-    rows = [
-        {
-            "name": arm.name,
-            "inside": INSIDE[scope],
-            "samples": arm.samples,
-            "cpu_ms": harness.spread(arm.cpu_ms),
-            "wall_ms": harness.spread(arm.wall_ms),
-        }
-        for arm in arms
-    ]
+    rows = [row(a.name, INSIDE[scope], a.samples, a.cpu_ms, a.wall_ms) for a in arms]
     ours = [a for a in arms if a.name.startswith("ours")]
     others = [a for a in arms if not a.name.startswith("ours")]
     return {
         "schema": results.SCHEMA,
         "benchmark": "throughput",
-        "settings": _told(settings, scope),
+        "settings": settings.told() | {"scope": scope},
         "unit": unit,
         **harness.facts(),
         "peak_memory_mib": round(harness.peak_memory_mib(), 1),
@@ -218,17 +192,8 @@ def _document(
         "skipped": skipped,
         "arms": rows,
         "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, unit) for p in others for o in ours},
-        "verdict": _verdict({row["name"]: row[unit]["median"] for row in rows}, unit),
+        "verdict": _verdict({r["name"]: r[unit]["median"] for r in rows}, unit),
     }
-
-
-def _told(settings: Settings, scope: str) -> dict[str, Any]:
-    """The settings as a result tells them: names of files and folders, not where they lie on this machine."""
-    told = as_json(settings) | {"scope": scope}
-    del told["out"], told["json"], told["rounds"]
-    for name in ("boxes", "root"):
-        told[name] = Path(told[name]).name if told[name] else None
-    return told
 
 
 def _verdict(middles: dict[str, float], unit: str) -> str:

@@ -1,0 +1,101 @@
+"""What the benchmarks' programs share: where the photographs come from, how a result is told, printed and kept."""
+
+import json
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from precompute.cli import add_options, as_json, option, read_options
+
+if TYPE_CHECKING:
+    from augment.imageset import ImageSet
+
+S = TypeVar("S", bound="DataSettings")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The settings of every benchmark on photographs; `positive` names those that must be at least 1."""
+
+    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
+    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
+    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+    out: str | None = option(None, "also write the result to this file")
+    json: bool = option(False, "print the result as one JSON document at the end")
+
+    positive = ("batch", "batches", "repeats", "rounds", "samples", "threads")
+
+    def __post_init__(self) -> None:
+        for name in self.positive:
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if (self.boxes is None) != (self.root is None):
+            raise ValueError("--boxes and --root go together")
+
+    @property
+    def box_file(self) -> str:
+        """The box file that is meant."""
+        return self.boxes or f"cache/{self.dataset}.h5"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its images."""
+        return Path(self.root or f"data/{self.dataset}")
+
+    def images(self) -> "ImageSet":
+        """UserError where the file or the folder is missing."""
+        from augment.imageset import ImageSet
+
+        return ImageSet.open(self.box_file, self.folder)
+
+    def told(self) -> dict[str, Any]:
+        """As a result tells them: names of files and folders, not where they lie on this machine."""
+        told = as_json(self)
+        for name in ("out", "json", "rounds"):
+            told.pop(name, None)
+        return told | {n: Path(told[n]).name if told[n] else None for n in ("boxes", "root")}
+
+    def say(self, text: str) -> None:
+        """A line for people: on stdout, unless JSON goes there."""
+        print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
+
+    def progress(self, text: str) -> None:
+        """A line that is only of use to somebody who waits for it."""
+        if sys.stderr.isatty():
+            self.say(text)
+
+
+def parse(kind: type[S], name: str, words: str | None, argv: list[str] | None) -> S:
+    """The settings from a command line."""
+    parser = ArgumentParser(prog=f"python -m {name}", description=words, formatter_class=RawDescriptionHelpFormatter)
+    add_options(parser, kind)
+    return read_options(kind, parser.parse_args(argv))
+
+
+def deliver(document: dict[str, Any], settings: DataSettings, table: Callable[[dict[str, Any]], str]) -> None:
+    """Checks a result, prints it, and writes it where that was asked for."""
+    from benchmarks import results
+
+    results.validate(document)
+    settings.say(table(document))
+    if settings.out:
+        results.save(document, settings.out)
+        settings.say(f"written: {settings.out}")
+    if settings.json:
+        print(json.dumps(document, allow_nan=False))
+
+
+def row(name: str, inside: str, samples: int, cpu_ms: list[float], wall_ms: list[float]) -> dict[str, Any]:
+    """An arm as results have it."""
+    from benchmarks.harness import spread
+
+    return {
+        "name": name,
+        "inside": inside,
+        "samples": samples,
+        "cpu_ms": spread(cpu_ms),
+        "wall_ms": spread(wall_ms),
+    }
