@@ -1,4 +1,4 @@
-"""What an encoder is worth: kNN, linear, fine-tuned accuracy and localisation, for anybody's ResNet weights.
+"""What an encoder is worth: kNN, linear, fine-tuned accuracy and localisation, for anybody's ResNet or ViT weights.
 
 python -m trainer.evaluate runs/cub/encoder.safetensors --boxes cache/cub.h5 --root data/CUB_200_2011
 python -m trainer.evaluate resnet50.pth --dataset cub --protocol linear finetune --json
@@ -66,21 +66,21 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     from precompute.cli import as_json
     from trainer import protocols
     from trainer.data import open_data
+    from trainer.encoders import load_any
     from trainer.model import NARROW, build_encoder
     from trainer.settings import find_hardware
-    from trainer.weights import load_encoder
 
     torch.manual_seed(config.seed)
     if weights == "random":
         if config.arch is None:
             raise UserError("random weights need --arch, for example --arch resnet18")
         encoder, arch, remark = build_encoder(config.arch), config.arch, "weights: none, a random initialisation"
+        size = config.size or (64 if NARROW.fullmatch(arch) else 224)
     else:
-        encoder, arch, remark = load_encoder(weights, config.arch)
+        encoder, arch, size, remark = load_any(weights, config.arch, config.size)
     print(remark)
     data = open_data(config.dataset, config.boxes, config.root, print)
     hardware, _ = find_hardware(config.device)
-    size = config.size or (64 if NARROW.fullmatch(arch) else 224)
     encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
     result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config), "size": size}
     for name in PROTOCOLS if "all" in config.protocol else config.protocol:

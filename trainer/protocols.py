@@ -1,6 +1,6 @@
 """Evaluation protocols on frozen or fine-tuned encoders: kNN, linear, finetune, localise.
 
-An encoder is any module that `maps` can read: a ResNet of torchvision's layout. Images are plain (`eval_images`) for
+An encoder is a ResNet of torchvision's layout or a ViT (`encoders.Encoder`). Images are plain (`eval_images`) for
 testing and kNN, RandomResizedCrop and flip alone for training a classifier.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
 from augment import Policy, eval_images, open_views
 from trainer.data import Data
+from trainer.encoders import Encoder, maps, pooled, width
 from trainer.knn import knn_accuracy
 from trainer.localise import (
     box_masks,
@@ -27,7 +27,6 @@ from trainer.localise import (
     off_centre_windows,
     probe_maps,
 )
-from trainer.model import feature_maps, feature_widths
 
 Say = Callable[[str], None]
 MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
@@ -74,17 +73,17 @@ class Bench:
 
 
 @torch.no_grad()
-def features(encoder: ResNet, bench: Bench, split: str) -> tuple[Tensor, Tensor]:
+def features(encoder: Encoder, bench: Bench, split: str) -> tuple[Tensor, Tensor]:
     """Pooled features [N, C] of a split's labelled images, centre crops, and their labels [N]."""
     found, truth = [], []
     for images, rows in bench.images(split, "center"):
-        found.append(feature_maps(encoder, images)[4].mean((2, 3)).float())
+        found.append(pooled(encoder, images).float())
         truth.append(bench.labels[rows].to(images.device))
     known = torch.cat(truth) >= 0
     return torch.cat(found)[known], torch.cat(truth)[known]
 
 
-def knn(encoder: ResNet, bench: Bench, k: int = 20) -> dict[str, Any]:
+def knn(encoder: Encoder, bench: Bench, k: int = 20) -> dict[str, Any]:
     """kNN accuracy on the test split. Features are centred: an untrained net's all point the same way."""
     encoder.eval()
     bank, labels = features(encoder, bench, bench.train_split)
@@ -93,10 +92,10 @@ def knn(encoder: ResNet, bench: Bench, k: int = 20) -> dict[str, Any]:
     return {"accuracy": knn_accuracy(queries - centre, truth, bank - centre, labels, k), "images": len(truth)}
 
 
-def linear(encoder: ResNet, bench: Bench, say: Say, epochs: int = 100, lr: float = 30.0) -> dict[str, Any]:
+def linear(encoder: Encoder, bench: Bench, say: Say, epochs: int = 100, lr: float = 30.0) -> dict[str, Any]:
     """MoCo's linear protocol: SGD 0.9, lr 30 per 256 images, ×0.1 at 60 % and 80 %, RRC + flip, frozen encoder."""
     encoder.eval().requires_grad_(False)
-    classifier = nn.Linear(feature_widths(encoder)[4], len(bench.data.cache.class_names)).to(bench.device)
+    classifier = nn.Linear(width(encoder), len(bench.data.cache.class_names)).to(bench.device)
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.0, momentum=0.9)
@@ -107,7 +106,7 @@ def linear(encoder: ResNet, bench: Bench, say: Say, epochs: int = 100, lr: float
     with torch.no_grad():
         rms = features(encoder, bench, bench.train_split)[0].square().mean().sqrt().clamp_min(1e-6).item()
     scale = 0.06 / rms  # a rate of 30 wants small features; at this scale it is 0.1 on features of unit rms
-    forward = lambda x: classifier(scale * feature_maps(encoder, x)[4].mean((2, 3)))  # noqa: E731
+    forward = lambda x: classifier(scale * pooled(encoder, x))  # noqa: E731
     _classify(forward, optimizer, rate, bench, epochs, 0.08, say)
     with torch.no_grad():
         queries, truth = features(encoder, bench, bench.test_split)
@@ -116,18 +115,18 @@ def linear(encoder: ResNet, bench: Bench, say: Say, epochs: int = 100, lr: float
 
 
 def finetune(
-    encoder: ResNet, bench: Bench, say: Say, epochs: int = 200, lr: float = 0.001, weight_decay: float = 5e-4
+    encoder: Encoder, bench: Bench, say: Say, epochs: int = 200, lr: float = 0.001, weight_decay: float = 5e-4
 ) -> dict[str, Any]:
     """The paper's fine-tuning: SGD 0.9, RRC(0.5, 1), cosine, everything trained; a copy of the encoder is used."""
     model = copy.deepcopy(encoder).requires_grad_(True).train()
-    classifier = nn.Linear(feature_widths(model)[4], len(bench.data.cache.class_names)).to(bench.device)
+    classifier = nn.Linear(width(model), len(bench.data.cache.class_names)).to(bench.device)
     parameters = [*model.parameters(), *classifier.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=weight_decay)
 
     def rate(progress: float) -> float:
         return lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
 
-    _classify(lambda x: classifier(feature_maps(model, x)[4].mean((2, 3))), optimizer, rate, bench, epochs, 0.5, say)
+    _classify(lambda x: classifier(pooled(model, x)), optimizer, rate, bench, epochs, 0.5, say)
     with torch.no_grad():
         queries, truth = features(model.eval(), bench, bench.test_split)
         predicted = classifier(queries).argmax(1)
@@ -169,7 +168,7 @@ def _classify(
 
 
 @torch.no_grad()
-def localise(encoder: ResNet, bench: Bench) -> dict[str, Any]:
+def localise(encoder: Encoder, bench: Bench) -> dict[str, Any]:
     """Where the encoder's features find the box on whole held-out images, beside the centre prior.
 
     `probe` is a linear probe per cell fitted on the training split's boxes; `energy` the length of the features, which
@@ -181,15 +180,15 @@ def localise(encoder: ResNet, bench: Bench) -> dict[str, Any]:
     return {**whole, "crops": _figures(encoder, bench, crops=True)}
 
 
-def _figures(encoder: ResNet, bench: Bench, crops: bool) -> dict[str, Any]:
+def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     """The figures of every map on whole images or on off-centre crops (a probe of its own for each)."""
     splits = (bench.train_split, bench.test_split)
     (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s, crops) for s in splits)
     prior = centre_prior(truth.shape[-1], truth.device).expand_as(truth)
-    maps = {"probe": probe_maps(tested, fit_probe(z, masks)), "energy": tested.norm(dim=1), "centre prior": prior}
+    found_maps = {"probe": probe_maps(tested, fit_probe(z, masks)), "energy": tested.norm(dim=1), "centre prior": prior}
     away = off_centre(boxes)
     result: dict[str, Any] = {"area_share": truth.mean().item(), "off_centre_images": int(away.sum())}
-    for name, scores in maps.items():
+    for name, scores in found_maps.items():
         found: dict[str, Any] = asdict(figures(scores, truth))
         found["off_centre"] = asdict(figures(scores[away], truth[away]))
         found["max_box_accuracy"] = max_box_accuracy(scores, boxes)
@@ -197,9 +196,9 @@ def _figures(encoder: ResNet, bench: Bench, crops: bool) -> dict[str, Any]:
     return result
 
 
-def _cells(encoder: ResNet, bench: Bench, split: str, crops: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Stage-4 maps [N, C, H, W], box cover of their cells [N, H, W], boxes [N, 4] of a split's first images."""
-    maps, masks, all_boxes = [], [], []
+def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The encoder's maps [N, C, H, W], box cover of their cells [N, H, W], boxes [N, 4] of a split's first images."""
+    cells, masks, all_boxes = [], [], []
     source = replace(bench, size=round(bench.size * 1.5)) if crops else bench
     for pictures, rows in source.images(split, "whole"):
         images, boxes = pictures, torch.from_numpy(bench.data.cache.boxes[rows.numpy()]).to(pictures.device)
@@ -208,13 +207,13 @@ def _cells(encoder: ResNet, bench: Bench, split: str, crops: bool) -> tuple[Tens
             s, places = bench.size, enumerate(corners.tolist())
             windows = torch.stack([pictures[i, :, y : y + s, x : x + s] for i, (x, y) in places])
             images = windows.contiguous(memory_format=torch.channels_last)
-        z = feature_maps(encoder, images)[4].float()
-        maps.append(z)
+        z = maps(encoder, images).float()
+        cells.append(z)
         masks.append(box_masks(boxes, z.shape[-1]))
         all_boxes.append(boxes)
-        if sum(map(len, maps)) >= MOST_IMAGES:
+        if sum(map(len, cells)) >= MOST_IMAGES:
             break
-    return torch.cat(maps), torch.cat(masks), torch.cat(all_boxes)
+    return torch.cat(cells), torch.cat(masks), torch.cat(all_boxes)
 
 
 def _quiet(line: str) -> None:

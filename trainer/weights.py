@@ -15,7 +15,7 @@ from precompute.cli import UserError
 from trainer.model import BLOCKS, architectures, build_encoder
 
 _CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student")
-_AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
+AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
 _STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
 
 
@@ -24,7 +24,11 @@ def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str
 
     Raises UserError where there is no file, no ResNet in it, the architecture is unknown or differs from `arch`.
     """
-    state = read_state(Path(path))
+    return fit_encoder(read_state(Path(path)), path, arch)
+
+
+def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
+    """`load_encoder` from tensors that were read from `path`."""
     prefix = _find_prefix(state, path)
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     found = arch or infer_arch(weights, path)
@@ -33,13 +37,13 @@ def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str
     missing = sorted(k for k in expected if k not in weights and not k.endswith("num_batches_tracked"))
     wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
     if missing or wrong:
-        what = [f"missing {_some(missing)}"] * bool(missing) + [f"of another shape {_some(wrong)}"] * bool(wrong)
+        what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
         raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}")
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
     ignored = [k for k in state if not k.startswith(prefix) or k.removeprefix(prefix) not in expected]
     ignored.sort(key=lambda k: (not k.startswith(prefix), k))  # first what stands beside the encoder
     under = f" under {prefix!r}" if prefix else ""
-    left = f"; not used: {_some(ignored)}" if ignored else ""
+    left = f"; not used: {some(ignored)}" if ignored else ""
     return encoder, found, f"weights: all {len(expected)} tensors of {found} from {path}{under}{left}"
 
 
@@ -90,9 +94,12 @@ def _find_prefix(state: Mapping[str, Tensor], path: str | Path) -> str:
         if k.endswith(_STEM) and v.ndim == 4 and k.removesuffix(_STEM) + _FIRST in state
     ]
     if not prefixes:
-        raise UserError(f"{path}: no ResNet in it (no '{_STEM}' beside '{_FIRST}'). It holds {_some(sorted(state))}")
-    return min(prefixes, key=lambda p: (any(word in p.lower() for word in _AVERAGED), len(p)))
+        raise UserError(
+            f"{path}: no ResNet or ViT in it (no '{_STEM}' beside '{_FIRST}'). It holds {some(sorted(state))}"
+        )
+    return min(prefixes, key=lambda p: (any(word in p.lower() for word in AVERAGED), len(p)))
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

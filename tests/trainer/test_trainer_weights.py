@@ -71,7 +71,7 @@ def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as torch weights"):
         load_encoder(path)
     torch.save({"a": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match=r"no ResNet in it.*It holds a"):
+    with pytest.raises(UserError, match=r"no ResNet or ViT in it.*It holds a"):
         load_encoder(path)
     torch.save(resnet18, path)
     with pytest.raises(UserError, match=r"does not fit --arch resnet50: missing layer1.0.bn3"):
