@@ -23,6 +23,7 @@ from augment.backends.torch_ops import decode
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
+_ALIGNED = 64  # bytes: views.cpp writes whole lines of the cache
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -41,13 +42,15 @@ class Recycled:
     def take(self, shape: tuple[int, int, int, int]) -> Tensor:
         """Shape [N, H, W, 3], seen as [N, 3, H, W]; contents arbitrary."""
         count = int(np.prod(shape)) * self._dtype.itemsize
-        free = (b for b in self._blocks if len(b) >= count and sys.getrefcount(b) <= _REFERENCES)
+        room = count + _ALIGNED
+        free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
         block = min(free, key=len, default=None)
         if block is None:
-            block = np.empty(count, np.uint8)
+            block = np.empty(room, np.uint8)
             self._blocks = [*self._blocks[-self._keep + 1 :], block]
+        start = -block.ctypes.data % _ALIGNED
         # The tensor's storage holds a reference to the block, whatever views of it are passed around.
-        return torch.from_numpy(block)[:count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
+        return torch.from_numpy(block)[start : start + count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
 
 
 def _references_when_free() -> int:
