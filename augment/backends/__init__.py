@@ -1,5 +1,7 @@
 """Backends: pure functions of (plan, image files) that make the pixels. All of them mean the same (see the tests).
 
+fused    decode, then the rest in one kernel: C++ built at its first use (CPU), or DALI's decoder and Triton (CUDA)
+eager    what `fused` falls back to without a compiler: plain torch, CPU only
 dali     everything as DALI operators, decoding included; CUDA or CPU
 kornia   Kornia and torch operators, anywhere torch runs: the fallback
 """
@@ -52,7 +54,7 @@ def choose(name: str, device: "torch.device") -> tuple[str, str]:
         if device.type == "cpu":
             return "fused", "the fastest on a CPU"
         if missing is None:
-            return "dali", f"the fastest on {device.type}"
+            return "dali", f"decodes on {device.type}; not measured against fused there"
         return "kornia", f"fallback, slow: {missing}"
     if name == "eager" and device.type != "cpu":
         raise UserError(f"backend=eager makes views on the CPU, not on {device}: use backend=fused, or device=cpu")
