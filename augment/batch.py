@@ -1,11 +1,25 @@
 """What a loader hands to a training loop: views and the geometry that belongs to them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-from torch import Tensor, device
+from torch import Tensor, device, from_numpy
 
 from augment import geometry
 from augment.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """What was drawn for each view, on the views' device: for losses that must know it (leave-one-out contrast)."""
+
+    patch: Tensor  # int32 [N, V, 4]: the patch's ROI in its source, pixels x0, y0, x1, y1 (relative positions)
+    scene: Tensor  # int32 [N, V, 4]: the background's ROI
+    flip: Tensor  # bool [N, V]
+    jittered: Tensor  # bool [N, V]; where False the factors are 1, 1, 1, 0
+    jitter: Tensor  # float32 [N, V, 4]: brightness, contrast, saturation factors and hue shift in turns
+    order: Tensor  # uint8 [N, V, 4]: the jitter's operations, first to last
+    gray: Tensor  # bool [N, V]
+    sigma: Tensor  # float32 [N, V]: of the blur, in view pixels; 0 for none
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +50,12 @@ class Batch:
     def size(self) -> int:
         """Side of a view in pixels."""
         return self.plan.size
+
+    @property
+    def parameters(self) -> Parameters:
+        """What was drawn for each view, as tensors."""
+        names = (f.name for f in fields(Parameters))
+        return Parameters(*(from_numpy(getattr(self.plan, n).copy()).to(self.sources.device) for n in names))
 
     def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
         """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid]."""
