@@ -29,7 +29,9 @@ class EvaluateConfig:
     size: int | None = option(None, "side of the images in pixels; default 224, 64 for narrow encoders")
     batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
     linear_epochs: int = option(100, "epochs of the linear protocol")
-    linear_lr: float = option(30.0, "learning rate of the linear protocol per 256 images (iNat2018: 0.025)")
+    linear_lr: float = option(
+        30.0, "learning rate of the linear protocol per 256 images, on features scaled to rms 0.06 (iNat2018: 0.025)"
+    )
     finetune_epochs: int = option(200, "epochs of the finetune protocol")
     finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
     pipeline: str = option("auto", "what makes the training crops", choices=("auto", "dali", "kornia", "fused"))
