@@ -190,14 +190,13 @@ def test_killed_runs_end_as_the_unbroken_one(boxes, demo_root, tmp_path):
     boxes(*common, "--out", unbroken)
     out = tmp_path / "out" / "x.h5"
     rng = random.Random(0)
-    for kill in range(5):
+    for _ in range(5):
         process = start(*common, "--out", out, "--workers", 1)
         finished = list(tmp_path.glob("out/.x.h5.shards/*/*.h5"))
         wait_for(lambda: len(list(tmp_path.glob("out/.x.h5.shards/*/*.h5"))) > len(finished) or process.poll() == 0)  # noqa: B023
         time.sleep(rng.random() * 0.02)
         process.kill()
         process.communicate(timeout=60)
-        assert out.exists() or kill < 24
     done = boxes(*common, "--out", out)
     assert "an earlier run was interrupted" in done.stdout or "up to date" in done.stdout
     assert out.read_bytes() == unbroken.read_bytes()
@@ -216,37 +215,6 @@ def test_torchrun_splits_the_work_and_writes_the_same_file(boxes, demo_root, tmp
     assert "2 processes" in done.stdout
     assert done.stdout.count("96 boxes") == 1
     assert alone.read_bytes() == together.read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_many_kills_at_random_instants(boxes, demo_root, tmp_path, processes):
-    """17 kills of whole process groups for each number of processes; then the same file, byte for byte."""
-    common = ("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--shard", 16)
-    boxes(*common, "--out", tmp_path / "unbroken.h5")
-    out = tmp_path / "out" / "x.h5"
-    launch = [sys.executable, "-m", "precompute.boxes"]
-    if processes > 1:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                  "-m", "precompute.boxes"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    rng = random.Random(processes)
-    for _ in range(17):
-        run = subprocess.Popen(
-            [*launch, *map(str, common), "--out", str(out), "--rebuild"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(rng.uniform(0.5, 6 + 2 * processes))
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-        if out.exists():
-            assert out.read_bytes() == (tmp_path / "unbroken.h5").read_bytes()
-    boxes(*common, "--out", out)
-    assert out.read_bytes() == (tmp_path / "unbroken.h5").read_bytes()
-    assert os.listdir(out.parent) == ["x.h5"]
 
 
 def test_two_runs_at_once_are_safe(boxes, demo_root, tmp_path):
