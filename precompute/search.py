@@ -85,10 +85,11 @@ def quantise(maps: np.ndarray) -> np.ndarray:
 
 def otsu(maps: np.ndarray) -> np.ndarray:
     """Otsu's threshold of each map uint8 [B, H, W]: the first t with the largest variance between `<= t` and `> t`."""
-    values = maps.reshape(len(maps), -1).astype(np.intp)
-    values += 256 * np.arange(len(maps))[:, None]
-    counts = np.bincount(values.ravel(), minlength=256 * len(maps)).reshape(-1, 256)
-    counts = counts.astype(np.float64)  # whole numbers far below 2^53: exact, and faster than int64
+    # 256 maps at a time have their histograms in one, for their values and numbers fit 16 bits together.
+    parts = [maps[i : i + 256].reshape(len(maps[i : i + 256]), -1) for i in range(0, len(maps), 256)]
+    numbered = [part + 256 * np.arange(len(part), dtype=np.uint16)[:, None] for part in parts]
+    counts = np.concatenate([np.bincount(part.ravel(), minlength=256 * len(part)) for part in numbered])
+    counts = counts.reshape(-1, 256).astype(np.float64)  # whole numbers far below 2^53: exact, and faster than int64
     below = counts.cumsum(1)
     mass = (counts * np.arange(256.0)).cumsum(1)
     apart = mass[:, -1:] * below - below[:, -1:] * mass
@@ -123,18 +124,24 @@ def find_boxes(maps: np.ndarray, form: Form | None = None, device: str = "cpu") 
     if maps.dtype != np.uint8 or maps.ndim != 3:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     searched = cut(maps) if form.cuts else maps
+    sums = np.full(len(maps), -1)
     if device == "cpu":
-        rects = _search(searched, form)
+        rects = _search(searched, form, sums)
     else:
         from precompute.size_table import search_batch
 
         rects = search_batch(searched, form, device)
-    sums = [m[y0:y1, x0:x1].sum() for m, (x0, y0, x1, y1) in zip(searched, rects.tolist(), strict=True)]
-    return Found(rects, np.array(sums, np.int64), rects[:, 2] > rects[:, 0])
+    for i in np.flatnonzero(sums < 0):
+        x0, y0, x1, y1 = rects[i].tolist()
+        sums[i] = searched[i, y0:y1, x0:x1].sum()
+    return Found(rects, sums, rects[:, 2] > rects[:, 0])
 
 
-def _search(maps: np.ndarray, form: Form) -> np.ndarray:
-    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map."""
+def _search(maps: np.ndarray, form: Form, sums: np.ndarray) -> np.ndarray:
+    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map.
+
+    Sums that come with a search are put into `sums`, int64 [B].
+    """
     rects = np.zeros((len(maps), 4), np.int32)
     open_ = np.asarray(maps.any((1, 2)))  # not yet searched
     if form.name == "tempered" and open_.any():
@@ -142,7 +149,8 @@ def _search(maps: np.ndarray, form: Form) -> np.ndarray:
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
         at_once = max(1, _AT_ONCE // max(maps.shape[1:]) ** 2)
         for some in np.array_split(which, -(-len(which) // at_once)):
-            rects[some], solved = search_pairs(maps[some], powers)
+            rects[some], totals, solved = search_pairs(maps[some], powers)
+            sums[some[solved]] = totals[solved]
             open_[some[solved]] = False
     elif form.name == "literal":  # no mean is above the brightest pixel
         rects[open_] = brightest(maps[open_])

@@ -19,8 +19,8 @@ _MOST_PAIRS = 20_000  # a map; beyond, branch and bound is faster
 # float32 holds sums exactly up to 2^24; beyond, they are rounded by less than the margin.
 
 
-def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best boxes int32 [B, 4] of maps uint8 [B, H, W], none of them empty; and bool [B]: solved here.
+def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best boxes int32 [B, 4] of maps uint8 [B, H, W], none of them empty; their sums [B]; and bool [B]: solved here.
 
     `powers`: float64 [H·W + 1], area^γ.
     """
@@ -28,10 +28,9 @@ def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.n
     above = _sums_above(maps)
     rows = _interval_sums(_running(maps.sum(2, dtype=above.dtype)))  # [B, y0, h - 1]
     columns = _interval_sums(_running(above[-1]))  # [B, x0, w - 1]
-    fair_h = (1 / powers[np.arange(1, height + 1)]).astype(np.float32)
-    fair_w = (1 / powers[np.arange(1, width + 1)]).astype(np.float32)
-    floor = _a_good_score(above, rows, fair_h, fair_w, powers) * _MARGIN  # L, float64 [B]
-    needed_rows, needed_columns = _needed(rows, columns, floor, powers)
+    most_rows, most_columns = rows.max(1), columns.max(1)  # by height, by width
+    floor = _a_good_score(above, rows, columns, most_rows, most_columns, powers) * _MARGIN  # L, float64 [B]
+    needed_rows, needed_columns = _needed(most_rows, most_columns, floor, powers)
     kept_rows = np.flatnonzero(rows >= needed_rows[:, None])
     kept_columns = np.flatnonzero(columns >= needed_columns[:, None])
     return _best_pairs(above, kept_rows, kept_columns, floor, powers)
@@ -42,9 +41,7 @@ def _sums_above(maps: np.ndarray) -> np.ndarray:
     count, height, width = maps.shape
     above = np.zeros((height + 1, count, width), np.int32 if height * width < 2**23 else np.int64)
     above[1:] = maps.transpose(1, 0, 2)
-    for y in range(
-        1, height
-    ):  # whole rows of all maps at once: several times faster than cumsum, which goes one by one
+    for y in range(1, height):  # rows of all maps at once: several times faster than cumsum, which goes one by one
         above[y + 1] += above[y]
     return above
 
@@ -69,43 +66,41 @@ def _interval_sums(prefix: np.ndarray) -> np.ndarray:
     return ends - padded[:, :n, None]
 
 
-def _a_good_score(above, rows, fair_h, fair_w, powers):
-    """float64 [B]: the score of the best columns of the best rows of the whole width."""
+def _a_good_score(above, rows, columns, most_rows, most_columns, powers):
+    """float64 [B]: the score of the best rows of the whole width with the best columns of the whole height."""
     each = np.arange(rows.shape[0])
-    y0, y1 = _best_interval(rows, fair_h)
+    y0, y1 = _best_interval(rows, most_rows, powers)
+    x0, x1 = _best_interval(columns, most_columns, powers)
     sums = _running(above[y1, each] - above[y0, each])
-    x0, x1 = _best_interval(_interval_sums(sums), fair_w)
     return (sums[each, x1] - sums[each, x0]) / powers[(y1 - y0) * (x1 - x0)]
 
 
-def _best_interval(sums: np.ndarray, fair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    n = sums.shape[1]
-    start, length = np.divmod((sums * fair).reshape(len(sums), -1).argmax(1), n)
-    return start, np.minimum(start + length + 1, n)
+def _best_interval(sums: np.ndarray, most: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end [B] of the interval with the best score; `most`: the largest of `sums` by length."""
+    length = (most / powers[1 : most.shape[1] + 1].astype(np.float32)).argmax(1)
+    start = sums[np.arange(len(sums)), :, length].argmax(1)
+    return start, start + length + 1
 
 
-def _needed(rows, columns, floor, powers):
+def _needed(most_rows, most_columns, floor, powers):
     """Least sums float32 [B, H] of row intervals by height, [B, W] of column intervals by width; inf: none will do."""
-    most_rows, most_columns = rows.max(1), columns.max(1)  # by height, by width
     least = (floor * _MARGIN).astype(np.float32)[:, None]
 
-    def needed(mine: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """For each of my sizes the least sum that a box must hold, over the other's sizes where both can hold it.
+    def needed(mine: int, others: np.ndarray) -> np.ndarray:
+        """For each of `mine` sizes the least sum that a box must hold, over the other's sizes where they can hold it.
 
-        It grows with the other's size, so the smallest that can hold it decides: (m·n)^γ is m^γ · n^γ.
+        It grows with the other's size, so the smallest that can hold it decides: (m·n)^γ is m^γ · n^γ. That smallest
+        size grows with mine, so it is looked up for every fourth of mine only and holds for the three above as a bound.
         """
         n = others.shape[1]
-        my_powers = powers[1 : mine.shape[1] + 1].astype(np.float32)
         powers_n = powers[1 : n + 1].astype(np.float32)
-        base = least * my_powers
-        enough = (others / powers_n)[:, None] >= base[:, :, None]  # [B, mine, others]
-        at = enough.argmax(2)
-        need = base * powers_n[at]
-        # Where none is enough, argmax says the first: it holds too little itself.
-        holds = np.minimum(mine, np.take_along_axis(others, at, 1))
-        return np.where(need * _MARGIN <= holds, need, np.inf).astype(np.float32)
+        densest = others / powers_n
+        base = least * powers[1 : mine + 1].astype(np.float32)
+        at = (densest[:, None] >= base[:, ::4, None]).argmax(2)  # 0 where none is enough: reset below
+        need = base * powers_n[at].repeat(4, 1)[:, :mine]
+        return np.where(base * _MARGIN <= densest.max(1, keepdims=True), need, np.float32(np.inf))
 
-    return needed(most_rows, most_columns), needed(most_columns, most_rows)
+    return needed(most_rows.shape[1], most_columns), needed(most_columns.shape[1], most_rows)
 
 
 def _best_pairs(above, kept_rows, kept_columns, floor, powers):
@@ -126,20 +121,22 @@ def _best_pairs(above, kept_rows, kept_columns, floor, powers):
     repeats = per_image_c[image_r]
     ends = np.cumsum(repeats)
     if not len(ends):
-        return np.zeros((count, 4), np.int32), solved
+        return np.zeros((count, 4), np.int32), np.zeros(count, np.int64), solved
     of_column = np.arange(ends[-1]) + np.repeat(first_c[image_r] - ends + repeats, repeats)
     left = np.repeat(np.arange(len(h)) * (width + 1), repeats) + x0[of_column]
     flat = sums.ravel()
-    score = (flat[left + w[of_column]] - flat[left]) / powers[np.repeat(h, repeats) * w[of_column]]
+    inside = flat[left + w[of_column]] - flat[left]
+    score = inside / powers[np.repeat(h, repeats) * w[of_column]]
     good = np.flatnonzero(score >= np.repeat(floor[image_r], repeats))
     of_row = np.searchsorted(ends, good, side="right")
     image, h, y0 = image_r[of_row], h[of_row], y0[of_row]
-    w, x0, score = w[of_column[good]], x0[of_column[good]], score[good]
+    w, x0, score, inside = w[of_column[good]], x0[of_column[good]], score[good], inside[good]
     top = np.full(count, -np.inf)
     np.maximum.at(top, image, score)
     ties = np.flatnonzero(score == top[image])
     ties = ties[np.lexsort((h[ties], x0[ties], y0[ties], h[ties] * w[ties], image[ties]))]
     first = ties[np.unique(image[ties], return_index=True)[1]]
-    rects = np.zeros((count, 4), np.int32)
+    rects, totals = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
     rects[image[first]] = np.stack((x0[first], y0[first], x0[first] + w[first], y0[first] + h[first]), 1)
-    return rects, solved
+    totals[image[first]] = inside[first]
+    return rects, totals, solved
