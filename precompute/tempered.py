@@ -24,7 +24,6 @@ def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.n
 
     `powers`: float64 [H·W + 1], area^γ.
     """
-    _, height, width = maps.shape
     above = _sums_above(maps)
     rows = _interval_sums(_running(maps.sum(2, dtype=above.dtype)))  # [B, y0, h - 1]
     columns = _interval_sums(_running(above[-1]))  # [B, x0, w - 1]
