@@ -1,14 +1,17 @@
 """The arms of each scope: what is measured, with everything that is not part of it made beforehand."""
 
+import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
-from augment.backends.torch_ops import decode
+from augment.backends.torch_ops import crop_resize, decode
 from augment.imageset import ImageSet
 from augment.loader import ViewLoader
 from augment.plan import Plan
@@ -22,22 +25,61 @@ Pairs = Sequence[tuple[str, str]]  # (backend, colour)
 
 def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
 
-    decoded = [[decode(data) for data in files] for files in job.files]
+    small = _with_scenes(job)
+    shared = small[0][0] is not job.plans["torchvision"][0]
     for name, colour in chosen:
-        plans = job.plans[colour]
         if name == "kornia":
             backend = build(job, name, colour, stack)
+            decoded = [[decode(data) for data in files] for _, files in small]
+            plans = [_of_scenes(plan) if shared else plan for plan in job.plans[colour]]
             yield Arm(title(name, colour), partial(_apply_ours, backend, plans, decoded), job.samples)
         else:  # its decoded cache: the warm-up fills it
             backend = build(job, name, colour, stack, cached=True)
-            yield Arm(title(name, colour), partial(_render_ours, backend, plans, job.files), job.samples)
+            yield Arm(title(name, colour), partial(_render_ours, backend, job.plans[colour], job.files), job.samples)
     for peer in wanted:
         way = peer.way(job.device.type)
-        if way.decode is None or way.views is None:  # `halves` says so beforehand
+        if way.decode is None or way.views is None:  # it does all in one
             continue
-        theirs = [[way.decode(data) for data in files] for files in job.files]
-        plans, policy = job.plans["torchvision"], job.policy("torchvision")
+        theirs = [[way.decode(data) for data in files] for _, files in small]
+        plans, policy = [plan for plan, _ in small], job.policy("torchvision")
         yield Arm(peer.name, partial(_each, way.views, plans, policy, theirs), job.samples)
+
+
+def _with_scenes(job: Job) -> list[tuple[Plan, list[bytes]]]:
+    """Each batch with its backgrounds at the size of a view beside its images, as our decoded cache keeps them.
+
+    So that a cache is no privilege of ours: peers get small backgrounds too, and only paste, colour and blur. The files
+    go through the peer's own decoder (outside the timer), which makes its own kind of image of them.
+    """
+    if job.plans["torchvision"][0].covered or job.policy("torchvision").scene != "whole":
+        return list(zip(job.plans["torchvision"], job.files, strict=True))
+    pool, out = job.images.pool, []
+    for plan, files in zip(job.plans["torchvision"], job.files, strict=True):
+        sides = zip(pool.widths[plan.images], pool.heights[plan.images], strict=True)
+        scenes = [_scene(data, *side, plan.size) for data, side in zip(files, sides, strict=True)]
+        out.append((_of_scenes(plan), [*files, *scenes]))
+    return out
+
+
+def _scene(data: bytes, width: int, height: int, size: int) -> bytes:
+    """A whole picture (without what is below `height`, a banner) at the size of a view, as PNG."""
+    from PIL import Image
+
+    whole = np.array((0, 0, width, height), np.int32)
+    small = crop_resize(decode(data), whole, size, size).permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(small).save(file := io.BytesIO(), "png")
+    return file.getvalue()
+
+
+def _of_scenes(plan: Plan) -> Plan:
+    """The plan with backgrounds taken from `_with_scenes`; the views stay what they are."""
+    whole = np.array((0, 0, plan.size, plan.size), np.int32)
+    return dataclasses.replace(
+        plan,
+        images=np.concatenate((plan.images, plan.images)),
+        background_slot=plan.background_slot + len(plan.images),
+        scene=np.broadcast_to(whole, plan.scene.shape),
+    )
 
 
 def _each(peer: Callable[..., object], plans: Sequence[Plan], policy: Policy, images: Sequence[Any]) -> None:

@@ -6,7 +6,8 @@ python -m benchmarks.throughput --policy rrc --peers lightly opencv
 
 Scopes, and what is inside the timer:
   apply          decoded images in memory → two normalised views; ours from the decoded cache (open_views(cache="ram")),
-                 where backgrounds are kept at view size; the DALI graph always decodes and is not in this scope
+                 where backgrounds are kept at view size, and peers get them at that size as well; the DALI graph always
+                 decodes and is not in this scope
   decode+apply   JPEG bytes in memory → two normalised views; one thread
   loader         files on disk → batches, the whole loader: open_views, or a DataLoader with as many workers
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again

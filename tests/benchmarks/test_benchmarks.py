@@ -225,3 +225,19 @@ def test_unknown_names_are_usage_errors(run_module, tmp_path):
 def test_a_missing_peer_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install" in str(PEERS["opencv"].missing())
+
+
+def test_peers_get_backgrounds_at_view_size_and_make_the_same_views(cub_images):
+    """Scope apply: a decoded cache is no privilege of ours."""
+    from augment.policy import Policy
+    from benchmarks import job, scopes
+
+    work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=1)
+    [(plan, files)] = scopes._with_scenes(work)
+    way, policy = PEERS["pillow"].way(), work.policy("torchvision")
+    assert way.decode is not None and way.views is not None
+    small = way.views(plan, policy, [way.decode(data) for data in files])
+    large = way.render(work.plans["torchvision"][0], policy, work.files[0])
+    assert plan.background_slot.min() >= len(work.files[0])
+    assert {way.decode(data).size for data in files[len(work.files[0]) :]} == {(64, 64)}
+    assert job.difference(PEERS["pillow"], small, large, policy) < 0.5
