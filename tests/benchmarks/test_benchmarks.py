@@ -235,7 +235,8 @@ def test_peers_get_backgrounds_at_view_size_and_make_the_same_views(cub_images):
     work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=1)
     [(plan, files)] = scopes._with_scenes(work)
     way, policy = PEERS["pillow"].way(), work.policy("torchvision")
-    assert way.decode is not None and way.views is not None
+    assert way.decode is not None
+    assert way.views is not None
     small = way.views(plan, policy, [way.decode(data) for data in files])
     large = way.render(work.plans["torchvision"][0], policy, work.files[0])
     assert plan.background_slot.min() >= len(work.files[0])
