@@ -1,11 +1,15 @@
 """What a loader hands to a training loop: views and the geometry that belongs to them."""
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, device, from_numpy
 
 from augment import geometry
 from augment.plan import Plan
+
+if TYPE_CHECKING:  # torchvision takes seconds to import
+    from torchvision.tv_tensors import BoundingBoxes, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,13 @@ class Batch:
         """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid]."""
         return geometry.masks(self.rects[:, view], self.size, grid)
 
-    def boxes(self, view: int):  # -> torchvision.tv_tensors.BoundingBoxes
+    def patch_masks(self, view: int) -> "Mask":
+        """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""
+        from torchvision.tv_tensors import Mask
+
+        return Mask(geometry.masks(self.rects[:, view], self.size, self.size) > 0)
+
+    def boxes(self, view: int) -> "BoundingBoxes":
         """The patch's rectangle in view number `view` as `torchvision.tv_tensors.BoundingBoxes` [N, 4], XYXY."""
         from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 

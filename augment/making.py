@@ -3,6 +3,7 @@
 Nothing here refers to the loader itself, so that a loader that is dropped without being closed can end its threads.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -193,17 +194,33 @@ class Producer:
         self._steps = steps
         self._queue: queue.Queue[Any] = queue.Queue(max(ahead, 1))
         self._stopping = threading.Event()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
         self._thread.start()
 
     def get(self) -> tuple[Batch, dict[str, int]]:
-        """The next batch; raises what its making raised."""
-        item = self._queue.get()
+        """The next batch; raises what its making raised, RuntimeError in a forked process, which has no thread."""
+        item = self._wait()
         if isinstance(item, BaseException):
             self._queue.put(item)  # for whoever asks again
             raise item
         self.next = self._after(self.next)
         return item
+
+    def _wait(self) -> Any:
+        """The queue's next item; never waits for a thread that is gone."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "views were opened and begun in another process, whose threads a fork does not copy: "
+                "call open_views in the process that uses them, or start processes by spawn"
+            )
+        while True:
+            alive = self._thread.is_alive()  # asked first: what it put before it ended is in the queue by then
+            try:
+                return self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if not alive:
+                    raise RuntimeError("the thread that makes batches is gone: open the views again") from None
 
     def stop(self) -> None:
         """Ends the thread; batches that were made ahead are thrown away."""

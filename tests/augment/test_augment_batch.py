@@ -3,19 +3,48 @@
 from dataclasses import fields
 
 import numpy as np
+import pytest
 import torch
 
 from augment import Policy, open_views
 from augment.batch import Parameters
 
 
-def test_parameters_are_those_of_the_plan(shared_data, tmp_path, run_module):
-    root, boxes = shared_data / "CUB_200_2011", tmp_path / "cub.h5"
+@pytest.fixture(scope="module")
+def cub(shared_data, tmp_path_factory, run_module):
+    root, boxes = shared_data / "CUB_200_2011", tmp_path_factory.mktemp("boxes") / "cub.h5"
     done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", boxes)
     assert done.returncode == 0, done.stderr
+    return boxes, root
+
+
+def test_geometry_as_tv_tensors(cub):
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
+    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+        batch = next(iter(loader))
+    for view in range(2):
+        boxes, masks = batch.boxes(view), batch.patch_masks(view)
+        assert isinstance(masks, tv_tensors.Mask)
+        assert masks.shape == (16, 32, 32)
+        assert torch.allclose(masks.float().mean((1, 2)), batch.masks(view, 1).flatten())
+        for (x0, y0, x1, y1), mask in zip(batch.rects[:, view].tolist(), masks, strict=True):
+            assert mask[y0:y1, x0:x1].all()
+        # torchvision's transforms know them: a flip turns views, boxes and masks alike.
+        image = tv_tensors.Image(batch.views[view][0])
+        one = tv_tensors.wrap(boxes[:1], like=boxes), tv_tensors.wrap(masks[:1], like=masks)
+        _, box, mask = v2.RandomHorizontalFlip(p=1.0)(image, *one)
+        x0, y0, x1, y1 = box[0].tolist()
+        assert mask[0, y0:y1, x0:x1].all()
+        assert mask.sum() == (y1 - y0) * (x1 - x0)
+
+
+def test_parameters_are_those_of_the_plan(cub):
     policy = Policy(name="rrc", size=32, views=3, blur_sigma=(0.1, 1.0))
     options = {"policy": policy, "batch_size": 16, "backend": "eager", "device": "cpu", "split": None}
-    with open_views(boxes, root, say=lambda _: None, **options) as loader:
+    with open_views(*cub, say=lambda _: None, **options) as loader:
         batch = next(iter(loader))
     told = batch.parameters
     shapes = {"patch": (4,), "scene": (4,), "jitter": (4,), "order": (4,)}
