@@ -13,6 +13,7 @@ from augment.policy import Policy, blur_radius
 
 # Share of a batch that the hardware JPEG decoder gets (DALI's own default; to be settled by benchmarks on a GPU).
 HW_DECODER_LOAD = 0.9
+LEAST_SIGMA = 0.25  # below it a blur moves no pixel by more than 0.35 of 255 levels: exp(-1/2σ²) · 4 neighbours
 
 
 class DaliBackend:
@@ -196,8 +197,10 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
             if not shared:
                 out |= _roi(f"scene{v}", plan.scene[:, v])
         out[f"matrix{v}"], out[f"offset{v}"] = colour.collapse(plan.jitter[:, v], plan.order[:, v], plan.gray[:, v])
-        out[f"sigma{v}"] = plan.sigma[:, v]
-        out[f"window{v}"] = np.array([2 * blur_radius(s) + 1 for s in plan.sigma[:, v]], np.int32)
+        out[f"coloured{v}"] = (plan.jittered[:, v] | plan.gray[:, v]).astype(np.int32)
+        sigma = np.where(plan.sigma[:, v] < LEAST_SIGMA, np.float32(0), plan.sigma[:, v])
+        out[f"sigma{v}"] = sigma
+        out[f"window{v}"] = np.array([2 * blur_radius(s) + 1 for s in sigma], np.int32)
         out[f"flip{v}"] = plan.flip[:, v].astype(np.int32)
     return {name: np.ascontiguousarray(value) for name, value in out.items()}
 

@@ -30,7 +30,8 @@ def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any
     sceneV_from/to   int [2]: the scene in the background                                     [not shared_scene]
     patchV_from/to   int [2]: the patch's ROI in the source; extentV float [2]: its size in the view, at least 1
     anchorV, shapeV  int [2, 2]: rows for background and patch in the view; shape 0, 0: none  [not covered]
-    matrixV, offsetV float [3, 3]: M and K; sigmaV float []; windowV int []; flipV int []
+    colouredV        int []: whether there is any colour jitter or gray; matrixV, offsetV float [3, 3]: M and K
+    sigmaV float []; windowV int []; flipV int []
     """
     point, pair, matrix = (types.INT32, 1), (types.INT32, 2), (types.FLOAT, 2)
     out: dict[str, tuple[Any, int]] = {"encoded": (types.UINT8, 1)}
@@ -42,7 +43,7 @@ def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any
             if not shared_scene:
                 out |= {f"scene{v}_from": point, f"scene{v}_to": point}
         out |= {f"patch{v}_from": point, f"patch{v}_to": point, f"extent{v}": (types.FLOAT, 1)}
-        out |= {f"matrix{v}": matrix, f"offset{v}": matrix}
+        out |= {f"coloured{v}": (types.INT32, 0), f"matrix{v}": matrix, f"offset{v}": matrix}
         out |= {f"sigma{v}": (types.FLOAT, 0), f"window{v}": (types.INT32, 0), f"flip{v}": (types.INT32, 0)}
     return out
 
@@ -83,7 +84,7 @@ def views_graph(
             view = fn.multi_paste(
                 background, view, out_anchors=given[f"anchor{v}"], shapes=given[f"shape{v}"], output_size=[size, size]
             )
-        view = colour(view, given[f"matrix{v}"], given[f"offset{v}"])
+        view = colour(view, given[f"coloured{v}"], given[f"matrix{v}"], given[f"offset{v}"])
         view = blur(view, given[f"sigma{v}"], given[f"window{v}"])
         view = fn.crop_mirror_normalize(
             view, mirror=given[f"flip{v}"], mean=mean, std=std, dtype=dtype, output_layout="HWC"
@@ -119,13 +120,17 @@ def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:
     return fn.resize(crop, size=size, interp_type=types.INTERP_LINEAR, antialias=True, minibatch_size=MINIBATCH)
 
 
-def colour(view: Any, matrix: Any, offset: Any) -> Any:
-    """M·x + K·mean(x), rounded and clamped to 0-255."""
-    # Arguments of operators must be on the CPU: the mean goes there, three numbers a sample.
-    mean: Any = fn.reductions.mean(view, axes=[0, 1])
-    centre = mean.cpu()
-    shift = fn.reductions.sum(offset * centre, axes=[1])
-    return fn.coord_transform(view, M=matrix, T=shift, dtype=types.UINT8)
+def colour(view: Any, coloured: Any, matrix: Any, offset: Any) -> Any:
+    """M·x + K·mean(x), rounded and clamped to 0-255, of those views that change: nothing costs as much on a CPU."""
+    if coloured != 0:
+        # Arguments of operators must be on the CPU: the mean goes there, three numbers a sample.
+        mean: Any = fn.reductions.mean(view, axes=[0, 1])
+        centre = mean.cpu()
+        shift = fn.reductions.sum(offset * centre, axes=[1])
+        out = fn.coord_transform(view, M=matrix, T=shift, dtype=types.UINT8)
+    else:
+        out = view
+    return out
 
 
 def blur(view: Any, sigma: Any, window: Any) -> Any:
