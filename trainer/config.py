@@ -123,6 +123,7 @@ class RunConfig:
     save_every: int | None = option(
         None, "steps between checkpoints; default: every minute, less often where writing takes long"
     )
+    tensorboard: bool = option(False, "write TensorBoard event files beside metrics.jsonl (the extra `tensorboard`)")
     evaluate: bool = option(True, "kNN accuracy and localisation figure at the end")
 
     def __post_init__(self) -> None:

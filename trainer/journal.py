@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from precompute.files import replacing
+from trainer.board import Board
 
 NAME = "metrics.jsonl"
 
@@ -17,24 +18,31 @@ NAME = "metrics.jsonl"
 class Journal:
     """Appends lines to metrics.jsonl. A line is one `write`: a killed run leaves at most one broken line, the last."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, board: Board | None = None) -> None:
+        self.path, self.board = folder / NAME, board
 
     def begin(self, header: dict[str, Any]) -> None:
         """A new file with `header` as its first line."""
         with replacing(self.path) as temporary:
             temporary.write_text(_line({"kind": "config", **header}))
+        if self.board:
+            self.board.restart([])
 
     def rewind(self, step: int) -> None:
         """Drops what lies after `step` (it will be done again), broken lines, and evaluations."""
         kept = [row for row in read(self.path) if row["kind"] == "config" or row.get("step", step + 1) <= step]
+        kept = [row for row in kept if row["kind"] != "evaluation"]
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(_line(row) for row in kept if row["kind"] != "evaluation"))
+            temporary.write_text("".join(map(_line, kept)))
+        if self.board:
+            self.board.restart(kept)
 
     def add(self, kind: str, **values: Any) -> None:
         """One more line."""
         with open(self.path, "a") as file:
             file.write(_line({"kind": kind, **values}))
+        if self.board:
+            self.board.add({"kind": kind, **values})
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from augment import open_views
 from precompute.cli import as_json
 from trainer import distributed
+from trainer.board import Board
+from trainer.board import require as require_board
 from trainer.build import describe, make_folder, make_method, make_policy, surroundings
 from trainer.card import write_card
 from trainer.checkpoint import Resumed
@@ -34,6 +36,8 @@ Say = Callable[[str], None]
 
 def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved)."""
+    if config.tensorboard:
+        require_board()
     hardware, reasons = find_hardware(config.device)
     process = distributed.start(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
@@ -58,7 +62,8 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         state = make_state(config, settings, loader, hardware, process, say)
         say(describe(config, settings, state.method, grids))
 
-        journal, saver = Journal(out), Saver(out, settings.save_every, process.first)
+        board = Board(out) if config.tensorboard and process.first else None
+        journal, saver = Journal(out, board), Saver(out, settings.save_every, process.first)
         if resumed:
             state.restore(resumed)
             say(f"resumed at step {state.step} of {settings.steps} from {resumed.path}")
@@ -75,6 +80,8 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         say(f"stopped at step {state.step} and saved. Go on with: python -m trainer.run --resume {out}")
     elif process.first:
         _finish(state, data, journal, out, say)
+    if board:
+        board.close()
     distributed.stop()
     return 0 if done else 130
 
