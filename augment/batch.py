@@ -62,8 +62,15 @@ class Batch:
         return Parameters(*(from_numpy(getattr(self.plan, n).copy()).to(self.sources.device) for n in names))
 
     def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
-        """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid]."""
-        return geometry.masks(self.rects[:, view], self.size, grid)
+        """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid].
+
+        A patch that is pasted by a map covers a pixel by its alpha.
+        """
+        if self.plan.alpha is None:
+            return geometry.masks(self.rects[:, view], self.size, grid)
+        alpha = from_numpy(self.plan.alpha[:, view].astype("float32") / 255)
+        flip = from_numpy(self.plan.flip[:, view])[:, None, None]
+        return geometry.cell_means(alpha.where(~flip, alpha.flip(-1)), grid).to(self.rects.device)
 
     def patch_masks(self, view: int) -> "Mask":
         """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""

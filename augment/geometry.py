@@ -132,6 +132,17 @@ def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
     return down[..., :, None] * across[..., None, :]
 
 
+def cell_means(values: "Tensor", grid: int | tuple[int, int]) -> "Tensor":
+    """Means of values [..., S, S] over the cells of a grid, exact where cells are not whole pixels either."""
+    import torch
+
+    size = values.shape[-1]
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    low = torch.arange(size, device=values.device)
+    down, across = (_cover_torch(low, low + 1, size, cells) for cells in (rows, columns))  # [S, cells]
+    return down.T @ values @ across
+
+
 def _cover_numpy(low: np.ndarray, high: np.ndarray, size: int, cells: int) -> np.ndarray:
     edges = np.arange(cells + 1, dtype=np.float32) * np.float32(size / cells)
     inside = np.minimum(high[..., None], edges[1:]) - np.maximum(low[..., None], edges[:-1])

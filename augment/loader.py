@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from augment.alpha import MapFolder
 from augment.backends import Backend
 from augment.batch import Batch
 from augment.imageset import ImageSet
@@ -38,6 +39,7 @@ class ViewLoader:
         workers: int = 2,
         prefetch: int = 2,
         say: Callable[[str], None] | None = None,
+        maps: MapFolder | None = None,
     ) -> None:
         self.images, self.schedule, self.backend = images, schedule, backend
         self.prefetch = prefetch
@@ -48,7 +50,7 @@ class ViewLoader:
         names = ("batches", "samples", "decoded", "capped", "replaced")
         self._counts: dict[str, int] = dict.fromkeys(names, 0)
         say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
-        self._maker = BatchMaker(images, schedule, backend, check, on_bad, workers, say)
+        self._maker = BatchMaker(images, schedule, backend, check, on_bad, workers, say, maps)
         self._producers: list[Producer] = []  # the present one, if any
         # Also when the loader is forgotten, and before the interpreter ends: threads in the midst of native code then
         # would take it down.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from augment.alpha import MapFolder, with_alpha
 from augment.backends import Backend
 from augment.batch import Batch
 from augment.imageset import ImageSet
@@ -61,7 +62,9 @@ class BatchMaker:
         on_bad: str,
         workers: int,
         say: Callable[[str], None],
+        maps: MapFolder | None = None,
     ) -> None:
+        self.maps = maps
         self.images, self.schedule, self.backend = images, schedule, backend
         self.check, self.on_bad, self.say = check, on_bad, say
         self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
@@ -117,7 +120,9 @@ class BatchMaker:
         plan = self.schedule.plan(self.images.pool, order, epoch, step)
         files = self._read_all(plan.images)
         if all(data is not None for data in files.values()):
-            return Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], 0)
+            return Prepared(
+                self._with_alpha(plan), [data for row in plan.images.tolist() if (data := files[row]) is not None], 0
+            )
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
             sources[i] = self._good(order, epoch, row, files, without=-1)
@@ -133,7 +138,14 @@ class BatchMaker:
             epoch=epoch,
             keys=plan.sources,
         )
-        return Prepared(plan, [data for row in plan.images.tolist() if (data := files[row]) is not None], replaced)
+        files_of = [data for row in plan.images.tolist() if (data := files[row]) is not None]
+        return Prepared(self._with_alpha(plan), files_of, replaced)
+
+    def _with_alpha(self, plan: Plan) -> Plan:
+        if self.maps is None:
+            return plan
+        pool = self.images.pool
+        return with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
 
     def _good(self, order: np.ndarray, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
         """`row` if its file is good and it is not `without`, else the first such stand-in; its bytes are in `files`."""

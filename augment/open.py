@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from augment import backends
+from augment.alpha import MapFolder
 from augment.imageset import CHECKS, ImageSet
 from augment.policy import Policy
 from augment.schedule import Schedule
@@ -45,6 +46,7 @@ def open_views(
     own_backgrounds: bool = True,
     cache: str = "off",
     cache_bytes: int | None = None,
+    maps: Path | str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "ViewLoader":
     """Opens a stream of views with their geometry; see `augment.loader.ViewLoader` and `augment.batch.Batch`.
@@ -59,6 +61,7 @@ def open_views(
     (own_backgrounds) or instead of them; their rows are numbered on after those of `boxes`.
     cache: "ram" or "gpu" keep decoded pictures from epoch to epoch in at most cache_bytes (None: half of what is free);
     the views stay the same to the bit, and backgrounds may come from anywhere (policy.group) at no cost.
+    maps: folder of saliency maps for the policy copy-paste, PATH-OF-THE-PICTURE.png (see `augment.alpha.MapFolder`).
     say: takes the lines that tell what was chosen and what went wrong; None: stderr.
 
     Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
@@ -74,8 +77,10 @@ def open_views(
     for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
         if value not in valid:
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
+    if (policy.name == "copy-paste") != (maps is not None):
+        raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen, reason = backends.choose(backend, where)
+    chosen, reason = backends.choose(backend, where, soft=policy.name == "copy-paste")
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
     pool = None
@@ -92,7 +97,9 @@ def open_views(
     say(
         f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
     )
-    return ViewLoader(images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say)
+    soft = None if maps is None else MapFolder(maps, images, rows)
+    options = {"check": check, "on_bad": on_bad, "workers": workers, "prefetch": prefetch, "say": say, "maps": soft}
+    return ViewLoader(images, schedule, made, **options)
 
 
 def _decoded_cache(

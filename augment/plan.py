@@ -13,7 +13,7 @@ import numpy as np
 
 from augment import geometry
 from augment.philox import ORDER, PARTNER, VIEW, below, uniform, words
-from augment.policy import Policy
+from augment.policy import BOXED, Policy
 
 if TYPE_CHECKING:
     from precompute.cache import BoxCache
@@ -71,6 +71,7 @@ class Plan:
     gray: np.ndarray  # bool [B, V]
     sigma: np.ndarray  # float32 [B, V]: of the blur, in view pixels; 0 for none
     capped: np.ndarray  # bool [B, V]: the policy's box_cap bit
+    alpha: np.ndarray | None = None  # uint8 [B, V, size, size], before the flip: see `augment.alpha` (copy-paste)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -195,7 +196,7 @@ def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.
     """The patch's ROI: torchvision's crop rule in the source's box (rrc, instloc: in the whole source)."""
     width, height = pool.widths[sources], pool.heights[sources]
     boxes = pool.boxes[sources]
-    if policy.name != "saliencyswap":
+    if policy.name not in BOXED:
         boxes = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), boxes.shape)
     region = np.repeat(geometry.box_to_pixels(boxes, width, height)[:, None], u.shape[1], axis=1)
     assert policy.crop_scale is not None  # set by Policy itself
@@ -225,7 +226,7 @@ def _compose(
     ratio = (patch[..., 2] - patch[..., 0]) / (patch[..., 3] - patch[..., 1])
     pasted = geometry.place(np.minimum(area, policy.box_cap), ratio, policy.size, u[..., _PLACE])
     # A background without a box has no object to hide: it is pasted on in either mode (METHOD.md).
-    swapping = policy.name == "saliencyswap" and policy.mode == "swap"
+    swapping = policy.name in BOXED and policy.mode == "swap"
     swap = pool.has_box[backgrounds] if swapping else np.zeros(width.shape, bool)
     rects = np.where(swap[..., None], swapped, pasted)
     return scene, rects, np.where(swap, capped, area > policy.box_cap)

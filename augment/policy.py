@@ -12,11 +12,12 @@ from typing import Any
 
 from precompute.cli import UserError, option
 
-NAMES = ("saliencyswap", "rrc", "instloc")
+NAMES = ("saliencyswap", "rrc", "instloc", "copy-paste")
+BOXED = ("saliencyswap", "copy-paste")  # those that crop inside of boxes and know both modes
 MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SCENES = ("whole", "crop")
-_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2}
+_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,21 @@ class Policy:
 
     Policies: `saliencyswap` puts a crop of the source's box on another image; `rrc` is torchvision's RandomResizedCrop
     of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself);
-    `instloc` pastes such a crop of the whole source anywhere on another image (InsLoc, Yang et al. 2021: no boxes).
+    `instloc` pastes such a crop of the whole source anywhere on another image (InsLoc, Yang et al. 2021: no boxes);
+    `copy-paste` is `saliencyswap` with the source's saliency map as the patch's opacity (DiLo): `open_views(maps=...)`.
     """
 
     name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
     mode: str = option(
         "swap",
-        "saliencyswap: onto the background's own box (swap), or anywhere (paste); a background without a box is "
-        "always pasted on",
+        "saliencyswap, copy-paste: onto the background's own box (swap), or anywhere (paste); a background without "
+        "a box is always pasted on",
         choices=MODES,
     )
     size: int = option(224, "side of a view in pixels")
     views: int = option(2, "views of each source")
     crop_scale: float | None = option(
-        None, "smallest share of the box (saliencyswap: 0.5) or image (rrc, instloc: 0.2) that a crop keeps"
+        None, "smallest share of the box (saliencyswap, copy-paste: 0.5) or image (rrc, instloc: 0.2) that a crop keeps"
     )
     aspect: tuple[float, ...] = option((3 / 4, 4 / 3), "least and largest width/height of a crop, in pixels")
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
@@ -111,7 +113,7 @@ class Policy:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != getattr(default, f.name)
         ]
-        kind = f"{self.name} ({self.mode})" if self.name == "saliencyswap" else self.name
+        kind = f"{self.name} ({self.mode})" if self.name in BOXED else self.name
         return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
 
     def _check(self, field: str, good: bool, valid: str) -> None:

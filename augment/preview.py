@@ -34,6 +34,7 @@ class PreviewConfig:
     boxes: str | None = option(None, "box file made by precompute.boxes")
     root: str | None = option(None, "image folder that the box file's paths are relative to")
     out: str = option("views.png", "the sheet; its ending says the format")
+    maps: str | None = option(None, "folder of saliency maps, for --name copy-paste: PATH-OF-THE-PICTURE.png")
     split: str = option("train", "split to take the sources from; 'all' for every image")
     backend: str = option("auto", "what makes the pixels", choices=NAMES)
     device: str = option("cpu", "cpu or cuda")
@@ -86,7 +87,13 @@ def first_batch(config: PreviewConfig, policy: Policy) -> "tuple[Batch, ImageSet
     assert config.boxes is not None  # PreviewConfig has checked
     assert config.root is not None
     split = None if config.split == "all" else config.split
-    options: dict[str, Any] = {"split": split, "backend": config.backend, "device": config.device, "seed": config.seed}
+    options: dict[str, Any] = {
+        "split": split,
+        "backend": config.backend,
+        "device": config.device,
+        "seed": config.seed,
+        "maps": config.maps,
+    }
     with open_views(
         config.boxes, config.root, policy=policy, batch_size=config.count, drop_last=False, prefetch=1, **options
     ) as loader:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from augment.geometry import box_to_pixels
 from augment.plan import Pool
-from augment.policy import Policy
+from augment.policy import BOXED, Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class DecodedCache:
         self.policy, self.budget, self.used = policy, budget, 0
         self.keeps_scenes = policy.name != "rrc" and policy.scene == "whole"
         whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
-        boxes_only = self.keeps_scenes and policy.name == "saliencyswap"
+        boxes_only = self.keeps_scenes and policy.name in BOXED
         self._regions = box_to_pixels(pool.boxes if boxes_only else whole, pool.widths, pool.heights)
         self._scene_sides = np.stack((pool.widths, pool.heights), axis=1)
         self._kept: dict[int, Picture] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from augment import colour, geometry
+from augment.alpha import blend
 from augment.backends.torch_ops import crop_resize
 from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.policy import Policy, blur_radius
@@ -28,6 +29,20 @@ def scene_or_patch(image: Tensor, job: np.void) -> None:
     height, width = int(job["height"]), int(job["width"])
     crop = crop_resize(image, job["roi"], height, width).permute(1, 2, 0)
     _pixels_at(int(job["out"]), height, width).copy_(crop.flip(1) if job["flip"] else crop)
+
+
+def blend_patches(plan: Plan, i: int, scenes: np.ndarray, patches: np.ndarray) -> None:
+    """Lays source i's patches over what is under them, in place: then they can be pasted as they are."""
+    assert plan.alpha is not None
+    for v in range(plan.views):
+        x0, y0, x1, y1 = plan.rects[i, v].tolist()
+        if x1 > x0 and y1 > y0:
+            patch = _pixels_at(int(patches[i, v]), y1 - y0, x1 - x0).numpy()
+            under = _pixels_at(int(scenes[i, v]), plan.size, plan.size).numpy()[y0:y1, x0:x1]
+            alpha = plan.alpha[i, v, y0:y1, x0:x1]
+            if plan.flip[i, v]:  # patches are turned when they are cut, scenes are not
+                under, alpha = under[:, ::-1], alpha[:, ::-1]
+            patch[:] = blend(patch, under, alpha)
 
 
 def finish_view(policy: Policy, plan: Plan, i: int, v: int, scene: int, patch: int, out: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from augment import colour, geometry
 from augment.backends import native
 from augment.backends.decoded import DecodedCache, Picture
-from augment.backends.eager import finish_view, scene_or_patch
+from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
 from augment.backends.torch_ops import decode
 from augment.plan import Plan
@@ -109,6 +109,8 @@ class FusedBackend:
             if exist:
                 address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
                 scenes = np.array(address, np.uint64)[plan.background_slot]
+        if plan.alpha is not None:
+            self._share_out(blend_patches, [(plan, i, scenes, patches) for i in range(len(plan))])
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         finish = self._finish_compiled if self._library else self._finish_eagerly
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]

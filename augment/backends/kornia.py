@@ -63,10 +63,14 @@ def compose(plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
     for i in range(len(plan)):
         x0, y0, x1, y1 = plan.rects[i, v].tolist()
         width, height = max(x1 - x0, 0), max(y1 - y0, 0)
-        if width < size or height < size:
+        if width < size or height < size or plan.alpha is not None:
             canvas[i] = crop_resize(images[plan.background_slot[i, v]], plan.scene[i, v], size, size)
         if width and height:
-            canvas[i, :, y0:y1, x0:x1] = crop_resize(images[plan.source_slot[i]], plan.patch[i, v], height, width)
+            patch = crop_resize(images[plan.source_slot[i]], plan.patch[i, v], height, width)
+            if plan.alpha is not None:
+                under, alpha = canvas[i, :, y0:y1, x0:x1], torch.from_numpy(plan.alpha[i, v, y0:y1, x0:x1]).int()
+                patch = ((alpha * patch + (255 - alpha) * under + 127) // 255).to(torch.uint8)
+            canvas[i, :, y0:y1, x0:x1] = patch
     return canvas
 
 

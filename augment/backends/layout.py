@@ -29,7 +29,8 @@ def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
     size, area, uses = plan.size, 3 * plan.size**2, plan.background_slot.size
     shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
     patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
-    needed = (shape < size).any(axis=-1) & (not scenes_exist)  # a patch that covers its view needs no scene
+    # A patch that covers its view needs no scene, unless one sees through it.
+    needed = ((shape < size).any(axis=-1) | (plan.alpha is not None)) & (not scenes_exist)
     number = plan.background_slot if shared else np.arange(uses).reshape(needed.shape)
     count = (len(plan.images) if shared else uses) if needed.any() else 0
     scenes = number * area

@@ -41,7 +41,11 @@ def composed(plan: Plan, images: list[np.ndarray], i: int, v: int) -> np.ndarray
     canvas = resized(background, plan.scene[i, v], (plan.size, plan.size))
     x0, y0, x1, y1 = plan.rects[i, v].tolist()
     if x1 > x0 and y1 > y0:
-        canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
+        patch = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
+        if plan.alpha is not None:
+            alpha = plan.alpha[i, v, y0:y1, x0:x1, None] / 255
+            patch = np.rint(alpha * patch + (1 - alpha) * canvas[y0:y1, x0:x1])
+        canvas[y0:y1, x0:x1] = patch
     return canvas
 
 

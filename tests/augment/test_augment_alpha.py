@@ -1,0 +1,116 @@
+"""Copy-paste by saliency maps: one meaning on every backend that does it, soft masks, errors before the first batch."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from augment import Policy, backends, open_views
+from augment.alpha import with_alpha
+from augment.imageset import ImageSet
+from augment.plan import draw, epoch_order, partners
+from precompute import images
+from precompute.cli import UserError
+from tests.augment import reference
+
+SOFT = Policy(name="copy-paste", size=64, blur_sigma=(0.1, 1.0), mean=(0, 0, 0), std=(1 / 255,) * 3)
+
+
+def blob(width: int, height: int) -> np.ndarray:
+    """A soft ellipse, uint8 [h, w]."""
+    y, x = np.mgrid[:height, :width]
+    far = ((x + 0.5) / width - 0.45) ** 2 + ((y + 0.5) / height - 0.55) ** 2
+    return (255 * np.exp(-far / 0.05)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def birds(shared_data, tmp_path_factory, run_module):
+    """Box file and root of CUB, and maps of all its pictures at a quarter of their size."""
+    folder, root = tmp_path_factory.mktemp("maps"), shared_data / "CUB_200_2011"
+    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", folder / "cub.h5")
+    assert done.returncode == 0, done.stderr
+    pictures = ImageSet.open(folder / "cub.h5", root)
+    for row in range(len(pictures)):
+        file = (folder / "maps" / pictures.path(row)).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blob(pictures.pool.widths[row] // 4, pictures.pool.heights[row] // 4)).save(file)
+    return folder / "cub.h5", root, folder / "maps"
+
+
+def plan_of(policy: Policy, birds):
+    pictures = ImageSet.open(*birds[:2])
+    order = epoch_order(len(pictures), 1, 0)
+    chosen = partners(order, np.arange(8), policy.group, policy.views, 1, 0)
+    plan = draw(policy, pictures.pool, order[:8], chosen, seed=1, epoch=0)
+    sides = np.stack((pictures.pool.widths, pictures.pool.heights), axis=1)[plan.sources]
+    files = [pictures.read(row) for row in plan.images.tolist()]
+    return with_alpha(plan, lambda row: blob(pictures.pool.widths[row], pictures.pool.heights[row]), sides), files
+
+
+@pytest.mark.parametrize("name", ["kornia", "fused", "eager"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mode": "paste", "scene": "crop"}, {"box_cap": 1.0, "paste_scale": 1.0}], ids=str
+)
+def test_views_agree_with_the_reference(name, changes, birds):
+    policy = SOFT.replace(**changes)
+    plan, files = plan_of(policy, birds)
+    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, 2, len(plan))
+    views = np.stack([view.numpy() for view in backend.render(plan, files)], axis=1)
+    backend.close()
+    expected = reference.views(plan, [images.decode(data) for data in files], policy)
+    assert np.abs(views - expected).mean() < 0.3
+    assert np.abs(views - expected).max() < 5
+
+
+def test_a_white_map_is_saliencyswap(birds):
+    plan, files = plan_of(SOFT, birds)
+    backend = backends.build("fused", SOFT, torch.device("cpu"), torch.float32, 2, len(plan))
+    sides = np.ones((len(plan), 2))
+    plain = backend.render(with_alpha(plan, lambda _: np.full((4, 4), 255, np.uint8), sides * 4e4), files)
+    backend.close()
+    hard = SOFT.replace(name="saliencyswap")
+    pictures = ImageSet.open(*birds[:2])
+    swap = draw(hard, pictures.pool, plan.sources, plan.backgrounds, seed=1, epoch=0)
+    backend = backends.build("fused", hard, torch.device("cpu"), torch.float32, 2, len(plan))
+    assert all(torch.equal(a, b) for a, b in zip(plain, backend.render(swap, files), strict=True))
+    backend.close()
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_a_loader_gives_soft_masks(birds, cache):
+    boxes, root, maps = birds
+    options = {"policy": SOFT, "batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
+    with open_views(boxes, root, cache=cache, **options) as loader:
+        batch = next(iter(loader))
+    for view in range(2):
+        assert batch.plan.alpha is not None
+        alpha = torch.from_numpy(batch.plan.alpha[:, view]).float() / 255
+        alpha = torch.stack([a.flip(-1) if f else a for a, f in zip(alpha, batch.plan.flip[:, view], strict=True)])
+        assert torch.allclose(batch.masks(view, 64), alpha, atol=1e-6)
+        assert torch.allclose(batch.masks(view, 8), alpha.view(16, 8, 8, 8, 8).mean((2, 4)), atol=1e-5)
+        assert torch.allclose(batch.masks(view, 7).mean((1, 2)), alpha.mean((1, 2)), atol=1e-5)
+
+
+def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
+    boxes, root, maps = birds
+    options = {"batch_size": 16, "split": None, "device": "cpu", "say": lambda _: None}
+    with pytest.raises(UserError, match="belong together"):
+        open_views(boxes, root, policy=SOFT, **options)
+    with pytest.raises(UserError, match="belong together"):
+        open_views(boxes, root, maps=maps, **options)
+    with pytest.raises(UserError, match="no such folder"):
+        open_views(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)
+    with pytest.raises(UserError, match="no map for"):
+        open_views(boxes, root, policy=SOFT, maps=tmp_path, **options)
+    with pytest.raises(UserError, match="cannot paste by a map"):
+        open_views(boxes, root, policy=SOFT, maps=maps, backend="dali", **options)
+    assert backends.choose("auto", torch.device("cuda"), soft=True)[0] == "kornia"
+
+
+def test_the_preview_shows_it(birds, tmp_path, run_module):
+    boxes, root, maps = birds
+    flags = ["--name", "copy-paste", "--maps", maps, "--split", "all", "--count", "2", "--size", "64"]
+    done = run_module("augment.preview", "--boxes", boxes, "--root", root, "--out", tmp_path / "v.png", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "copy-paste (swap)" in done.stdout
+    assert (tmp_path / "v.png").stat().st_size > 1000
