@@ -2,11 +2,13 @@
 
 python -m trainer.evaluate runs/cub/encoder.safetensors --boxes cache/cub.h5 --root data/CUB_200_2011
 python -m trainer.evaluate resnet50.pth --dataset cub --protocol linear finetune --json
+python -m trainer.evaluate runs/cub/encoder.safetensors --dataset cub --protocol localise --gallery sheet.png
 """
 
 import argparse
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, option, read_options
@@ -38,6 +40,7 @@ class EvaluateConfig:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     workers: int | None = option(None, "threads for reading; default: the machine's cores")
     seed: int = option(0, "seed of crops and classifiers")
+    gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
 
     def __post_init__(self) -> None:
         if min(self.linear_epochs, self.finetune_epochs, self.size or 1, self.batch_size or 1) < 1:
@@ -66,12 +69,14 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     import torch
 
     from precompute.cli import as_json
-    from trainer import protocols
+    from trainer import gallery, protocols
     from trainer.data import open_data
     from trainer.encoders import load_any
     from trainer.model import NARROW, build_encoder
     from trainer.settings import find_hardware
 
+    if config.gallery:
+        gallery.require()
     torch.manual_seed(config.seed)
     if weights == "random":
         if config.arch is None:
@@ -85,11 +90,18 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     hardware, _ = find_hardware(config.device)
     encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
     result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config), "size": size}
-    for name in PROTOCOLS if "all" in config.protocol else config.protocol:
-        bench = protocols.Bench(
-            data, config.train_split, config.eval_split, size, config.batch_size or (16 if name == "finetune" else 64),
+
+    def bench_of(batch: int) -> protocols.Bench:
+        return protocols.Bench(
+            data, config.train_split, config.eval_split, size, config.batch_size or batch,
             hardware.device, config.workers, config.pipeline, config.seed,
         )  # fmt: skip
+
+    if config.gallery:
+        gallery.write_gallery(encoder, bench_of(64), Path(config.gallery), print)
+        result["gallery"] = config.gallery
+    for name in PROTOCOLS if "all" in config.protocol else config.protocol:
+        bench = bench_of(16 if name == "finetune" else 64)
         if name != "localise" and not bench.has_labels():
             raise UserError(f"--protocol {name}: the set has no labels in {config.train_split} or {config.eval_split}")
         if name == "knn":

@@ -140,7 +140,7 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
     figure = plt.figure(figsize=(2 * SHOWN, 7), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2, 1), squeeze=False)[:, 0]
     for i, (view, c, (x0, y0, x1, y1)) in enumerate(pictures):
-        image = _as_picture(view)
+        image = as_picture(view)
         for row, title in ((0, "held-out view"), (1, "its C map")):
             axes = above.add_subplot(2, SHOWN, row * SHOWN + i + 1)
             axes.imshow(image)
@@ -165,7 +165,7 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
     say(f"figure: {out / 'localisation.png'}")
 
 
-def _as_picture(view: Tensor) -> np.ndarray:
+def as_picture(view: Tensor) -> np.ndarray:
     """A normalised view [3, S, S] as float RGB [S, S, 3] in [0, 1]."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (view.permute(1, 2, 0) * std + mean).clamp(0, 1).numpy()
