@@ -31,6 +31,7 @@ class Config:
     sets: tuple[str, ...] = option(("cub", "ecssd", "pets"), "the sets", choices=tuple(DATASETS))
     detectors: tuple[str, ...] = option(tuple(DETECTORS), "the detectors", choices=tuple(DETECTORS))
     weights: str | None = option(None, "weights of u2net; without, it is left out")
+    basnet_weights: str | None = option(None, "weights of basnet; without, it is left out")
     timed: int = option(32, "pictures that each detector is timed on")
     repeats: int = option(3, "repeats of that")
     markdown: str | None = option(None, "write the table to this file")
@@ -41,6 +42,9 @@ class Config:
         for name in ("timed", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be 1 or more")
+
+    def weights_of(self, detector: str) -> str | None:
+        return {"u2net": self.weights, "basnet": self.basnet_weights}.get(detector)
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -66,9 +70,9 @@ def program(argv: list[str] | None = None) -> int:
         listings[name] = read_dataset(name, str(Path(config.data) / Path(usual).name))
         if not listings[name].has_boxes:
             raise UserError(f"--sets {name}: this set has no annotated boxes to compare with")
-    chosen = [name for name in config.detectors if config.weights or not DETECTORS[name].needs_weights]
+    chosen = [name for name in config.detectors if config.weights_of(name) or not DETECTORS[name].needs_weights]
     for name in sorted(set(config.detectors) - set(chosen)):
-        print(f"{name} left out: it needs --weights FILE")
+        print(f"{name} left out: it needs --{'weights' if name == 'u2net' else name + '-weights'} FILE")
     arms = {name: timed_arm(name, config, next(iter(listings.values()))) for name in chosen}
     measure(list(arms.values()), config.repeats)
     found = {
@@ -116,7 +120,7 @@ def timed_arm(name: str, config: Config, listing: "Listing"):
     from precompute.saliency import make_detector
     from precompute.work import detect_maps
 
-    detector = make_detector(name, weights=config.weights)
+    detector = make_detector(name, weights=config.weights_of(name))
     rows = np.linspace(0, len(listing) - 1, min(config.timed, len(listing))).round().astype(int).tolist()
     files = ((listing.root / listing.paths[i]).read_bytes() for i in rows)
     small = np.stack([images.thumbnail(data, detector.side)[1] for data in files])
@@ -132,8 +136,8 @@ def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
     from precompute.search import Form
     from precompute.work import Pass, Settings
 
-    gamma = make_detector(name, weights=config.weights).gamma
-    settings = Settings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights)
+    gamma = make_detector(name, weights=config.weights_of(name)).gamma
+    settings = Settings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))
     cache = Pass(listing, settings, workers=1).run(0, len(listing))
     shares = foreground(cache, listing) if DATASETS[cache.dataset].masks else {}
     return {"gamma": gamma, **agreement(cache.boxes, cache.extras["truths"]), "foreground": shares}

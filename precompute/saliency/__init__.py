@@ -47,6 +47,7 @@ DETECTORS = {
     "spectral-residual": Entry("spectral", "SpectralResidual", "Hou & Zhang 2007; weak"),
     "fine-grained": Entry("fine", "FineGrained", "Montabone & Soto 2010, the kind in the paper's Appendix B; weak"),
     "u2net": Entry("u2net", "U2Net", "U²-Net or U²-Netp (Qin 2020), by far the best", needs_weights=True),
+    "basnet": Entry("basnet", "BASNet", "Qin 2019; its quality is not measured here", needs_weights=True),
 }
 
 

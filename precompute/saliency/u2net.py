@@ -122,7 +122,7 @@ def load(path: str) -> tuple[Network, str]:
                 assert module.bias is not None
                 module.bias.copy_(bias)
         return network.eval(), name
-    raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's")
+    raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's (BASNet's: --source basnet)")
 
 
 def _published_names(name: str) -> tuple[str, str | None]:

@@ -124,9 +124,15 @@ def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def fold(state: dict[str, torch.Tensor], name: str, norm: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution `name`, with its batch normalisation `norm` (evaluation mode) folded in."""
-    weight, bias = state[f"{name}.weight"].float(), state[f"{name}.bias"].float()
+def fold(
+    state: dict[str, torch.Tensor], name: str, norm: str | None, biased: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the convolution `name`, with its batch normalisation `norm` (evaluation mode) folded in.
+
+    `biased` False: the convolution itself has no bias. Raises KeyError where a tensor is missing.
+    """
+    weight = state[f"{name}.weight"].float()
+    bias = state[f"{name}.bias"].float() if biased else weight.new_zeros(len(weight))
     if norm is None:
         return weight, bias
     gain = state[f"{norm}.weight"].float() / torch.sqrt(state[f"{norm}.running_var"].float() + _BN_EPSILON)
