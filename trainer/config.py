@@ -65,6 +65,9 @@ class RunConfig:
     eval_split: str = option("test", "split held out for the evaluation at the end")
     pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
     policy: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
+    maps: str | None = option(
+        None, "folder of saliency maps, for --policy copy-paste: PATH-OF-THE-PICTURE.png, grey, below it"
+    )
     mode: str = option("swap", "background's object is swapped away (swap) or kept (paste)", choices=MODES)
     size: int = option(224, "side of a view in pixels")
     crop_scale: float | None = option(None, "smallest share of the box or image that a crop keeps; default by policy")
@@ -150,6 +153,11 @@ class RunConfig:
         if self.boxes is not None and self.root is None:
             raise ValueError(
                 "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
+            )
+        if (self.policy == "copy-paste") != (self.maps is not None):
+            raise ValueError(
+                f"--policy {self.policy} with --maps {self.maps}: copy-paste pastes by saliency maps, and nothing else "
+                "uses them. Give both, or neither"
             )
         if self.control != "none" and self.method != "cvsa":
             raise ValueError(
