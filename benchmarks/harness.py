@@ -26,11 +26,15 @@ LIBRARIES = (
 
 @dataclass
 class Arm:
-    """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done."""
+    """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done.
+
+    `after()` waits for what goes on in the background: its CPU time counts, its time on the clock does not.
+    """
 
     name: str
     work: Callable[[], object]
     samples: int
+    after: Callable[[], object] = lambda: None
     cpu: list[float] = field(default_factory=list)  # CPU seconds of the process tree, one a repeat
     wall: list[float] = field(default_factory=list)  # seconds, one a repeat
 
@@ -72,12 +76,14 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
     for arm in arms:
         for _ in range(warmup):
             arm.work()
+            arm.after()
     for turn in range(repeats):
         # Every other turn goes backwards, so that no arm always follows the same one.
         for arm in arms if turn % 2 == 0 else reversed(arms):
             cpu, wall = tree_cpu_seconds(), time.perf_counter()
             arm.work()
             arm.wall.append(time.perf_counter() - wall)
+            arm.after()
             arm.cpu.append(tree_cpu_seconds() - cpu)
         say(f"repeat {turn + 1} of {repeats} done")
 

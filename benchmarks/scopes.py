@@ -156,7 +156,6 @@ def _epoch(loader: Any, use: Callable[[Any], object]) -> None:
     """All batches of one epoch; loaders go on in the background with the next one, as in training."""
     for batch in loader:
         use(getattr(batch, "views", batch))
-    settle()
 
 
 def settle() -> None:
@@ -174,10 +173,10 @@ def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitSta
 
     for name, colour in chosen:
         loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epoch, loader, len), job.samples)
+        yield Arm(title(name, colour), partial(_epoch, loader, len), job.samples, settle)
     for peer in wanted:
         loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, len), job.samples)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, len), job.samples, settle)
 
 
 def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
@@ -197,10 +196,10 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
     for name, colour in chosen:
         loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epoch, loader, step), job.samples)
+        yield Arm(title(name, colour), partial(_epoch, loader, step), job.samples, settle)
     for peer in wanted:
         loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, step), job.samples)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, step), job.samples, settle)
 
 
 ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from benchmarks.peers import Peer
 
 SCOPES = ("apply", "decode+apply", "loader", "train")
+POLICIES = tuple(name for name in policies.NAMES if name != "copy-paste")  # it needs maps, and no peer has it
 INSIDE = {
     "apply": "decoded images in memory to two normalised views",
     "decode+apply": "JPEG bytes in memory to two normalised views, one thread",
@@ -47,7 +48,7 @@ INSIDE = {
 @dataclass(frozen=True)
 class Settings(DataSettings):
     scope: tuple[str, ...] = option(("decode+apply",), "what is inside the timer", choices=SCOPES)
-    policy: str = option("saliencyswap", "what the views are", choices=policies.NAMES)
+    policy: str = option("saliencyswap", "what the views are", choices=POLICIES)
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour (default: all that are installed)")
     peers: tuple[str, ...] = option((), "peers (default: all that are installed; none: no peers)")
     batch: int = option(32, "source images of a batch")

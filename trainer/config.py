@@ -66,7 +66,7 @@ class RunConfig:
     pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
     policy: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
     maps: str | None = option(
-        None, "folder of saliency maps, for --policy copy-paste: PATH-OF-THE-PICTURE.png, grey, below it"
+        None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by --policy copy-paste only"
     )
     mode: str = option("swap", "background's object is swapped away (swap) or kept (paste)", choices=MODES)
     size: int = option(224, "side of a view in pixels")
@@ -154,15 +154,19 @@ class RunConfig:
             raise ValueError(
                 "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
             )
-        if (self.policy == "copy-paste") != (self.maps is not None):
+        if self.policy == "copy-paste" and self.maps is None:
             raise ValueError(
-                f"--policy {self.policy} with --maps {self.maps}: copy-paste pastes by saliency maps, and nothing else "
-                "uses them. Give both, or neither"
+                "--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR"
             )
         if self.control != "none" and self.method != "cvsa":
             raise ValueError(
                 f"--control {self.control} needs --method cvsa (given: {self.method}): it changes the alignment"
             )
+
+    @property
+    def maps_used(self) -> str | None:
+        """--maps for the policy that takes them; trainer.compare hands it to all arms."""
+        return self.maps if self.policy == "copy-paste" else None
 
     def alignment(self) -> LossPreset:
         """The loss preset with the options that were given on top."""

@@ -96,7 +96,7 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     pictures = []
     loader = open_views(
         data.cache, data.root, policy=make_policy(config), split=data.split(bench.test_split),
-        backend=config.pipeline, drop_last=False, maps=config.maps,
+        backend=config.pipeline, drop_last=False, maps=config.maps_used,
         batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
     )  # fmt: skip
     for batch in loader:

@@ -54,7 +54,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
 
     with open_views(
         data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
-        batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps,
+        batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,
         rank=process.rank, world_size=process.world, workers=config.workers, say=lambda line: say("views: " + line),
     ) as loader:  # fmt: skip
         masked = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())  # stages that need masks

@@ -157,5 +157,5 @@ def test_copy_paste_is_trained_with_soft_masks(demo_root, tmp_path, run_module):
     assert program([*flags, "--policy", "copy-paste", "--maps", str(maps)]) == 0
     steps = [row for row in journal.read(out / journal.NAME) if row["kind"] == "step"]
     assert steps[-1]["alignment"] > 0
-    with pytest.raises(UsageError, match="Give both, or neither"):
+    with pytest.raises(UsageError, match="with --maps DIR"):
         program([*flags, "--policy", "copy-paste"])

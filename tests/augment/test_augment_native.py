@@ -1,0 +1,69 @@
+"""The C++ passes give the same views whatever the CPU that they are compiled for; decoders run as often as promised."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
+
+from augment import Policy
+from augment.backends import fused, native
+from augment.backends.decoded import DecodedCache
+from augment.imageset import ImageSet
+
+FLAGS_OF = {"x86-64": set(), "x86-64-v2": {"sse4_2"}, "x86-64-v3": {"avx2", "fma"}}
+
+
+def flags_of_this_cpu() -> set[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return set(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("march", FLAGS_OF)
+@pytest.mark.parametrize("colour", ["linear", "torchvision"])
+def test_other_cpus_get_the_same_views(birds: ImageSet, tmp_path, monkeypatch, march, colour):  # noqa: F811
+    if shutil.which("g++") is None or not flags_of_this_cpu() or not FLAGS_OF[march] <= flags_of_this_cpu():
+        pytest.skip(f"g++ and a CPU that runs {march} are needed")
+    policy = Policy(size=96, colour=colour)
+    plan = plan_of(policy, birds)
+    files = [birds.read(int(i)) for i in plan.images]
+    here = fused.FusedBackend(policy, torch.float32, 1)
+    expected = here.render(plan, files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", tuple(f.replace("native", march) for f in native.FLAGS))
+    there = fused.FusedBackend(policy, torch.float32, 1)
+    assert len(list((tmp_path / "saliencyswap").glob("pixels-*.so"))) == 1
+    std = torch.tensor(policy.std)[:, None, None]
+    for a, b in zip(expected, there.render(plan, files), strict=True):
+        levels = (a - b).abs() * std * 255
+        # A fused multiply-add rounds once where two instructions round twice: now and then a level falls the other way.
+        assert levels.max() < 2.5
+        assert levels.mean() < 0.02
+    here.close()
+    there.close()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_image_is_decoded_once_and_never_again_from_the_cache(birds: ImageSet, monkeypatch, compiled):  # noqa: F811
+    """Counted at the decoder itself: once for each image of a batch; none for a batch whose images are kept."""
+    calls = []
+    real = fused.decode
+    monkeypatch.setattr(fused, "decode", lambda data: calls.append(len(data)) or real(data))
+    policy = Policy(size=32, blur_sigma=(0.1, 1.0))
+    plans = [plan_of(policy, birds, count=16, start=start) for start in (0, 16)]
+    batches = [(plan, [birds.read(int(i)) for i in plan.images]) for plan in plans]
+    for cache, counts in ((None, (32, 32)), (DecodedCache(policy, birds.pool, 1 << 30), (32, 0))):
+        backend = fused.FusedBackend(policy, torch.float32, 2, compiled=compiled, cache=cache)
+        made = []
+        for expected in counts:  # two epochs
+            calls.clear()
+            made.append([view.clone() for plan, files in batches for view in backend.render(plan, files)])
+            # Groups of 16 close on themselves: each image is a source once and a background only beside it.
+            assert sum(len(plan.images) for plan in plans) == 32
+            assert len(calls) == expected
+        assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+        backend.close()
+    assert np.unique(np.concatenate([plan.images for plan in plans])).size == 32
