@@ -28,13 +28,13 @@ LIBRARIES = (
 class Arm:
     """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done.
 
-    `after()` waits for what goes on in the background: its CPU time counts, its time on the clock does not.
+    `after()` waits for what goes on in the background and returns the seconds in which nothing did any more.
     """
 
     name: str
     work: Callable[[], object]
     samples: int
-    after: Callable[[], object] = lambda: None
+    after: Callable[[], float] = lambda: 0.0
     cpu: list[float] = field(default_factory=list)  # CPU seconds of the process tree, one a repeat
     wall: list[float] = field(default_factory=list)  # seconds, one a repeat
 
@@ -82,8 +82,8 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
         for arm in arms if turn % 2 == 0 else reversed(arms):
             cpu, wall = tree_cpu_seconds(), time.perf_counter()
             arm.work()
-            arm.wall.append(time.perf_counter() - wall)
-            arm.after()
+            idle = arm.after()
+            arm.wall.append(time.perf_counter() - wall - idle)
             arm.cpu.append(tree_cpu_seconds() - cpu)
         say(f"repeat {turn + 1} of {repeats} done")
 

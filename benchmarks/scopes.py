@@ -21,6 +21,7 @@ from benchmarks.job import Job, build
 from benchmarks.peers import Peer
 
 Pairs = Sequence[tuple[str, str]]  # (backend, colour)
+_EPOCHS = 4  # of a loader in one repeat: waiting for its end (`settle`) is then a small part
 
 
 def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
@@ -152,20 +153,25 @@ def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: b
     return loader
 
 
-def _epoch(loader: Any, use: Callable[[Any], object]) -> None:
-    """All batches of one epoch; loaders go on in the background with the next one, as in training."""
-    for batch in loader:
-        use(getattr(batch, "views", batch))
+def _epochs(loader: Any, use: Callable[[Any], object], count: int = 1) -> None:
+    """All batches of some epochs; loaders go on in the background with the next one, as in training."""
+    for _ in range(count):
+        for batch in loader:
+            use(getattr(batch, "views", batch))
 
 
-def settle() -> None:
-    """Waits until what loaders make ahead is made, so that every repeat pays for as many batches as it takes."""
+def settle() -> float:
+    """Waits until what loaders make ahead is made, so that every repeat pays for as many batches as it takes.
+
+    Returns the seconds at the end in which nothing was made.
+    """
     before = tree_cpu_seconds()
     while True:
+        began = time.perf_counter()
         time.sleep(0.05)
         now = tree_cpu_seconds()
         if now - before < 0.01:
-            return
+            return time.perf_counter() - began
         before = now
 
 
@@ -173,10 +179,10 @@ def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitSta
 
     for name, colour in chosen:
         loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epoch, loader, len), job.samples, settle)
+        yield Arm(title(name, colour), partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
     for peer in wanted:
         loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, len), job.samples, settle)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
 
 
 def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
@@ -196,10 +202,10 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
     for name, colour in chosen:
         loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epoch, loader, step), job.samples, settle)
+        yield Arm(title(name, colour), partial(_epochs, loader, step), job.samples, settle)
     for peer in wanted:
         loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epoch, loader, step), job.samples, settle)
+        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, step), job.samples, settle)
 
 
 ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}

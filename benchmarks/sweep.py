@@ -115,7 +115,7 @@ def _arms(
 
     whole = int(value)
     batch = whole if settings.over == "batch" else settings.batch
-    samples = whole if settings.over == "images" else max(_samples(settings), batch)
+    samples = whole if settings.over == "images" else max(settings.samples, batch)
     size = whole if settings.over == "size" else settings.size
     work = make_job(
         images,
@@ -126,11 +126,6 @@ def _arms(
     )
     made = list(ARMS[_scope(settings.over)](work, chosen, wanted, stack))
     return [arm for arm in made if arm.name != "decode only"]
-
-
-def _samples(settings: Settings) -> int:
-    """Loaders begin a repeat with some batches made ahead; by the clock these must be few among many."""
-    return settings.samples * (8 if settings.over == "threads" else 1)
 
 
 def _scope(over: str) -> str:
@@ -148,7 +143,7 @@ def _images(settings: Settings, value: float, cache: "BoxCache", root: Path, sta
         count = max(settings.samples, settings.batch) // settings.batch * settings.batch
         rows = np.arange(count) % min(len(cache), 32)  # a dozen megapixels take half a second to make
         return ImageSet.open(resized(cache, root, rows, value, folder), folder)
-    most = max(_samples(settings), *map(int, settings.values if settings.over in ("batch", "images") else (0,)))
+    most = max(settings.samples, *map(int, settings.values if settings.over in ("batch", "images") else (0,)))
     most = -(-most // settings.batch) * settings.batch
     return ImageSet.open(_rows(cache, np.arange(max(most, 2 * settings.batch)) % len(cache)), root)
 

@@ -155,9 +155,7 @@ class RunConfig:
                 "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
             )
         if self.policy == "copy-paste" and self.maps is None:
-            raise ValueError(
-                "--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR"
-            )
+            raise ValueError("--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR")
         if self.control != "none" and self.method != "cvsa":
             raise ValueError(
                 f"--control {self.control} needs --method cvsa (given: {self.method}): it changes the alignment"
