@@ -82,8 +82,13 @@ def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, bool]:
     return {n: within(a["ratios"][n], b["ratios"][n]) and within(b["ratios"][n], a["ratios"][n]) for n in both}
 
 
+PLACES = ("boxes", "root", "out", "data", "weights", "basnet_weights", "markdown")  # settings that are paths
+
+
 def save(document: dict[str, Any], path: Path | str) -> None:
-    """Checks and writes a result as strict JSON, whole or not at all."""
+    """Checks and writes a result as strict JSON, whole or not at all: names of files, not where they lie here."""
+    told = {k: Path(v).name if k in PLACES and isinstance(v, str) else v for k, v in document["settings"].items()}
+    document = document | {"settings": told}
     validate(document)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -242,3 +242,14 @@ def test_peers_get_backgrounds_at_view_size_and_make_the_same_views(cub_images):
     assert plan.background_slot.min() >= len(work.files[0])
     assert {way.decode(data).size for data in files[len(work.files[0]) :]} == {(64, 64)}
     assert job.difference(PEERS["pillow"], small, large, policy) < 0.5
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_results_tell_no_paths_of_the_machine(path, tmp_path):
+    document = results.load(path)
+    assert "/tmp" not in path.read_text()
+    document["settings"] |= {"boxes": "/home/somebody/cub.h5", "root": None}
+    results.save(document, tmp_path / "again.json")
+    assert results.load(tmp_path / "again.json")["settings"] | {"root": None} == document["settings"] | {
+        "boxes": "cub.h5"
+    }
