@@ -8,22 +8,18 @@ Losses are part of the page: "where we lose" is made from the same files and can
 """
 
 import argparse
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import page
+from benchmarks.results import losses, rows, unit_words
 from precompute.cli import UserError, add_options, main, option, read_options
 from precompute.files import replacing
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 OWN_README = Path(__file__).resolve().parent / "README.md"
 HEADLINE = "throughput-cpu-decode-apply.json"
-_STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def program(argv: list[str] | None = None) -> int:
         with replacing(out / f"{name}.png") as temporary:
             plot(document, temporary)
     with replacing(out / "index.html") as temporary:
-        temporary.write_text(page(documents))
+        temporary.write_text(page(documents, told))
     print(f"{out / 'index.html'}: {len(documents)} results")
     if settings.readme:
         renew(README, "benchmarks", markdown(results.load(folder / HEADLINE)))
@@ -89,36 +85,6 @@ def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
         print(f"{name:60} {told}  {'agree' if agrees else 'DIFFER'}")
     print(f"{sum(verdicts.values())} of {len(verdicts)} ratios agree")
     return 0 if verdicts and all(verdicts.values()) else 1
-
-
-def rows(document: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
-    """(name, ms a sample in the result's unit: median, lowest, highest, multiple of our cheapest), cheapest first."""
-    from benchmarks.results import unit_of
-
-    unit = unit_of(document)
-    arms = sorted(document["arms"], key=lambda arm: arm[unit]["median"])
-    ours = [arm[unit]["median"] for arm in arms if arm["name"].startswith("ours")]
-    base = ours[0] if ours else arms[0][unit]["median"]
-    return [
-        (arm["name"], (ms := arm[unit])["median"], min(ms["values"]), max(ms["values"]), ms["median"] / base)
-        for arm in arms
-    ]
-
-
-def losses(document: dict[str, Any]) -> list[str]:
-    """Every comparison that we lose: peers that need less CPU time than one of ours, and the share of it they need.
-
-    Ceilings (decoding alone, a frozen batch) are no peers.
-    """
-    from benchmarks.results import CEILINGS
-
-    lost: dict[str, list[str]] = {}
-    for name, ratio in sorted(document.get("ratios", {}).items(), key=lambda item: item[1]["median"]):
-        peer, ours = name.split(" / ", 1)
-        if peer not in CEILINGS and ratio["median"] < 1:
-            unsure = "" if max(ratio["values"]) < 1 else ", within the spread"
-            lost.setdefault(ours.removeprefix("ours: "), []).append(f"{peer} ({ratio['median']:.2f}{unsure})")
-    return [f"{ours} to {', '.join(peers)}" for ours, peers in lost.items()]
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -178,35 +144,6 @@ def plain(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def page(documents: dict[str, dict[str, Any]]) -> str:
-    """One static page: for every result its story, plot, table and losses."""
-    parts = ["<!doctype html><meta charset=utf-8><title>Benchmarks</title>", f"<style>{_STYLE}</style>"]
-    parts.append("<h1>What the views cost</h1>")
-    for name, document in documents.items():
-        machine, versions = document["machine"], document["versions"]
-        story = f"{document['arms'][0]['inside']}. {machine['processor']}, {machine['cores']} cores, "
-        story += f"GPU: {machine['gpu'] or 'none'}; commit {document['commit']}; "
-        story += ", ".join(f"{k} {v}" for k, v in versions.items())
-        parts += [
-            f"<h2>{html.escape(name)}</h2>",
-            f"<p>{html.escape(story)}</p>",
-            f'<img src="{name}.png" alt="{name}">',
-        ]
-        if text := told(document):
-            parts.append(f"<pre>{html.escape(text)}</pre>")
-        parts.append(
-            f"<table><tr><th><th>{unit_words(document)} per sample<th>lowest–highest<th>in ours' cheapest</tr>"
-        )
-        parts += [
-            f"<tr><td>{html.escape(n)}<td>{m:.2f}<td>{a:.2f}–{b:.2f}<td>{x:.2f}×</tr>"
-            for n, m, a, b, x in rows(document)
-        ]
-        parts.append(f"</table><p>{html.escape(document.get('verdict', ''))}</p><h3>Where we lose</h3><ul>")
-        parts += [f"<li>{html.escape(line)}" for line in losses(document) or ["nowhere in this result"]]
-        parts.append("</ul>")
-    return "\n".join(parts) + "\n"
-
-
 def told(document: dict[str, Any]) -> str:
     """What the benchmark itself prints of its result, where it has more to say than a row an arm."""
     from benchmarks import roofline, stream, sweep, throughput
@@ -214,13 +151,6 @@ def told(document: dict[str, Any]) -> str:
     modules = (roofline, stream, sweep, throughput)
     tables = {module.__name__.rsplit(".", 1)[1]: module.table for module in modules}
     return tables[document["benchmark"]](document).strip("\n") if document["benchmark"] in tables else ""
-
-
-def unit_words(document: dict[str, Any]) -> str:
-    """The unit of the result's comparisons, for people."""
-    from benchmarks.results import unit_of
-
-    return {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}[unit_of(document)]
 
 
 def plot(document: dict[str, Any], path: Path) -> None:

@@ -47,6 +47,37 @@ def unit_of(document: dict[str, Any]) -> str:
     return document.get("unit", "cpu_ms")
 
 
+def unit_words(document: dict[str, Any]) -> str:
+    """The unit of the result's comparisons, for people."""
+    return {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}[unit_of(document)]
+
+
+def rows(document: dict[str, Any]) -> list[tuple[str, float, float, float, float]]:
+    """(name, ms a sample in the result's unit: median, lowest, highest, multiple of our cheapest), cheapest first."""
+    unit = unit_of(document)
+    arms = sorted(document["arms"], key=lambda arm: arm[unit]["median"])
+    ours = [arm[unit]["median"] for arm in arms if arm["name"].startswith("ours")]
+    base = ours[0] if ours else arms[0][unit]["median"]
+    return [
+        (arm["name"], (ms := arm[unit])["median"], min(ms["values"]), max(ms["values"]), ms["median"] / base)
+        for arm in arms
+    ]
+
+
+def losses(document: dict[str, Any]) -> list[str]:
+    """Every comparison that we lose: peers that need less CPU time than one of ours, and the share of it they need.
+
+    Ceilings (decoding alone, a frozen batch) are no peers.
+    """
+    lost: dict[str, list[str]] = {}
+    for name, ratio in sorted(document.get("ratios", {}).items(), key=lambda item: item[1]["median"]):
+        peer, ours = name.split(" / ", 1)
+        if peer not in CEILINGS and ratio["median"] < 1:
+            unsure = "" if max(ratio["values"]) < 1 else ", within the spread"
+            lost.setdefault(ours.removeprefix("ours: "), []).append(f"{peer} ({ratio['median']:.2f}{unsure})")
+    return [f"{ours} to {', '.join(peers)}" for ours, peers in lost.items()]
+
+
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One result of several runs of the same command: all their values, spreads over all of them.
 

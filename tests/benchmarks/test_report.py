@@ -57,6 +57,9 @@ def test_page_and_plot(document, tmp_path, capsys):
     assert report.program(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "index.html").read_text()
     assert "Where we lose" in text
+    assert "opencv <b>1.33</b> (1.20–1.47)" in text  # the headline: against the cheapest of ours
+    assert "decode only <b>" not in text
+    assert text.index("kornia (linear) to opencv") < text.index('<section id="one">')  # all losses come first
     assert "kornia (linear) to opencv (0.57)" in text
     assert (tmp_path / "out" / "one.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "results" / "bad.json").write_text("{}")
