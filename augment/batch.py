@@ -23,6 +23,7 @@ class Parameters:
     jitter: Tensor  # float32 [N, V, 4]: brightness, contrast, saturation factors and hue shift in turns
     order: Tensor  # uint8 [N, V, 4]: the jitter's operations, first to last
     gray: Tensor  # bool [N, V]
+    turns: Tensor  # uint8 [N, V]: quarter turns, counter-clockwise, after the flip
     sigma: Tensor  # float32 [N, V]: of the blur, in view pixels; 0 for none
 
 
@@ -70,7 +71,11 @@ class Batch:
             return geometry.masks(self.rects[:, view], self.size, grid)
         alpha = from_numpy(self.plan.alpha[:, view].astype("float32") / 255)
         flip = from_numpy(self.plan.flip[:, view])[:, None, None]
-        return geometry.cell_means(alpha.where(~flip, alpha.flip(-1)), grid).to(self.rects.device)
+        turns = from_numpy(self.plan.turns[:, view])[:, None, None]
+        alpha = alpha.where(~flip, alpha.flip(-1))
+        for turn in (1, 2, 3):
+            alpha = alpha.where(turns != turn, alpha.rot90(turn, (1, 2)))
+        return geometry.cell_means(alpha, grid).to(self.rects.device)
 
     def patch_masks(self, view: int) -> "Mask":
         """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""

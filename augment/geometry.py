@@ -94,6 +94,28 @@ def square_around(boxes: np.ndarray, width: np.ndarray, height: np.ndarray, u: n
     return np.stack((x, y, x + side, y + side), axis=-1).astype(np.int32)
 
 
+def crop_around(
+    boxes: np.ndarray,
+    width: np.ndarray,
+    height: np.ndarray,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    u: np.ndarray,
+) -> np.ndarray:
+    """A crop of the picture, sized by torchvision's rule, at a random place that keeps the middle of the box.
+
+    Boxes [..., 4] and u [..., 22] as for `random_resized_crop`, to int32 pixels [..., 4].
+    """  # fmt: skip
+    zero = np.zeros_like(width)
+    roi = random_resized_crop(np.stack((zero, zero, width, height), axis=-1), scale, aspect, u).astype(np.int64)
+    box = box_to_pixels(boxes, width, height).astype(np.int64)
+    middle, extent = (box[..., :2] + box[..., 2:]) // 2, roi[..., 2:] - roi[..., :2]
+    room = np.stack((width, height), axis=-1) - extent
+    low, high = np.clip(middle - extent + 1, 0, room), np.clip(middle, 0, room)
+    start = low + np.floor(u[..., [21, 20]] * (high - low + 1)).astype(np.int64)
+    return np.concatenate((start, start + extent), axis=-1).astype(np.int32)
+
+
 def box_in_roi(boxes: np.ndarray, roi: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
     """Boxes of the picture as boxes of its ROI (pixels), cut to it. float64 [..., 4]."""
     side = np.stack((width, height, width, height), axis=-1)
@@ -112,6 +134,16 @@ def flip_rects(rects: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
     mirrored = np.stack((size - rects[..., 2], rects[..., 1], size - rects[..., 0], rects[..., 3]), axis=-1)
     out = np.where(flip[..., None], mirrored, rects)
     return np.where(is_empty(rects)[..., None], 0, out).astype(np.int32)
+
+
+def turn_rects(rects: np.ndarray, turns: np.ndarray, size: int) -> np.ndarray:
+    """Rectangles [..., 4] after `turns` [...] quarter turns of their view, counter-clockwise; empty ones stay zeros."""
+    out, empty = rects.astype(np.int32), is_empty(rects)[..., None]
+    for turn in (1, 2, 3):
+        x0, y0, x1, y1 = np.moveaxis(out, -1, 0)
+        once = np.stack((y0, size - x1, y1, size - x0), axis=-1)
+        out = np.where((turns >= turn)[..., None] & ~empty, once, out)
+    return out
 
 
 def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:

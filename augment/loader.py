@@ -113,6 +113,7 @@ class ViewLoader:
             "batch_size": s.batch_size,
             "drop_last": s.drop_last,
             "images": len(s.rows),
+            "backgrounds": len(s.rows) if s.backgrounds is None else len(s.backgrounds),
             "policy": s.policy.to_json(),
         }
 
@@ -122,9 +123,10 @@ class ViewLoader:
         Raises UserError where the seed, policy, images or global batch differ, since the views would then differ too.
         """
         mine = self.state_dict()
-        for name in ("seed", "batch_size", "drop_last", "images", "policy"):
-            if state[name] != mine[name]:
-                raise UserError(f"cannot resume: {name} was {state[name]}, now it is {mine[name]}")
+        for name in ("seed", "batch_size", "drop_last", "images", "backgrounds", "policy"):
+            was = Policy.from_json(state[name]).to_json() if name == "policy" else state[name]
+            if was != mine[name]:
+                raise UserError(f"cannot resume: {name} was {was}, now it is {mine[name]}")
         self.epoch, self._step = int(state["epoch"]), int(state["step"])
         self._start = self._step
 

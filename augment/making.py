@@ -20,10 +20,9 @@ from augment.batch import Batch
 from augment.imageset import ImageSet
 from augment.plan import Plan, draw
 from augment.schedule import Schedule
+from augment.turns import turned
 from precompute.cache import BadFile
 from precompute.cli import UserError
-
-ON_BAD = ("replace", "fail")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +91,14 @@ class BatchMaker:
         while True:
             plan = prepared.plan
             try:
-                views = self.backend.render(plan, prepared.files)
+                views = turned(self.backend.render(plan, prepared.files), plan)
                 break
             except Exception:
                 self.backend.reset()
                 if not self._find_undecodable(prepared):
                     raise
             prepared = self._prepare(*place)
-        numbers = (torch.from_numpy(x) for x in (plan.rects_flipped, plan.sources, plan.backgrounds))
+        numbers = (torch.from_numpy(x) for x in (plan.finished_rects, plan.sources, plan.backgrounds))
         rects, sources, backgrounds = (x.to(views[0].device) for x in numbers)
         labels = torch.from_numpy(self.images.labels[plan.sources]).to(views[0].device)
         return Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts

@@ -28,6 +28,17 @@ _PLACE = slice(29, 31)
 _FACTORS = slice(31, 35)
 _SCENE = 35
 _WORDS = 36
+_ZOOM = slice(36, 58)  # these and what follows are drawn only where the policy asks for them
+_TURN = 58
+_SHARED = {
+    "none": [],
+    "crop": [*range(22)],
+    "background": [_AREA, 29, 30, _SCENE, *range(36, 58)],
+    "flip": [_FLIP],
+    "colour": [_JITTER_P, _GRAY, _ORDER, *range(31, 35)],
+    "blur": [_BLUR, _SIGMA],
+    "rotate": [_TURN],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +80,7 @@ class Plan:
     jittered: np.ndarray  # bool [B, V]; where False the factors are 1, 1, 1, 0
     order: np.ndarray  # uint8 [B, V, 4]: the jitter's operations, first to last
     gray: np.ndarray  # bool [B, V]
+    turns: np.ndarray  # uint8 [B, V]: quarter turns of the finished view, counter-clockwise (see `augment.turns`)
     sigma: np.ndarray  # float32 [B, V]: of the blur, in view pixels; 0 for none
     capped: np.ndarray  # bool [B, V]: the policy's box_cap bit
     alpha: np.ndarray | None = None  # uint8 [B, V, size, size], before the flip: see `augment.alpha` (copy-paste)
@@ -81,9 +93,9 @@ class Plan:
         return self.backgrounds.shape[1]
 
     @property
-    def rects_flipped(self) -> np.ndarray:
+    def finished_rects(self) -> np.ndarray:
         """int32 [B, V, 4]: where the patch is in the finished view."""
-        return geometry.flip_rects(self.rects, self.flip, self.size)
+        return geometry.turn_rects(geometry.flip_rects(self.rects, self.flip, self.size), self.turns, self.size)
 
     @property
     def covered(self) -> bool:
@@ -163,10 +175,13 @@ def draw(
     """
     views = backgrounds.shape[1]
     keys = sources if keys is None else keys
-    bits = words(seed, epoch, keys[:, None], np.arange(views), _WORDS, VIEW)
-    u = uniform(bits)
+    count = _TURN + 1 if policy.rotate else _ZOOM.stop if policy.scene == "zoom" else _WORDS
+    bits = words(seed, epoch, keys[:, None], np.arange(views), count, VIEW)
     if policy.name == "rrc":
         backgrounds = np.repeat(sources[:, None], views, axis=1)
+    if policy.shared:
+        bits, backgrounds = _share(policy, bits, backgrounds)
+    u = uniform(bits)
     patch = _crop(policy, pool, sources, u)
     scene, rects, capped = _compose(policy, pool, backgrounds, patch, u)
     jitter, jittered = _jitter(policy, u)
@@ -187,9 +202,30 @@ def draw(
         jittered=jittered,
         order=_ORDERS[below(bits[..., _ORDER], len(_ORDERS))],
         gray=u[..., _GRAY] < policy.gray_p,
+        turns=_turns(policy, u),
         sigma=np.where(u[..., _BLUR] < policy.blur_p, sigma, 0.0).astype(np.float32),
         capped=capped,
     )
+
+
+def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Words [B, V, n] and backgrounds [B, V] in which later views have from the first one what `policy.shared` says."""
+    bits, backgrounds = bits.copy(), backgrounds.copy()
+    for v, name in enumerate(policy.shared, start=1):
+        same_words = [word for word in _SHARED[name] if word < bits.shape[-1]]
+        bits[:, v, same_words] = bits[:, 0, same_words]
+        if name == "background":
+            backgrounds[:, v] = backgrounds[:, 0]
+    return bits, backgrounds
+
+
+def _turns(policy: Policy, u: np.ndarray) -> np.ndarray:
+    """uint8 [B, V]: 0 with probability 1 - rotate, else 1, 2 or 3, equally often."""
+    if not policy.rotate:
+        return np.zeros(u.shape[:2], np.uint8)
+    # One number for both: the part below `rotate`, stretched to [0, 1), says which.
+    which = np.minimum(np.floor(3 * u[..., _TURN] / policy.rotate), 2)
+    return np.where(u[..., _TURN] < policy.rotate, 1 + which, 0).astype(np.uint8)
 
 
 def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -219,6 +255,10 @@ def _compose(
     boxes = pool.boxes[backgrounds].astype(np.float64)
     if policy.scene == "crop":
         scene = geometry.square_around(boxes, width, height, u[..., _SCENE])
+    elif policy.scene == "zoom":
+        scale, aspect = (policy.scene_scale, 1.0), (policy.aspect[0], policy.aspect[1])
+        scene = geometry.crop_around(boxes, width, height, scale, aspect, u[..., _ZOOM])
+    if policy.scene != "whole":
         boxes = geometry.box_in_roi(boxes, scene, width, height)
     boxes, capped = geometry.cap_boxes(boxes, policy.box_cap)
     swapped = geometry.box_to_pixels(boxes, policy.size, policy.size)

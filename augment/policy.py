@@ -16,7 +16,11 @@ NAMES = ("saliencyswap", "rrc", "instloc", "copy-paste")
 BOXED = ("saliencyswap", "copy-paste")  # those that crop inside of boxes and know both modes
 MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
-SCENES = ("whole", "crop")
+SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
+SCENES = ("whole", "crop", "zoom")
+# Of a stream of views (`augment.open_views`), not of a policy; programs' command lines name them too.
+CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+ON_BAD = ("replace", "fail")  # what is done about a file that went bad
 _CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 
 
@@ -46,14 +50,24 @@ class Policy:
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
     box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
     scene: str = option(
-        "whole", "the background as a whole (the paper), or its largest square that keeps its box", choices=SCENES
+        "whole",
+        "the background as a whole (the paper), its largest square that keeps its box (crop), or a random crop that "
+        "keeps the middle of its box (zoom)",
+        choices=SCENES,
     )
+    scene_scale: float = option(0.2, "zoom: smallest share of the background that its crop keeps")
     flip: float = option(0.5, "probability of a horizontal flip")
     jitter: tuple[float, ...] = option((0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue jitter")
     jitter_p: float = option(0.8, "probability of colour jitter")
     gray_p: float = option(0.2, "probability of gray")
     blur_p: float = option(0.5, "probability of Gaussian blur")
     blur_sigma: tuple[float, ...] = option((0.1, 2.0), "least and largest sigma of the blur, in view pixels")
+    rotate: float = option(0.0, "probability of a turn by 90, 180 or 270 degrees, after everything else")
+    shared: tuple[str, ...] = option(
+        (),
+        "what the second, third, ... view has from the first one, for leave-one-out contrast (LooC); default: nothing",
+        choices=SHARED,
+    )
     colour: str = option(
         "linear",
         "meaning of the jitter: one matrix a view, equal on every backend (linear), or torchvision's HSV with clamping",
@@ -74,9 +88,9 @@ class Policy:
         for field, least in (("size", 8), ("views", 1), ("group", 2)):
             self._check(field, getattr(self, field) >= least, f"at least {least}")
         self._check("size", self.size <= 4096, "at most 4096")
-        for field in ("crop_scale", "paste_scale", "box_cap"):
+        for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, 0 < getattr(self, field) <= 1, "above 0 and at most 1")
-        for field in ("flip", "jitter_p", "gray_p", "blur_p"):
+        for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate"):
             self._check(field, 0 <= getattr(self, field) <= 1, "within 0 and 1")
         low, high = self._pair("aspect")
         self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
@@ -84,6 +98,9 @@ class Policy:
         self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
         # A reflected border needs the window's half inside the view.
         self._check("blur_sigma", blur_radius(high) < self.size, f"small enough for views of {self.size} pixels")
+        object.__setattr__(self, "shared", tuple(self.shared))
+        valid = f"at most {self.views - 1} of {', '.join(SHARED)}: one for each view after the first"
+        self._check("shared", len(self.shared) < self.views and set(self.shared) <= set(SHARED), valid)
         self._check("jitter", len(self.jitter) == 4 and min(self.jitter) >= 0, "four numbers of at least 0")
         self._check("jitter", max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5, "at most 1 1 1 0.5")
         self._check("mean", len(self.mean) == 3, "three numbers")

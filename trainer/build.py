@@ -52,7 +52,9 @@ def make_policy(config: RunConfig) -> Policy:
             paste_scale=config.paste_scale,
             box_cap=config.box_cap,
             scene=config.scene,
+            scene_scale=config.scene_scale,
             colour=config.colour,
+            group=config.group,
             # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.
             blur_sigma=(0.1, max(2.0 * min(config.size / 224, 1.0), 0.1)),
         )

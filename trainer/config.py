@@ -6,7 +6,7 @@ A field that is None means "chosen by the run, which says what it chose and why"
 from dataclasses import dataclass
 from typing import Any
 
-from augment.policy import COLOURS, MODES, NAMES, SCENES
+from augment.policy import CACHES, COLOURS, MODES, NAMES, ON_BAD, SCENES
 from precompute.cli import option
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
@@ -74,9 +74,19 @@ class RunConfig:
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
     box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
     scene: str = option(
-        "whole", "the background as a whole (the paper), or its largest square that keeps its box", choices=SCENES
+        "whole",
+        "the background as a whole (the paper), its largest square that keeps its box (crop), or a random crop that "
+        "keeps the middle of its box (zoom)",
+        choices=SCENES,
     )
+    scene_scale: float = option(0.2, "zoom: smallest share of the background that its crop keeps")
     colour: str = option("linear", "meaning of the colour jitter, see augment.policy", choices=COLOURS)
+    group: int = option(16, "backgrounds come from groups of this many consecutive images of the epoch's order")
+    backgrounds: tuple[str, ...] = option((), "further box files whose images may be backgrounds, each with its folder")
+    own_backgrounds: bool = option(True, "backgrounds from the training split too; --no-own-backgrounds: only others")
+    cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
+    cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
+    on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
     workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
 
     method: str = option("cvsa", "training method", choices=METHODS)
@@ -141,6 +151,7 @@ class RunConfig:
             "accumulate",
             "log_every",
             "save_every",
+            "cache_side",
         )
         _positive(self, "base_lr", "bias_lr", "temperature", "workers", "crop_scale")
         _in_range(self, "freeze_stages", 0, 4)
@@ -153,6 +164,10 @@ class RunConfig:
         if self.boxes is not None and self.root is None:
             raise ValueError(
                 "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
+            )
+        if len(self.backgrounds) % 2:
+            raise ValueError(
+                f"--backgrounds {' '.join(self.backgrounds)}: each box file with its image folder, FILE DIR FILE DIR"
             )
         if self.policy == "copy-paste" and self.maps is None:
             raise ValueError("--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR")

@@ -42,19 +42,14 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def choose(name: str, device: "torch.device", soft: bool = False) -> tuple[str, str]:
+def choose(name: str, device: "torch.device") -> tuple[str, str]:
     """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
 
-    `soft`: patches are pasted by a map (copy-paste). Raises UserError for an unknown name, one whose packages are not
-    installed, or that cannot do it.
+    Raises UserError for an unknown name, or one whose packages are not installed.
     """
     if name not in NAMES:
         raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
     missing = why_no_dali()
-    if soft and name == "auto" and device.type == "cuda":
-        return "kornia", "slow, but the only one that pastes by a map on CUDA"
-    if soft and (name == "dali" or (name == "fused" and device.type == "cuda")):
-        raise UserError(f"backend={name} on {device.type} cannot paste by a map (copy-paste): use backend=auto")
     if name == "auto":
         if device.type == "cpu":
             return "fused", "the fastest on a CPU"

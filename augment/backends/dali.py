@@ -38,6 +38,8 @@ class DaliBackend:
         pipe = self._pipe if self._pipe is not None and rows <= self._rows else self._build(rows)
         fed: dict[str, Any] = {name: _filled(name, value, rows) for name, value in values.items()}
         fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
+        if self._soft:
+            fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
         for name, value in fed.items():  # nothing is copied: `fed` must live until the run is over
             pipe.feed_input(name, value)
         self._held.release()
@@ -68,6 +70,10 @@ class DaliBackend:
     @property
     def _shared(self) -> bool:
         return self.policy.scene == "whole"
+
+    @property
+    def _soft(self) -> bool:
+        return self.policy.name == "copy-paste"
 
     def _build(self, rows: int) -> Any:
         # Batches that are no multiple of the group need some images more than they have sources.
@@ -165,6 +171,7 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
         views=policy.views,
         covered=policy.name == "rrc",
         shared_scene=policy.scene == "whole",
+        soft=policy.name == "copy-paste",
         mean=[255 * x for x in policy.mean],
         std=[255 * x for x in policy.std],
         dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
@@ -210,6 +217,13 @@ def _filled(name: str, value: np.ndarray, rows: int) -> np.ndarray:
     ones = name.startswith(("extent", "window", "scene_size")) or name.endswith("_to")
     filler = np.full((rows - len(value), *value.shape[1:]), int(ones), value.dtype)
     return np.concatenate((value, filler))
+
+
+def _alphas(plan: Plan, v: int, rows: int) -> list[np.ndarray]:
+    """View v's alpha of every source, uint8 [size, size, 1] as it lies in the plan, and a pixel for the other rows."""
+    whole = np.full((1, 1, 1), 255, np.uint8)
+    alphas = [whole] * len(plan) if plan.alpha is None else list(plan.alpha[:, v, :, :, None])
+    return alphas + [whole] * (rows - len(plan))
 
 
 def _roi(name: str, roi: np.ndarray) -> dict[str, np.ndarray]:

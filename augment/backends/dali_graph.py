@@ -4,7 +4,7 @@ Per sample of a batch: one encoded image and, for every view, where its backgrou
 colours, all from the plan. Each image is decoded once, and a view is made at its own size only:
 
     scene of the background → view size   ┐
-    patch of the source → its rectangle   ┴→ multi_paste → colour → blur → flip, normalise
+    patch of the source → its rectangle   ┴→ multi_paste → (blend →) colour → blur → flip, normalise
 
 Linear colour, y = M·x + K·mean(x), is one operator: `coord_transform` takes the last axis of HWC as the vector.
 ROIs are cut out before `resize`; with an ROI of its own it would read beyond it (up to 12 levels along the edge).
@@ -20,7 +20,7 @@ types: Any = dali_types  # its members are made at run time
 MINIBATCH = 1024  # images in one of `resize`'s kernels on CUDA; the default of 32 means many launches
 
 
-def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any, int]]:
+def inputs(views: int, covered: bool, shared_scene: bool, soft: bool) -> dict[str, tuple[Any, int]]:
     """Names, types and ranks of everything that is fed, one of each a sample (y before x, as DALI has it).
 
     encoded          the image's file
@@ -30,6 +30,7 @@ def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any
     sceneV_from/to   int [2]: the scene in the background                                     [not shared_scene]
     patchV_from/to   int [2]: the patch's ROI in the source; extentV float [2]: its size in the view, at least 1
     anchorV, shapeV  int [2, 2]: rows for background and patch in the view; shape 0, 0: none  [not covered]
+    alphaV           uint8 [size, size, 1], or [1, 1, 1] for all pixels: the patch's share    [soft]
     colouredV        int []: whether there is any colour jitter or gray; matrixV, offsetV float [3, 3]: M and K
     sigmaV float []; windowV int []; flipV int []
     """
@@ -42,6 +43,8 @@ def inputs(views: int, covered: bool, shared_scene: bool) -> dict[str, tuple[Any
             out |= {f"background{v}": (types.INT32, 0), f"anchor{v}": pair, f"shape{v}": pair}
             if not shared_scene:
                 out |= {f"scene{v}_from": point, f"scene{v}_to": point}
+            if soft:
+                out |= {f"alpha{v}": (types.UINT8, 3)}
         out |= {f"patch{v}_from": point, f"patch{v}_to": point, f"extent{v}": (types.FLOAT, 1)}
         out |= {f"coloured{v}": (types.INT32, 0), f"matrix{v}": matrix, f"offset{v}": matrix}
         out |= {f"sigma{v}": (types.FLOAT, 0), f"window{v}": (types.INT32, 0), f"flip{v}": (types.INT32, 0)}
@@ -56,6 +59,7 @@ def views_graph(
     views: int,
     covered: bool,
     shared_scene: bool,
+    soft: bool,
     mean: list[float],
     std: list[float],
     dtype: Any,
@@ -64,11 +68,11 @@ def views_graph(
     """`views` outputs [size, size, 3], normalised: `mean` and `std` are of pixels in [0, 255].
 
     `covered`: patches cover their views, no background is needed. `shared_scene`: the scene of an image is the same in
-    all views, so it is resized once and handed around.
+    all views, so it is resized once and handed around. `soft`: patches have an alpha (never where `covered`).
     """
     given = {
         name: fn.external_source(name=name, dtype=kind, ndim=ndim, no_copy=True)
-        for name, (kind, ndim) in inputs(views, covered, shared_scene).items()
+        for name, (kind, ndim) in inputs(views, covered, shared_scene, soft).items()
     }
     decoded = decode(given["encoded"], device, hw_decoder_load)
     scenes = decoded
@@ -84,6 +88,8 @@ def views_graph(
             view = fn.multi_paste(
                 background, view, out_anchors=given[f"anchor{v}"], shapes=given[f"shape{v}"], output_size=[size, size]
             )
+            if soft:
+                view = blend(view, background, given[f"alpha{v}"], device)
         view = colour(view, given[f"coloured{v}"], given[f"matrix{v}"], given[f"offset{v}"])
         view = blur(view, given[f"sigma{v}"], given[f"window{v}"])
         view = fn.crop_mirror_normalize(
@@ -118,6 +124,12 @@ def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:
     """The ROI, resized bilinearly with antialiasing."""
     crop = fn.slice(image, start=start, end=end, axes=[0, 1])
     return fn.resize(crop, size=size, interp_type=types.INTERP_LINEAR, antialias=True, minibatch_size=MINIBATCH)
+
+
+def blend(view: Any, background: Any, alpha: Any, device: str) -> Any:
+    """`augment.alpha.blend`, in integers as there; `view` has the whole patch on its background."""
+    share: Any = fn.cast(alpha.gpu() if device == "gpu" else alpha, dtype=types.INT32)
+    return fn.cast((share * view + (255 - share) * background + 127) // 255, dtype=types.UINT8)
 
 
 def colour(view: Any, coloured: Any, matrix: Any, offset: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Of an image is kept just what views read, so they stay the same to the bit: the pixels of its box at full resolution
 (a patch never leaves the box; all of the picture for `rrc`, `instloc` and cropped scenes), and its scene at the size of
-a view.
+a view. `side` caps the resolution: larger parts are kept scaled down, and views are then cut from those (edges move by
+at most half a kept pixel, and what was averaged stays averaged).
 Nothing is ever thrown out: what does not fit into the budget is decoded each time, as without a cache.
 """
 
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ class Picture:
     pixels: Tensor  # uint8 [h, w, 3], packed
     corner: tuple[int, int] = (0, 0)  # x, y of its first pixel in the image
     scene: Tensor | None = None  # uint8 [size, size, 3], packed; None where scenes are cut from `pixels`
+    scale: tuple[float, float] = (1.0, 1.0)  # across and down: kept pixels for one of the image's
 
     @property
     def bytes(self) -> int:
@@ -34,16 +37,33 @@ class Picture:
         return self.pixels.numel() + (0 if self.scene is None else self.scene.numel())
 
 
+def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
+    """ROIs [n, 4] in an image's pixels as pixels of its picture, int32, never empty.
+
+    `corner`, `scale`: the picture's, or [n, 2] of several.
+    """
+    local = rois - np.concatenate((corner, corner), axis=-1, dtype=np.int32)
+    if np.equal(scale, 1.0).all():
+        return local
+    local = np.rint(local * np.concatenate((scale, scale), axis=-1)).astype(np.int32)
+    local[:, 2:] = np.maximum(local[:, 2:], local[:, :2] + 1)
+    return local
+
+
 class DecodedCache:
     """Pictures by row of the pool, up to a budget in bytes."""
 
-    def __init__(self, policy: Policy, pool: Pool, budget: int) -> None:
+    def __init__(self, policy: Policy, pool: Pool, budget: int, side: int | None = None) -> None:
+        """`side`: the most pixels that the longer side of a kept part has; None: as many as the image."""
         self.policy, self.budget, self.used = policy, budget, 0
         self.keeps_scenes = policy.name != "rrc" and policy.scene == "whole"
         whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
         boxes_only = self.keeps_scenes and policy.name in BOXED
         self._regions = box_to_pixels(pool.boxes if boxes_only else whole, pool.widths, pool.heights)
         self._scene_sides = np.stack((pool.widths, pool.heights), axis=1)
+        full = self._regions[:, 2:] - self._regions[:, :2]
+        shrink = 1.0 if side is None else np.minimum(1.0, side / full.max(axis=1, keepdims=True))
+        self._sides = np.maximum(np.rint(full * shrink), 1).astype(np.int64)  # width, height of what is kept
         self._kept: dict[int, Picture] = {}
         self._lock = threading.Lock()
 
@@ -59,21 +79,25 @@ class DecodedCache:
 
     def needed(self, rows: np.ndarray) -> int:
         """Bytes that all of `rows` would take."""
-        sides = (self._regions[rows, 2:] - self._regions[rows, :2]).astype(np.int64)
-        return int(3 * sides.prod(axis=1).sum() + len(rows) * self.keeps_scenes * 3 * self.policy.size**2)
+        return int(3 * self._sides[rows].prod(axis=1).sum() + len(rows) * self.keeps_scenes * 3 * self.policy.size**2)
 
-    def keep(self, row: int, image: Tensor, make_scene: Callable[[Tensor, np.ndarray], Tensor]) -> Picture:
+    def keep(self, row: int, image: Tensor, resized: Callable[[Tensor, np.ndarray, int, int], Tensor]) -> Picture:
         """The part of a decoded image [H, W, 3] that views need; it is kept if there is room.
 
-        `make_scene(image, roi)` cuts its scene. Raises ValueError where the image is smaller than it was planned with.
+        `resized(image, roi, width, height)` cuts and resizes. Raises ValueError where the image is smaller than it was
+        planned with.
         """
         x0, y0, x1, y1 = self._regions[row].tolist()
         width, height = self._scene_sides[row].tolist()
         if width > image.shape[1] or height > image.shape[0]:
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
-        scene = make_scene(image, np.array((0, 0, width, height), np.int32)) if self.keeps_scenes else None
-        pixels = image[y0:y1, x0:x1].clone(memory_format=torch.contiguous_format)
-        picture = Picture(pixels, (x0, y0), scene)
+        size, (w, h) = self.policy.size, self._sides[row].tolist()
+        scene = resized(image, np.array((0, 0, width, height), np.int32), size, size) if self.keeps_scenes else None
+        if (w, h) == (x1 - x0, y1 - y0):
+            pixels = image[y0:y1, x0:x1].clone(memory_format=torch.contiguous_format)
+        else:
+            pixels = resized(image, self._regions[row], w, h)
+        picture = Picture(pixels, (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
         with self._lock:
             if row not in self._kept and self.used + picture.bytes <= self.budget:
                 self.used += picture.bytes

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from augment import colour, geometry
 from augment.backends import native
-from augment.backends.decoded import DecodedCache, Picture
+from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
 from augment.backends.torch_ops import decode
@@ -164,18 +164,17 @@ class FusedBackend:
         """Of every image of the plan; decodes those that are not kept yet."""
 
         def make(row: int, data: bytes) -> Picture:
-            return cache.get(row) or cache.keep(row, _decoded(data), self._scene)
+            return cache.get(row) or cache.keep(row, _decoded(data), self._resized)
 
         return self._share_out(make, list(zip(plan.images.tolist(), files, strict=True)))
 
-    def _scene(self, image: Tensor, roi: np.ndarray) -> Tensor:
-        """uint8 [size, size, 3]: the ROI of an image, resized."""
-        size = self.policy.size
-        scene = torch.empty((size, size, 3), dtype=torch.uint8)
+    def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
+        """uint8 [height, width, 3]: the ROI of an image, resized."""
+        out = torch.empty((height, width, 3), dtype=torch.uint8)
         job = np.zeros(1, CROP)
-        job["roi"], job["width"], job["height"], job["out"] = roi, size, size, scene.data_ptr()
+        job["roi"], job["width"], job["height"], job["out"] = roi, width, height, out.data_ptr()
         self._cut(Picture(image), job)
-        return scene
+        return out
 
     def _decode_and_cut(self, data: bytes, jobs: np.ndarray) -> None:
         """While the picture is in the processor's cache."""
@@ -186,8 +185,8 @@ class FusedBackend:
         """Resizes crops (ROIs in the image's pixels) to their places."""
         if not len(jobs):
             return
-        image, (x, y) = picture.pixels, picture.corner
-        jobs["roi"] -= np.array((x, y, x, y), np.int32)
+        image = picture.pixels
+        jobs["roi"] = kept_rois(jobs["roi"], picture.corner, picture.scale)
         if (jobs["roi"].max(axis=0)[2:] > (image.shape[1], image.shape[0])).any():
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
         if self._library is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from augment import colour, geometry
-from augment.backends.decoded import DecodedCache, Picture
+from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
@@ -45,7 +45,8 @@ class FusedCudaBackend:
             pictures = [Picture(image) for image in decoded]
         else:
             rows = plan.images.tolist()
-            kept = {slot: cache.keep(rows[slot], image, self._scene) for slot, image in zip(new, decoded, strict=True)}
+            made = zip(new, decoded, strict=True)
+            kept = {slot: cache.keep(rows[slot], image, self._resized) for slot, image in made}
             pictures = [kept.get(slot) or cache.get(row) for slot, row in enumerate(rows)]
         views = make_views(self.policy, plan, [p for p in pictures if p is not None], self.device, self.dtype)
         self._decoder.held.keep(decoded)
@@ -55,13 +56,12 @@ class FusedCudaBackend:
         """Whether the image's file is not needed any more."""
         return self._cache is not None and row in self._cache
 
-    def _scene(self, image: Tensor, roi: np.ndarray) -> Tensor:
-        size = self.policy.size
+    def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
         job = np.zeros(1, CROP)
-        job["roi"], job["width"], job["height"] = roi, size, size
-        scene = torch.empty((size, size, 3), dtype=torch.uint8, device=self.device)
-        cut_crops([Picture(image)], job, np.zeros(1, np.int64), scene)
-        return scene
+        job["roi"], job["width"], job["height"] = roi, width, height
+        out = torch.empty((height, width, 3), dtype=torch.uint8, device=self.device)
+        cut_crops([Picture(image)], job, np.zeros(1, np.int64), out)
+        return out
 
     def reset(self) -> None:
         """The next batch builds a new decoder."""
@@ -89,8 +89,8 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
     """
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     sides = np.array([picture.pixels.shape[:2] for picture in pictures])
-    corner = np.array([picture.corner for picture in pictures])
-    roi = crops["roi"] - np.concatenate((corner, corner), axis=1)[slot]
+    corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))
+    roi = kept_rois(crops["roi"], corner, scale)
     if (roi[:, 2:] > sides[slot][:, ::-1]).any():
         raise ValueError("an ROI leaves its image, which is not the one that the plan was drawn for")
     address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
@@ -136,7 +136,8 @@ def make_views(
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
     grid, linear = (count, _programs(size * size)), policy.colour == "linear"
-    canvas = (cuts, *place, rects, ints["flip"])
+    alpha = None if plan.alpha is None else put(by_view(plan.alpha), device, np.uint8)
+    canvas = (cuts, alpha, *place, rects, ints["flip"])
     jitter = (ints["jittered"], ints["order"], floats["j"])
     kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK)
     kernels.view_kernel[grid](

@@ -58,19 +58,42 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, BLOCK: tl.c
 
 
 @triton.jit
-def composed(cuts, scene, patch, rect, flip, view, y, x, inside, size):
-    """Levels of pixels (y, x) of the finished, uncoloured view: the patch where its rectangle is, else the scene."""
+def levels(cuts, at, wanted):
+    """Red, green and blue from byte `at` on, uint8; 0 where they are not wanted."""
+    red = tl.load(cuts + at, mask=wanted, other=0)
+    green = tl.load(cuts + at + 1, mask=wanted, other=0)
+    blue = tl.load(cuts + at + 2, mask=wanted, other=0)
+    return red, green, blue
+
+
+@triton.jit
+def blended(alpha, over, under):
+    """`augment.alpha.blend` of one channel; int32 alpha of 255, uint8 levels."""
+    return (alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 127) // 255
+
+
+@triton.jit
+def composed(cuts, alpha, scene, patch, rect, flip, view, y, x, inside, size):
+    """Levels of pixels (y, x) of the finished, uncoloured view: the patch where its rectangle is, else the scene.
+
+    `alpha` uint8 [views, size, size], before the flip: the patch's share of each pixel; None: all of it.
+    """
     x0, y0 = tl.load(rect + 4 * view), tl.load(rect + 4 * view + 1)
     x1, y1 = tl.load(rect + 4 * view + 2), tl.load(rect + 4 * view + 3)
     on_patch = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
     column = tl.where(tl.load(flip + view) != 0, size - 1 - x, x)
     in_patch = tl.load(patch + view) + 3 * ((y - y0) * (x1 - x0) + x - x0)
     in_scene = tl.load(scene + view) + 3 * (y * size + column)
-    at = cuts + tl.where(on_patch, in_patch, in_scene)
-    red = tl.load(at, mask=inside, other=0).to(tl.float32)
-    green = tl.load(at + 1, mask=inside, other=0).to(tl.float32)
-    blue = tl.load(at + 2, mask=inside, other=0).to(tl.float32)
-    return red, green, blue
+    if alpha is None:  # settled when the kernel is compiled
+        red, green, blue = levels(cuts, tl.where(on_patch, in_patch, in_scene), inside)
+    else:
+        at = (view.to(tl.int64) * size + y) * size + column
+        share = tl.load(alpha + at, mask=inside & on_patch, other=0).to(tl.int32)
+        over_r, over_g, over_b = levels(cuts, in_patch, inside & on_patch)
+        under_r, under_g, under_b = levels(cuts, in_scene, inside)
+        red, green = blended(share, over_r, under_r), blended(share, over_g, under_g)
+        blue = blended(share, over_b, under_b)
+    return red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
 
 
 @triton.jit
@@ -121,13 +144,13 @@ def operate(op, factor, centre, red, green, blue):
 
 
 @triton.jit
-def mean_kernel(cuts, scene, patch, rect, flip, jittered, order, jitter, sums, size, LINEAR: tl.constexpr,
+def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, sums, size, LINEAR: tl.constexpr,
                 BLOCK: tl.constexpr):  # fmt: skip
     """sums[view] += (red, green, blue), or for torchvision 256 · luma as it is before the contrast's turn."""
     view = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size * size
-    red, green, blue = composed(cuts, scene, patch, rect, flip, view, pixel // size, pixel % size, inside, size)
+    red, green, blue = composed(cuts, alpha, scene, patch, rect, flip, view, pixel // size, pixel % size, inside, size)
     if LINEAR:
         tl.atomic_add(sums + 3 * view, tl.sum(red.to(tl.int64)))
         tl.atomic_add(sums + 3 * view + 1, tl.sum(green.to(tl.int64)))
@@ -189,8 +212,8 @@ def write(out, at, red, green, blue, scale, shift, inside):
 
 
 @triton.jit
-def view_kernel(cuts, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, radius, sigma,
-                half, out, scale, shift, size, LINEAR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def view_kernel(cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, radius,
+                sigma, half, out, scale, shift, size, LINEAR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """`half` float32 [views, size, size, 3] takes the views that are to be blurred across, `out` the others."""
     view = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -204,7 +227,7 @@ def view_kernel(cuts, scene, patch, rect, flip, sums, jittered, order, jitter, g
     for k in range(0, 2 * reach + 1):
         distance = (k - reach).to(tl.float32)
         weight = tl.exp(spread * distance * distance)
-        r, g, b = composed(cuts, scene, patch, rect, flip, view, mirrored(y + k - reach, size), x, inside, size)
+        r, g, b = composed(cuts, alpha, scene, patch, rect, flip, view, mirrored(y + k - reach, size), x, inside, size)
         r, g, b = coloured(view, r, g, b, sums, jittered, order, jitter, gray, matrix, offset, size * size, LINEAR)
         red, green, blue = red + weight * r, green + weight * g, blue + weight * b
         total += weight

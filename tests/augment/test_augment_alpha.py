@@ -1,4 +1,4 @@
-"""Copy-paste by saliency maps: one meaning on every backend that does it, soft masks, errors before the first batch."""
+"""Copy-paste by saliency maps: one meaning on every backend, soft masks, errors before the first batch."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,17 @@ from PIL import Image
 from augment import Policy, backends, open_views
 from augment.alpha import with_alpha
 from augment.imageset import ImageSet
-from augment.plan import draw, epoch_order, partners
+from augment.plan import Plan, draw, epoch_order, partners
 from precompute import images
 from precompute.cli import UserError
 from tests.augment import reference
+from tests.augment.test_augment_backends import frames
 
 SOFT = Policy(name="copy-paste", size=64, blur_sigma=(0.1, 1.0), mean=(0, 0, 0), std=(1 / 255,) * 3)
+
+
+GEOMETRY = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
+CASES = [{}, {"mode": "paste", "scene": "crop"}, {"box_cap": 1.0, "paste_scale": 1.0, "mode": "paste", "views": 3}]
 
 
 def blob(width: int, height: int) -> np.ndarray:
@@ -47,40 +52,58 @@ def plan_of(policy: Policy, birds):
     return with_alpha(plan, lambda row: blob(pictures.pool.widths[row], pictures.pool.heights[row]), sides), files
 
 
-@pytest.mark.parametrize("name", ["kornia", "fused", "eager"])
-@pytest.mark.parametrize(
-    "changes", [{}, {"mode": "paste", "scene": "crop"}, {"box_cap": 1.0, "paste_scale": 1.0}], ids=str
-)
+def render(name: str, policy: Policy, plan: Plan, files: list[bytes]) -> np.ndarray:
+    """float32 [B, V, 3, S, S]."""
+    if name == "dali":
+        pytest.importorskip("nvidia.dali")
+    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, 2, len(plan))
+    try:
+        return np.stack([view.numpy() for view in backend.render(plan, files)], axis=1)
+    finally:
+        backend.close()
+
+
+@pytest.mark.parametrize("name", ["kornia", "fused", "eager", "dali"])
+@pytest.mark.parametrize("changes", CASES, ids=str)
 def test_views_agree_with_the_reference(name, changes, birds):
     policy = SOFT.replace(**changes)
     plan, files = plan_of(policy, birds)
-    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, 2, len(plan))
-    views = np.stack([view.numpy() for view in backend.render(plan, files)], axis=1)
-    backend.close()
-    expected = reference.views(plan, [images.decode(data) for data in files], policy)
-    assert np.abs(views - expected).mean() < 0.3
-    assert np.abs(views - expected).max() < 5
+    off = np.abs(render(name, policy, plan, files) - reference.views(plan, list(map(images.decode, files)), policy))
+    # DALI's outermost pixels are others (see `frames`), and blur spreads them.
+    assert off.mean() < (0.6 if name == "dali" else 0.3)
+    assert np.percentile(off, 99) < (8 if name == "dali" else 2)
+    assert name == "dali" or off.max() < 5
 
 
-def test_a_white_map_is_saliencyswap(birds):
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_dali_differs_on_outermost_pixels_only(changes, birds):
+    policy = SOFT.replace(**GEOMETRY, **changes)
+    plan, files = plan_of(policy, birds)
+    assert len(plan.images) > len(plan)  # some samples of DALI's batch are no source and have no alpha
+    off = np.abs(render("dali", policy, plan, files) - render("kornia", policy, plan, files))
+    assert off.mean() < 0.5
+    assert np.moveaxis(off, 2, -1)[~frames(plan)].max() <= 1.01
+
+
+@pytest.mark.parametrize("name", ["kornia", "fused", "eager", "dali"])
+def test_a_white_map_is_saliencyswap(name, birds):
     plan, files = plan_of(SOFT, birds)
-    backend = backends.build("fused", SOFT, torch.device("cpu"), torch.float32, 2, len(plan))
-    sides = np.ones((len(plan), 2))
-    plain = backend.render(with_alpha(plan, lambda _: np.full((4, 4), 255, np.uint8), sides * 4e4), files)
-    backend.close()
+    white = with_alpha(plan, lambda _: np.full((4, 4), 255, np.uint8), np.full((len(plan), 2), 4e4))
+    plain = render(name, SOFT, white, files)
     hard = SOFT.replace(name="saliencyswap")
     pictures = ImageSet.open(*birds[:2])
     swap = draw(hard, pictures.pool, plan.sources, plan.backgrounds, seed=1, epoch=0)
-    backend = backends.build("fused", hard, torch.device("cpu"), torch.float32, 2, len(plan))
-    assert all(torch.equal(a, b) for a, b in zip(plain, backend.render(swap, files), strict=True))
-    backend.close()
+    assert np.array_equal(plain, render(name, hard, swap, files))
+    assert np.array_equal(plain, render(name, SOFT, swap, files))  # without an alpha all of a patch is seen
 
 
-@pytest.mark.parametrize("cache", ["off", "ram"])
-def test_a_loader_gives_soft_masks(birds, cache):
+@pytest.mark.parametrize(("backend", "cache"), [("fused", "off"), ("fused", "ram"), ("dali", "off")])
+def test_a_loader_gives_soft_masks(birds, backend, cache):
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
     boxes, root, maps = birds
     options = {"policy": SOFT, "batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
-    with open_views(boxes, root, cache=cache, **options) as loader:
+    with open_views(boxes, root, backend=backend, cache=cache, **options) as loader:
         batch = next(iter(loader))
     for view in range(2):
         assert batch.plan.alpha is not None
@@ -102,9 +125,6 @@ def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
         open_views(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)
     with pytest.raises(UserError, match="no map for"):
         open_views(boxes, root, policy=SOFT, maps=tmp_path, **options)
-    with pytest.raises(UserError, match="cannot paste by a map"):
-        open_views(boxes, root, policy=SOFT, maps=maps, backend="dali", **options)
-    assert backends.choose("auto", torch.device("cuda"), soft=True)[0] == "kornia"
 
 
 def test_the_preview_shows_it(birds, tmp_path, run_module):

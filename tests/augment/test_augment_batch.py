@@ -41,6 +41,22 @@ def test_geometry_as_tv_tensors(cub):
         assert mask.sum() == (y1 - y0) * (x1 - x0)
 
 
+def test_turned_views_are_the_same_pixels_turned_and_their_rectangles_with_them(cub):
+    policy = Policy(size=32, blur_sigma=(0.1, 1.0))
+    options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
+    with open_views(*cub, policy=policy, **options) as loader:
+        plain = next(iter(loader))
+    with open_views(*cub, policy=policy.replace(rotate=0.75), **options) as loader:
+        batch = next(iter(loader))
+    turns = batch.parameters.turns
+    assert set(turns.flatten().tolist()) == {0, 1, 2, 3}
+    for v in range(2):
+        for i, turn in enumerate(turns[:, v].tolist()):
+            assert torch.equal(batch.views[v][i], plain.views[v][i].rot90(turn, (1, 2)))
+            assert torch.equal(batch.masks(v, 32)[i], plain.masks(v, 32)[i].rot90(turn, (0, 1)))
+        assert batch.views[v].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_parameters_are_those_of_the_plan(cub):
     policy = Policy(name="rrc", size=32, views=3, blur_sigma=(0.1, 1.0))
     options = {"policy": policy, "batch_size": 16, "backend": "eager", "device": "cpu", "split": None}

@@ -334,7 +334,29 @@ def test_decoded_pictures_change_nothing_but_the_number_of_decodes(demo, backend
     # Files for batches made ahead are read before their images are known to be held: at most the first epoch's.
     assert decoded[0] == 48
     assert decoded[2] == decoded[1]
-    assert any("GB" in line for line in said)
+    assert any("decoded pictures take" in line for line in said)
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+@pytest.mark.parametrize("changes", [{}, {"scene": "zoom", "scene_scale": 0.5}, {"name": "rrc"}], ids=str)
+def test_a_capped_side_saves_memory_and_moves_views_little(demo, backend, changes):
+    root, boxes = demo
+    policy = SMALL.replace(crop_scale=0.5, jitter_p=0.0, gray_p=0.0, **changes)
+    options = {"policy": policy, "backend": backend, "batch_size": 8}
+    whole, *capped = (views_of(demo, cache="ram", cache_side=side, **options) for side in (None, 64, 96))
+    off = [255 / 4.4 * np.mean([(x - c[key][0]).abs().mean() for key, (x, *_) in whole.items()]) for c in capped]
+    assert 0 < off[1] < off[0] < 3.5  # levels of 255; the less is thrown away, the nearer
+    for key, (_, *geometry) in whole.items():
+        assert all(torch.equal(x, y) for x, y in zip(geometry, capped[0][key][1:], strict=True))  # the plan is the same
+    needs: list[str] = []
+    for side in (None, 64):
+        with open_views(boxes, root, device="cpu", cache="ram", cache_side=side, say=needs.append, **options):
+            pass
+    full, small = (float(line.split()[3]) for line in needs if "decoded pictures take" in line)  # MB
+    assert small < full
+    assert_equal(whole, views_of(demo, cache="ram", cache_side=10_000, **options))  # nothing is that large
+    with pytest.raises(UserError, match="cache_side=0"):
+        open_views(boxes, root, device="cpu", cache="ram", cache_side=0, say=needs.append, **options)
 
 
 def test_a_small_budget_keeps_what_fits(demo):

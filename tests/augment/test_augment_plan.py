@@ -129,12 +129,14 @@ policies = st.builds(
     Policy,
     name=st.sampled_from(("saliencyswap", "rrc", "instloc")),
     mode=st.sampled_from(("swap", "paste")),
-    scene=st.sampled_from(("whole", "crop")),
+    scene=st.sampled_from(("whole", "crop", "zoom")),
     size=st.integers(8, 300),
     views=st.integers(1, 4),
     crop_scale=st.floats(0.01, 1),
     paste_scale=st.floats(0.01, 1),
+    scene_scale=st.floats(0.05, 1),
     box_cap=st.floats(0.05, 1),
+    rotate=st.sampled_from((0.0, 0.5, 1.0)),
     blur_sigma=st.just((0.1, 1.0)),
 )
 
@@ -159,7 +161,7 @@ def test_a_plan_stays_inside_its_images_and_does_not_depend_on_the_batch(policy,
     assert len(set(plan.images.tolist())) == len(plan.images)
     assert plan.covered or policy.name != "rrc"
     half = draw(policy, pool, order[5:9], backgrounds[5:9], seed=seed, epoch=0)
-    for name in ("patch", "scene", "rects", "flip", "jitter", "order", "gray", "sigma", "capped"):
+    for name in ("patch", "scene", "rects", "flip", "jitter", "order", "gray", "turns", "sigma", "capped"):
         assert np.array_equal(getattr(half, name), getattr(plan, name)[5:9]), name
     again = draw(policy, pool, order, backgrounds, seed=seed, epoch=0)
     assert same(plan, again)
@@ -288,3 +290,75 @@ def test_linear_hue_turns_the_way_of_hsv():
             right = np.array(colorsys.hsv_to_rgb(h + hue, 0.3, 0.6))
             wrong = np.array(colorsys.hsv_to_rgb(h - hue, 0.3, 0.6))
             assert np.abs(m @ rgb - right).mean() < np.abs(m @ rgb - wrong).mean()
+
+
+def test_zoomed_scenes_keep_the_middle_of_their_box_and_vary_in_size_and_place():
+    n = 2000
+    box = np.float32((0.5, 0.1, 0.9, 0.5))
+    pool = Pool(np.full(n, 400, np.int32), np.full(n, 300, np.int32), np.tile(box, (n, 1)), np.ones(n, bool))
+    order = epoch_order(n, 1, 0)
+    policy = Policy(scene="zoom", scene_scale=0.3, box_cap=1.0)
+    plan = draw(policy, pool, order, partners(order, np.arange(n), 16, 2, 1, 0), seed=1, epoch=0)
+    x0, y0, x1, y1 = np.moveaxis(plan.scene, -1, 0)
+    assert ((x0 <= 280) & (x1 > 280) & (y0 <= 90) & (y1 > 90)).all()
+    area = (x1 - x0) * (y1 - y0) / (400 * 300)
+    assert 0.29 < area.min() < 0.32
+    assert area.max() > 0.9
+    assert np.unique(x0).size > 150
+    # The patch lies where the box does in the crop.
+    left = np.rint(np.clip((200 - x0) / (x1 - x0), 0, 1) * policy.size)
+    assert (np.abs(plan.rects[..., 0] - left) <= 1).all()
+    # Whatever else is drawn does not depend on it.
+    whole = draw(Policy(), pool, order, plan.backgrounds, seed=1, epoch=0)
+    for name in ("patch", "flip", "jitter", "order", "sigma"):
+        assert np.array_equal(getattr(plan, name), getattr(whole, name)), name
+
+
+@given(turns=st.integers(0, 3), data=st.data())
+def test_turned_rectangles_lie_where_the_turned_pixels_do(turns, data):
+    size = 9
+    x0, y0 = data.draw(st.integers(0, size)), data.draw(st.integers(0, size))
+    rect = np.array((x0, y0, data.draw(st.integers(x0, size)), data.draw(st.integers(y0, size))))
+    rect = geometry.flip_rects(rect, np.array(False), size)  # an empty one becomes zeros
+    pixels = np.zeros((size, size), bool)
+    pixels[rect[1] : rect[3], rect[0] : rect[2]] = True
+    x0, y0, x1, y1 = geometry.turn_rects(rect, np.array(turns), size)
+    again = np.zeros_like(pixels)
+    again[y0:y1, x0:x1] = True
+    assert np.array_equal(again, np.rot90(pixels, turns))
+
+
+def test_turns_are_drawn_as_often_as_asked():
+    n = 4000
+    pool = pool_of(n, 0, 0.0)
+    order = epoch_order(n, 1, 0)
+    plan = draw(Policy(rotate=0.6), pool, order, partners(order, np.arange(n), 16, 2, 1, 0), seed=1, epoch=0)
+    shares = np.bincount(plan.turns.reshape(-1), minlength=4) / plan.turns.size
+    assert np.abs(shares - (0.4, 0.2, 0.2, 0.2)).max() < 0.02
+
+
+@pytest.mark.parametrize("scene", ["whole", "crop", "zoom"])
+def test_leave_one_out_views_have_from_the_first_what_the_policy_says_and_nothing_else(scene):
+    shared = {
+        "none": set(),
+        "crop": {"patch"},
+        "background": {"backgrounds", "scene", "rects"},
+        "flip": {"flip"},
+        "colour": {"jitter", "jittered", "order", "gray"},
+        "blur": {"sigma"},
+        "rotate": {"turns"},
+    }
+    policy = Policy(scene=scene, views=8, shared=tuple(shared), rotate=0.5, box_cap=1.0)
+    pool = pool_of(400, 3, 0.0)
+    order = epoch_order(400, 1, 0)
+    plan = draw(policy, pool, order, partners(order, np.arange(400), 16, 8, 1, 0), seed=1, epoch=0)
+    for v, fields in enumerate(shared.values(), start=1):
+        for name in set().union(*shared.values()):
+            values = getattr(plan, name)
+            equal = (values[:, v] == values[:, 0]).reshape(400, -1).all(-1).mean()
+            assert (equal == 1) == (name in fields), (v, name)
+    assert np.array_equal(plan.images[plan.background_slot], plan.backgrounds)
+    with pytest.raises(ValueError, match="at most 1 of none, crop"):
+        Policy(shared=("crop", "crop"))
+    with pytest.raises(ValueError, match="shared"):
+        Policy(shared=("hue",))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from augment.alpha import with_alpha
 from augment.backends.decoded import DecodedCache, Picture
 from augment.plan import Pool, draw, partners
 from augment.policy import Policy
@@ -31,7 +32,7 @@ def test_in_the_interpreter():
         command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    assert "8 passed" in done.stdout
 
 
 def smooth_pictures(rng, sides):
@@ -54,6 +55,9 @@ def smooth_pictures(rng, sides):
         {"colour": "torchvision", "jitter_p": 1.0, "gray_p": 0.5},
         {"scene": "crop", "mode": "paste", "blur_p": 1.0},
         {"name": "rrc", "views": 3, "blur_p": 0.0},
+        {"name": "copy-paste"},
+        {"name": "copy-paste", "scene": "crop", "colour": "torchvision", "blur_p": 1.0},
+        {"name": "copy-paste", "mode": "paste", "paste_scale": 1.0, "box_cap": 1.0, "aspect": (1.0, 1.0)},
     ],
     ids=str,
 )
@@ -69,6 +73,9 @@ def test_kernels_agree_with_the_reference(changes):
     policy = Policy(**(settings | changes))
     order = np.arange(COUNT)
     plan = draw(policy, pool, order, partners(order, order, 3, policy.views, 1, 0), seed=1, epoch=0)
+    if policy.name == "copy-paste":
+        plan = with_alpha(plan, lambda row: pictures[row][..., 0], sides)  # as good a map as any
+        assert plan.covered == (policy.box_cap == 1)  # then all that is seen of scenes is seen through patches
     images = [Picture(torch.from_numpy(pictures[i])) for i in plan.images]
     views = make_views(policy, plan, images, torch.device("cpu"), torch.float32)
     assert all(v.is_contiguous(memory_format=torch.channels_last) for v in views)
@@ -79,7 +86,7 @@ def test_kernels_agree_with_the_reference(changes):
     cache = DecodedCache(policy, pool, 1 << 20)  # parts of the pictures and ready scenes: nothing may change
     backend = FusedCudaBackend(policy, torch.device("cpu"), torch.float32, 1, COUNT, cache)
     for row, image in zip(plan.images.tolist(), images, strict=True):
-        cache.keep(row, image.pixels, backend._scene)
+        cache.keep(row, image.pixels, backend._resized)
     again = backend.render(plan, [b""] * len(plan.images))
     assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
 
@@ -99,7 +106,10 @@ def test_an_image_that_is_not_the_planned_one_is_refused():
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
 def test_kernels_compile_for_hopper_without_a_gpu(tmp_path, monkeypatch):
-    """Down to machine code, for every output type and both meanings of colour: catches what the interpreter allows."""
+    """Down to machine code, for every output type, both meanings of colour, with and without an alpha.
+
+    Catches what the interpreter allows.
+    """
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -107,14 +117,14 @@ def test_kernels_compile_for_hopper_without_a_gpu(tmp_path, monkeypatch):
     from augment.backends import triton_kernels as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kinds = {"*u8": "image cuts", "*i64": "offset_ stride place scene patch sums", "i32": "size"} | {
+    kinds = {"*u8": "image cuts alpha", "*i64": "offset_ stride place scene patch sums", "i32": "size"} | {
         "*i32": "roi shape rect flip jittered order gray radius",
         "*fp32": "jitter matrix offset sigma half scale shift",
     }
     kind_of = {name: kind for kind, names in kinds.items() for name in names.split()}
 
-    def machine_code(kernel, linear: bool | None = None, **kinds_here: str) -> bytes:
-        constants = {"BLOCK": 256} | ({} if linear is None else {"LINEAR": linear})
+    def machine_code(kernel, linear: bool | None = None, soft: bool = False, **kinds_here: str) -> bytes:
+        constants = {"BLOCK": 256} | ({} if linear is None else {"LINEAR": linear} | ({} if soft else {"alpha": None}))
         signature = {n: "constexpr" if n in constants else (kind_of | kinds_here)[n] for n in kernel.arg_names}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
         return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
@@ -122,6 +132,8 @@ def test_kernels_compile_for_hopper_without_a_gpu(tmp_path, monkeypatch):
     assert machine_code(kernels.crop_kernel, out="*u8", offset="*i64")
     for linear in (True, False):
         assert machine_code(kernels.mean_kernel, linear)
+        assert machine_code(kernels.mean_kernel, linear, soft=True)
         for out in ("*fp32", "*bf16", "*fp16"):
             assert machine_code(kernels.view_kernel, linear, out=out)
+        assert machine_code(kernels.view_kernel, linear, soft=True, out="*fp32")
     assert machine_code(kernels.across_kernel, out="*bf16")
