@@ -203,7 +203,7 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
             out[f"shape{v}"] = np.stack((whole, np.where(empty[:, None], 0, shape)), axis=1)
             if not shared:
                 out |= _roi(f"scene{v}", plan.scene[:, v])
-        out[f"matrix{v}"], out[f"offset{v}"] = colour.collapse(plan.jitter[:, v], plan.order[:, v], plan.gray[:, v])
+        out[f"matrix{v}"], out[f"offset{v}"] = colour.collapse(plan.jitter[:, v], plan.gray[:, v])
         out[f"coloured{v}"] = (plan.jittered[:, v] | plan.gray[:, v]).astype(np.int32)
         sigma = np.where(plan.sigma[:, v] < LEAST_SIGMA, np.float32(0), plan.sigma[:, v])
         out[f"sigma{v}"] = sigma

@@ -60,7 +60,7 @@ def finish_view(policy: Policy, plan: Plan, i: int, v: int, scene: int, patch: i
     # Planes from here on: on interleaved pixels torch's products and sums are three to eight times as slow.
     levels = canvas.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).view(3, -1)
     if policy.colour == "linear":
-        m, k = colour.collapse(plan.jitter[i, v], plan.order[i, v], plan.gray[i, v])
+        m, k = colour.collapse(plan.jitter[i, v], plan.gray[i, v])
         shift = torch.from_numpy(k) @ levels.mean(1)
         levels = (torch.from_numpy(m) @ levels).add_(shift[:, None]).clamp_(0, 255)
     else:

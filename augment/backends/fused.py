@@ -205,7 +205,7 @@ class FusedBackend:
         for name in ("flip", "gray", "jittered", "order", "jitter", "sigma"):
             jobs[name] = getattr(plan, name)[run, v]
         jobs["radius"] = [blur_radius(s) for s in plan.sigma[run, v]]
-        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter[run, v], plan.order[run, v], plan.gray[run, v])
+        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter[run, v], plan.gray[run, v])
         scale = (1 / (255 * np.array(self.policy.std))).astype(np.float32)
         shift = (-np.array(self.policy.mean) / self.policy.std).astype(np.float32)
         linear = int(self.policy.colour == "linear")

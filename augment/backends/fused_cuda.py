@@ -15,6 +15,7 @@ from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
 BLOCK = 256  # pixels of one program
+_ALIGNED = 16  # bytes: what Triton's wide loads ask for
 
 
 class FusedCudaBackend:
@@ -72,14 +73,23 @@ class FusedCudaBackend:
         self._decoder.close()
 
 
-def put(values: np.ndarray, device: torch.device, kind: type = np.int32) -> Tensor:
-    """A NumPy array on the device, as `kind`.
+def put(device: torch.device, **values: tuple[np.ndarray, type]) -> dict[str, Tensor]:
+    """NumPy arrays as tensors on the device, each as the type beside it, in one copy.
 
     By way of pinned memory, which torch keeps and gives out again only when the copy is over: a copy from pageable
     memory would wait for the kernels before it.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(values, kind))
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    arrays = {name: np.ascontiguousarray(value, kind) for name, (value, kind) in values.items()}
+    ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()])
+    packed = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    starts = dict(zip(arrays, [0, *ends.tolist()], strict=False))
+    for name, array in arrays.items():
+        packed.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
+    there = packed.to(device, non_blocking=True)
+    return {
+        name: there[starts[name] : starts[name] + a.nbytes].view(torch.from_numpy(a[:0]).dtype).view(a.shape)
+        for name, a in arrays.items()
+    }
 
 
 def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
@@ -94,12 +104,19 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
     if (roi[:, 2:] > sides[slot][:, ::-1]).any():
         raise ValueError("an ROI leaves its image, which is not the one that the plan was drawn for")
     address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
-    shape, device = np.stack((crops["width"], crops["height"]), axis=1), out.device
-    kernels.crop_kernel[(len(shape), _programs(int(shape.prod(axis=1).max())))](
-        pictures[0].pixels, put(address - pictures[0].pixels.data_ptr(), device, np.int64),
-        put(3 * sides[slot, 1], device, np.int64), put(roi, device), put(shape, device), put(crops["flip"], device),
-        put(crops["out"], device, np.int64), out, BLOCK=BLOCK,
-    )  # fmt: skip
+    shape = np.stack((crops["width"], crops["height"]), axis=1)
+    first = pictures[0].pixels
+    job = put(
+        out.device,
+        offset=(address - first.data_ptr(), np.int64),
+        stride=(3 * sides[slot, 1], np.int64),
+        roi=(roi, np.int32),
+        shape=(shape, np.int32),
+        flip=(crops["flip"], np.int32),
+        place=(crops["out"], np.int64),
+    )
+    grid = (_programs(int(shape.prod(axis=1).max())), len(shape))
+    kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK)
 
 
 def make_views(
@@ -120,32 +137,40 @@ def make_views(
         address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in pictures]
         scenes = np.array(address, np.int64)[plan.background_slot] - cuts.data_ptr()
     by_view = lambda x: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:])  # noqa: E731 - [B, V] to V runs of B
-    place = [put(by_view(x), device, np.int64) for x in (scenes, layout.patches)]
-    rects = put(by_view(geometry.flip_rects(plan.rects, plan.flip, size)), device)
-    m, k = colour.collapse(plan.jitter, plan.order, plan.gray)
-    floats = {
-        n: put(by_view(x), device, np.float32) for n, x in (("m", m), ("k", k), ("j", plan.jitter), ("s", plan.sigma))
-    }
+    m, k = colour.collapse(plan.jitter, plan.gray)
     radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
-    ints = {n: put(by_view(getattr(plan, n)), device) for n in ("flip", "jittered", "order", "gray")} | {
-        "radius": put(by_view(radius), device)
+    of_views = {
+        "scene": (scenes, np.int64),
+        "patch": (layout.patches, np.int64),
+        "rect": (geometry.flip_rects(plan.rects, plan.flip, size), np.int32),
+        "radius": (radius, np.int32),
+        **{name: (getattr(plan, name), np.int32) for name in ("flip", "jittered", "order", "gray")},
+        **{name: (x, np.float32) for name, x in (("jitter", plan.jitter), ("sigma", plan.sigma))},
+        **{name: (x, np.float32) for name, x in (("matrix", m), ("offset", k))},
     }
-    scale = put(1 / (255 * np.array(policy.std)), device, np.float32)
-    shift = put(-np.array(policy.mean) / policy.std, device, np.float32)
+    if plan.alpha is not None:
+        of_views["alpha"] = plan.alpha, np.uint8
+    scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
+    told = put(
+        device,
+        scale=(scale, np.float32),
+        shift=(shift, np.float32),
+        **{name: (by_view(x), kind) for name, (x, kind) in of_views.items()},
+    )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
-    grid, linear = (count, _programs(size * size)), policy.colour == "linear"
-    alpha = None if plan.alpha is None else put(by_view(plan.alpha), device, np.uint8)
-    canvas = (cuts, alpha, *place, rects, ints["flip"])
-    jitter = (ints["jittered"], ints["order"], floats["j"])
+    grid, linear = (_programs(size * size), count), policy.colour == "linear"
+    canvas = (cuts, told.get("alpha"), *(told[name] for name in ("scene", "patch", "rect", "flip")))
+    jitter = [told[name] for name in ("jittered", "order", "jitter")]
+    blur, levels = (told["radius"], told["sigma"]), (told["scale"], told["shift"])
     kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK)
     kernels.view_kernel[grid](
-        *canvas, sums, *jitter, ints["gray"], floats["m"], floats["k"], ints["radius"], floats["s"], half, out, scale,
-        shift, size, LINEAR=linear, BLOCK=BLOCK,
+        *canvas, sums, *jitter, told["gray"], told["matrix"], told["offset"], *blur, half, out, *levels, size,
+        LINEAR=linear, BLOCK=BLOCK,
     )  # fmt: skip
     if len(half):
-        kernels.across_kernel[grid](half, ints["radius"], floats["s"], out, scale, shift, size, BLOCK=BLOCK)
+        kernels.across_kernel[grid](half, *blur, out, *levels, size, BLOCK=BLOCK)
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
 
 

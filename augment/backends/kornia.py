@@ -37,7 +37,7 @@ class KorniaBackend:
         view = torch.where(flip[:, None, None, None], composed.flip(-1), composed).float() / 255
         jitter, order = plan.jitter[:, v], plan.order[:, v]
         if self.policy.colour == "linear":
-            view = linear_colour(view, *colour.collapse(jitter, order, plan.gray[:, v]))
+            view = linear_colour(view, *colour.collapse(jitter, plan.gray[:, v]))
         else:
             view = torchvision_colour(view, jitter, order, plan.jittered[:, v], plan.gray[:, v])
         view = blur(view, plan.sigma[:, v])

@@ -5,7 +5,8 @@
     view_kernel     compose, colour and the blur down the columns; normalises and writes views that have no blur
     across_kernel   the blur along the rows of the others, normalises and writes
 
-The meaning is that of tests/augment/reference.py.
+The meaning is that of tests/augment/reference.py. Programs are numbered along a view's pixels first, so that those that
+run together read the same rows.
 """
 
 import triton
@@ -15,9 +16,9 @@ import triton.language as tl
 @triton.jit
 def crop_kernel(image, offset, stride, roi, shape, flip, place, out, BLOCK: tl.constexpr):
     """Job j: the `roi` of the image `offset[j]` bytes after `image`, rows of `stride[j]`, to `out + place[j]`."""
-    job = tl.program_id(0)
+    job = tl.program_id(1)
     width, height = tl.load(shape + 2 * job), tl.load(shape + 2 * job + 1)
-    first = tl.program_id(1) * BLOCK
+    first = tl.program_id(0) * BLOCK
     if first < width * height:
         inside = first + tl.arange(0, BLOCK) < width * height
         pixel = tl.minimum(first + tl.arange(0, BLOCK), width * height - 1)
@@ -147,8 +148,8 @@ def operate(op, factor, centre, red, green, blue):
 def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, sums, size, LINEAR: tl.constexpr,
                 BLOCK: tl.constexpr):  # fmt: skip
     """sums[view] += (red, green, blue), or for torchvision 256 · luma as it is before the contrast's turn."""
-    view = tl.program_id(0)
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    view = tl.program_id(1)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size * size
     red, green, blue = composed(cuts, alpha, scene, patch, rect, flip, view, pixel // size, pixel % size, inside, size)
     if LINEAR:
@@ -215,8 +216,8 @@ def write(out, at, red, green, blue, scale, shift, inside):
 def view_kernel(cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, radius,
                 sigma, half, out, scale, shift, size, LINEAR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """`half` float32 [views, size, size, 3] takes the views that are to be blurred across, `out` the others."""
-    view = tl.program_id(0)
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    view = tl.program_id(1)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size * size
     y, x = pixel // size, pixel % size
     reach = tl.load(radius + view)
@@ -244,10 +245,10 @@ def view_kernel(cuts, alpha, scene, patch, rect, flip, sums, jittered, order, ji
 @triton.jit
 def across_kernel(half, radius, sigma, out, scale, shift, size, BLOCK: tl.constexpr):
     """The blur along the rows, of the views that have one."""
-    view = tl.program_id(0)
+    view = tl.program_id(1)
     reach = tl.load(radius + view)
     if reach > 0:
-        pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < size * size
         y, x = pixel // size, pixel % size
         width = tl.load(sigma + view)
