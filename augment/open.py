@@ -80,7 +80,7 @@ def open_views(
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
     if (policy.name == "copy-paste") != (maps is not None):
         raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = backends.find_device(device)
     chosen, reason = backends.choose(backend, where)
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)

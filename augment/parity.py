@@ -86,14 +86,14 @@ def program(argv: Sequence[str] | None = None) -> int:
 def compare(config: ParityConfig) -> list[dict[str, Any]]:
     """One row a backend and stage: mean, 99th percentile and maximum of the differences."""
     import numpy as np
-    import torch
 
+    from augment.backends import find_device
     from augment.imageset import ImageSet
     from precompute.cli import UserError
 
     assert config.boxes is not None  # ParityConfig has checked
     assert config.root is not None
-    images, device = ImageSet.open(config.boxes, config.root), torch.device(config.device)
+    images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
     if len(images) < config.count:
         raise UserError(f"--count {config.count}: the box file has {len(images)} images")
     names = list(config.backends) or _installed(device)

@@ -58,7 +58,7 @@ def make_job(
     order = schedules["linear"].order(0)
     plans = {c: [s.plan(images.pool, order, 0, k) for k in range(batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
-    return Job(images, schedules, plans, files, torch.device(device), threads)
+    return Job(images, schedules, plans, files, backends.find_device(device), threads)
 
 
 def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
@@ -83,7 +83,7 @@ def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -
             raise UsageError(
                 f"--backends {item}: known are {', '.join(known)}, each with :{' or :'.join(COLOURS)} behind it"
             )
-        backends.choose(name, torch.device(device))  # says why not, if it cannot run there
+        backends.choose(name, backends.find_device(device))  # says why not, if it cannot run there
         if name not in without:
             colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS
             out += [(name, c) for c in colours]

@@ -42,6 +42,25 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+def find_device(name: "torch.device | str | None") -> "torch.device":
+    """The device of that name; None: CUDA where there is one, else the CPU. UserError where it is not to be had."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device={name!r}: must be cpu, cuda or cuda:N") from error
+    if found.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name!r}: views are made on cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if found.type == "cuda" and (found.index or 0) >= count:
+        there = f"there are {count} CUDA devices, numbered from 0" if count else "torch sees no CUDA device here"
+        raise UserError(f"device={name!s}: {there}; use device=cpu")
+    return found
+
+
 def choose(name: str, device: "torch.device") -> tuple[str, str]:
     """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
 

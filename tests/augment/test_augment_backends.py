@@ -10,6 +10,7 @@ from augment.plan import draw, epoch_order, partners
 from augment.policy import Policy
 from precompute import images
 from precompute.cache import BoxCache
+from precompute.cli import UserError
 from tests.augment import reference
 
 LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # outputs are pixels in [0, 255]
@@ -247,3 +248,13 @@ def test_torchvision_colour_is_within_a_level_of_torchvisions_own(name, birds):
         off = np.abs(ours[i, v] - 255 * picture.numpy())
         assert off.mean() < 0.1
         assert np.percentile(off, 99.9) <= 1.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_a_device_that_is_not_there_is_named():
+    assert backends.find_device(None) == backends.find_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="no CUDA device here; use device=cpu"):
+        backends.find_device("cuda:1")
+    for wrong in ("cudda", "meta", "cuda:x"):
+        with pytest.raises(UserError, match="cpu, cuda or cuda:N"):
+            backends.find_device(wrong)

@@ -1,0 +1,44 @@
+"""The recipe of the committed results: every flag in it is one that its program takes, and every result is in it."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results, suite
+from precompute.cli import UsageError, UserError
+
+ALL = [(device, name) for device, recipes in suite.RECIPES.items() for name in recipes]
+
+
+@pytest.mark.parametrize(("device", "name"), ALL, ids=[name for _, name in ALL])
+def test_recipes_are_understood(device: str, name: str, tmp_path: Path) -> None:
+    module, flags = suite.RECIPES[device][name]
+    if module == "boxes_scale":
+        return  # takes none, and would begin
+    missing = ["--dataset", "cub"] if module == "search" else ["--boxes", str(tmp_path / "missing.h5")]
+    flags = [*flags, *missing, "--root", str(tmp_path / "missing"), *(["--rounds", "1"] * (module == "throughput"))]
+    with pytest.raises(UserError) as caught:
+        importlib.import_module(f"benchmarks.{module}").program(flags)
+    assert not isinstance(caught.value, UsageError)
+    assert "missing" in str(caught.value) or "CUDA" in str(caught.value)
+
+
+def test_every_committed_result_is_in_the_recipe() -> None:
+    assert {path.stem for path in results.FOLDER.glob("*.json")} <= {name for _, name in ALL}
+
+
+def test_results_that_are_there_are_kept_and_failures_named(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "boxes").mkdir()
+    flags = ["--boxes", str(tmp_path / "missing.h5"), "--root", str(tmp_path), "--out", str(tmp_path)]
+    (tmp_path / "roofline-cpu.json").write_text("{}")
+    assert suite.program([*flags, "--only", "roofline-cpu"]) == 0
+    assert suite.program([*flags, "--only", "roofline-cpu", "sweep-cpu-size"]) == 1
+    told = capfd.readouterr()
+    assert "roofline-cpu: there already" in told.out
+    assert "failed: sweep-cpu-size" in told.out
+    assert "missing.h5" in told.err
+    assert suite.program([*flags, "--only", "sweep-cpu-size", "--minutes", "1e-9"]) == 1
+    assert "left for want of time: sweep-cpu-size" in capfd.readouterr().out
+    with pytest.raises(UsageError, match="--only typo"):
+        suite.program([*flags, "--only", "typo"])
