@@ -4,7 +4,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from augment.alpha import MapFolder
 from augment.backends import Backend
@@ -14,6 +14,9 @@ from augment.making import BatchMaker, Producer
 from augment.policy import Policy
 from augment.schedule import Schedule
 from precompute.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ViewLoader:
@@ -40,7 +43,9 @@ class ViewLoader:
         prefetch: int = 2,
         say: Callable[[str], None] | None = None,
         maps: MapFolder | None = None,
+        device: "torch.device | None" = None,
     ) -> None:
+        """`device`: where the backend's views are (None: the CPU); the rest as for `open_views`."""
         self.images, self.schedule, self.backend = images, schedule, backend
         self.prefetch = prefetch
         self.epoch = 0
@@ -50,7 +55,7 @@ class ViewLoader:
         names = ("batches", "samples", "decoded", "capped", "replaced")
         self._counts: dict[str, int] = dict.fromkeys(names, 0)
         say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
-        self._maker = BatchMaker(images, schedule, backend, check, on_bad, workers, say, maps)
+        self._maker = BatchMaker(images, schedule, backend, check, on_bad, workers, say, maps, device)
         self._producers: list[Producer] = []  # the present one, if any
         # Also when the loader is forgotten, and before the interpreter ends: threads in the midst of native code then
         # would take it down.
@@ -93,15 +98,15 @@ class ViewLoader:
         producer = self._producers[0]
         for step in range(start, len(self)):
             began = time.perf_counter()
-            batch, counts = producer.get()
+            made = producer.get()
             self.wait_seconds += time.perf_counter() - began
-            for name, more in counts.items():
+            for name, more in made.counts.items():
                 self._counts[name] += more
             # Before the batch is handed out: a state taken while it is in use counts it as done.
             self._step = step + 1
             if self._step == len(self):
                 self.epoch, self._step = epoch + 1, 0
-            yield batch
+            yield made.take()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain values: batches handed out so far count as done."""

@@ -6,6 +6,7 @@ Nothing here refers to the loader itself, so that a loader that is dropped witho
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from augment.alpha import MapFolder, with_alpha
 from augment.backends import Backend
 from augment.batch import Batch
+from augment.handover import Handover
 from augment.imageset import ImageSet
 from augment.plan import Plan, draw
 from augment.schedule import Schedule
@@ -46,6 +48,21 @@ class Prepared:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A batch on its way to the consumer."""
+
+    batch: Batch
+    counts: dict[str, int]  # what it adds to the loader's report
+    event: Any  # behind the work that makes it; None on a CPU
+
+    def take(self) -> Batch:
+        """The batch, for the caller's current stream."""
+        batch = self.batch
+        Handover.take(self.event, (*batch.views, batch.rects, batch.sources, batch.backgrounds, batch.labels))
+        return batch
+
+
 class BatchMaker:
     """Draws plans, reads their files ahead with threads of its own, and lets the backend render them.
 
@@ -62,8 +79,11 @@ class BatchMaker:
         workers: int,
         say: Callable[[str], None],
         maps: MapFolder | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        """`device`: where the backend's views are; None: the CPU."""
         self.maps = maps
+        self._handover = Handover(device or torch.device("cpu"))
         self.images, self.schedule, self.backend = images, schedule, backend
         self.check, self.on_bad, self.say = check, on_bad, say
         self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
@@ -78,16 +98,32 @@ class BatchMaker:
         self._readers.shutdown(cancel_futures=True)
         self.backend.close()
 
-    def make(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[Batch, dict[str, int]]]:
-        """Batches of the (epoch, step) places; reads the next one's files while the present one is rendered."""
-        waiting: tuple[tuple[int, int], Future[Prepared]] | None = None
-        for place in places:
-            following = self._ahead.submit(self._prepare, *place)
-            if waiting is not None:
-                yield self._render(waiting[1].result(), waiting[0])
-            waiting = place, following
+    def make(self, places: Iterator[tuple[int, int]]) -> Iterator[Made]:
+        """Batches of the (epoch, step) places.
 
-    def _render(self, prepared: Prepared, place: tuple[int, int]) -> tuple[Batch, dict[str, int]]:
+        While one is rendered, the next is begun (a decoder of its own may work on it) and the files of the one after
+        that are read.
+        """
+        reading: deque[tuple[tuple[int, int], Future[Prepared]]] = deque()
+        begun: deque[tuple[tuple[int, int], Prepared]] = deque()
+        with self._handover.producing():
+            for place in places:
+                reading.append((place, self._ahead.submit(self._prepare, *place)))
+                if len(reading) == 2:
+                    place, future = reading.popleft()
+                    begun.append((place, self._begin(future.result())))
+                if len(begun) == 2:
+                    place, prepared = begun.popleft()
+                    yield self._render(prepared, place)
+
+    def _begin(self, prepared: Prepared) -> Prepared:
+        try:
+            self.backend.begin(prepared.plan, prepared.files)
+        except Exception:
+            self.backend.reset()  # `render` will begin it again, meet the same error and find the file that is to blame
+        return prepared
+
+    def _render(self, prepared: Prepared, place: tuple[int, int]) -> Made:
         while True:
             plan = prepared.plan
             try:
@@ -98,10 +134,9 @@ class BatchMaker:
                 if not self._find_undecodable(prepared):
                     raise
             prepared = self._prepare(*place)
-        numbers = (torch.from_numpy(x) for x in (plan.finished_rects, plan.sources, plan.backgrounds))
-        rects, sources, backgrounds = (x.to(views[0].device) for x in numbers)
-        labels = torch.from_numpy(self.images.labels[plan.sources]).to(views[0].device)
-        return Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts
+        numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
+        rects, sources, backgrounds, labels = (self._handover.put(torch.from_numpy(x)) for x in numbers)
+        return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
         """After a failure: tests the batch's files one by one; whether one of them is to blame."""
@@ -196,7 +231,7 @@ class Producer:
 
     def __init__(
         self,
-        make: Callable[[Iterator[tuple[int, int]]], Iterator[tuple[Batch, dict[str, int]]]],
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[Made]],
         start: tuple[int, int],
         steps: int,
         ahead: int,
@@ -209,7 +244,7 @@ class Producer:
         self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
         self._thread.start()
 
-    def get(self) -> tuple[Batch, dict[str, int]]:
+    def get(self) -> Made:
         """The next batch; raises what its making raised, RuntimeError in a forked process, which has no thread."""
         item = self._wait()
         if isinstance(item, BaseException):
@@ -250,7 +285,7 @@ class Producer:
             yield place
             place = self._after(place)
 
-    def _run(self, make: Callable[..., Iterator[tuple[Batch, dict[str, int]]]], start: tuple[int, int]) -> None:
+    def _run(self, make: Callable[..., Iterator[Made]], start: tuple[int, int]) -> None:
         try:
             for item in make(self._places(start)):
                 self._put(item)

@@ -99,7 +99,15 @@ def open_views(
         f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
     )
     soft = None if maps is None else MapFolder(maps, images, rows)
-    options = {"check": check, "on_bad": on_bad, "workers": workers, "prefetch": prefetch, "say": say, "maps": soft}
+    options = {
+        "check": check,
+        "on_bad": on_bad,
+        "workers": workers,
+        "prefetch": prefetch,
+        "say": say,
+        "maps": soft,
+        "device": where,
+    }
     return ViewLoader(images, schedule, made, **options)
 
 

@@ -148,7 +148,9 @@ def _peer_loader(job: Job, peer: Any) -> Any:
 def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> ViewLoader:
     """Our loader over the job's images, closed with `stack`."""
     backend = build(job, name, colour, stack, cached=cached)
-    loader = ViewLoader(job.images, job.schedule[colour], backend, workers=job.threads, say=lambda _: None)
+    loader = ViewLoader(
+        job.images, job.schedule[colour], backend, workers=job.threads, device=job.device, say=lambda _: None
+    )
     stack.callback(loader.close)
     return loader
 

@@ -23,7 +23,9 @@ NAMES = ("auto", "dali", "fused", "eager", "kornia")
 
 
 class Backend(Protocol):
-    """`render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them; anything for an
+    """`begin(plan, files)` may start on a batch that is to be rendered soon; at most one more is rendered before it.
+
+    `render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them; anything for an
     image that the backend `holds`.
 
     Returns one tensor a view, [B, 3, size, size] in channels-last memory, normalised, on the backend's device; nothing
@@ -32,6 +34,8 @@ class Backend(Protocol):
     """
 
     name: str
+
+    def begin(self, plan: "Plan", files: Sequence[bytes]) -> None: ...
 
     def render(self, plan: "Plan", files: Sequence[bytes]) -> "tuple[torch.Tensor, ...]": ...
 

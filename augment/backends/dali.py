@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from augment import colour
+from augment.backends.dali_runs import Runs
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
 
@@ -17,38 +18,30 @@ LEAST_SIGMA = 0.25  # below it a blur moves no pixel by more than 0.35 of 255 le
 
 
 class DaliBackend:
-    """One pipeline for a policy; it is built for the first batch and, after a failure, again."""
+    """Pipelines for a policy; they are built for the first batch and, after a failure, again."""
 
     name = "dali"
 
     def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int, batch: int) -> None:
         self.policy, self.device, self.dtype = policy, device, dtype
         self.workers, self.batch = workers, batch
-        self._held = Held(device)
-        self._pipe: Any = None
-        self._rows = 0  # the most samples that the pipeline takes
+        self._runs = Runs(device, self._build)
+
+    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+        """See `augment.backends.Backend`."""
+        if self._runs.ahead:
+            self._begin(plan, files)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
-        # A sample of the pipeline is an image and, while there are some, a row of the plan whose source it is.
-        others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
-        slots = np.concatenate((plan.source_slot, others))
-        values = arguments(plan, slots, self._covered, self._shared)
-        rows = len(slots)
-        pipe = self._pipe if self._pipe is not None and rows <= self._rows else self._build(rows)
-        fed: dict[str, Any] = {name: _filled(name, value, rows) for name, value in values.items()}
-        fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
-        if self._soft:
-            fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
-        for name, value in fed.items():  # nothing is copied: `fed` must live until the run is over
-            pipe.feed_input(name, value)
-        self._held.release()
-        outputs = _run(pipe, self.device)
+        if not self._runs.begun(plan):
+            self._begin(plan, files)
+        outputs = self._runs.finish(plan)
         # HWC as it stands, seen as CHW, is channels-last: on the CPU nothing is copied (float16 and float32).
         views = [torch.from_dlpack(out.as_tensor())[: len(plan)].permute(0, 3, 1, 2) for out in outputs]
         cuda = self.device.type == "cuda"
         made = tuple(view.to(self.dtype, memory_format=torch.channels_last, copy=cuda) for view in views)
-        self._held.keep(views)
+        self._runs.keep(views)
         return made
 
     def holds(self, row: int) -> bool:
@@ -57,11 +50,22 @@ class DaliBackend:
 
     def reset(self) -> None:
         """After an error DALI's pipeline is of no use any more; the next batch builds a new one."""
-        self._pipe = None
+        self._runs.drop()
 
     def close(self) -> None:
-        """Frees the pipeline's threads and memory."""
-        self._pipe = None
+        """Frees the pipelines' threads and memory."""
+        self._runs.drop()
+
+    def _begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+        # A sample of the pipeline is an image and, while there are some, a row of the plan whose source it is.
+        others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
+        slots = np.concatenate((plan.source_slot, others))
+        values, rows = arguments(plan, slots, self._covered, self._shared), len(slots)
+        fed: dict[str, Any] = {name: _filled(name, value, rows) for name, value in values.items()}
+        fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
+        if self._soft:
+            fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
+        self._runs.begin(plan, rows, fed)
 
     @property
     def _covered(self) -> bool:
@@ -75,40 +79,12 @@ class DaliBackend:
     def _soft(self) -> bool:
         return self.policy.name == "copy-paste"
 
-    def _build(self, rows: int) -> Any:
+    def _build(self, rows: int) -> tuple[Any, int]:
         # Batches that are no multiple of the group need some images more than they have sources.
-        self._rows = max(rows, self.batch + 2 * self.policy.group)
-        self._pipe = None
-        pipe = build_graph(self.policy, self.device, self.dtype, batch_size=self._rows, num_threads=self.workers)
+        rows = max(rows, self.batch + 2 * self.policy.group)
+        pipe = build_graph(self.policy, self.device, self.dtype, batch_size=rows, num_threads=self.workers)
         pipe.build()
-        self._pipe = pipe
-        return pipe
-
-
-class Held:
-    """DALI's memory that kernels of torch still read.
-
-    DALI gives memory to its next run as soon as the tensor over it dies, and knows nothing of torch's streams: so it is
-    kept until an event behind the last reader has passed, and no view that is handed out lies in it. On a CPU there is
-    nothing to wait for: views are handed out as they are, and die with their last holder.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._kept: tuple[Any, torch.cuda.Event] | None = None
-
-    def keep(self, tensors: Any) -> None:
-        """Until the work that is in torch's current stream now is done."""
-        if self._device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self._device))
-            self._kept = tensors, event
-
-    def release(self) -> None:
-        """Waits for that work; to be called before DALI's next run."""
-        if self._kept is not None:
-            self._kept[1].synchronize()
-            self._kept = None
+        return pipe, rows
 
 
 class Decoder:
@@ -116,29 +92,39 @@ class Decoder:
 
     def __init__(self, device: torch.device, workers: int, batch: int) -> None:
         self.device, self.workers, self.batch = device, workers, batch
-        self.held = Held(device)  # pictures that are still read: `keep` them after the last kernel
-        self._pipe: Any = None
+        self._runs = Runs(device, self._build)
 
-    def decode(self, files: Sequence[bytes]) -> list[Tensor]:
-        """Raises RuntimeError where a file cannot be decoded; the next call builds a new pipeline after `close`."""
-        if self._pipe is None or len(files) > self.batch:
-            self.batch = max(self.batch, len(files))
-            self._pipe = self._build()
-        self.held.release()
-        encoded = [np.frombuffer(data, np.uint8) for data in files]
-        self._pipe.feed_input("encoded", encoded)
-        return [torch.from_dlpack(picture) for picture in _run(self._pipe, self.device)[0]]
+    def begin(self, key: object, files: Sequence[bytes]) -> None:
+        """Starts decoding what `decode` will be asked for by the same key, where that can go on beside other work."""
+        if self._runs.ahead:
+            self._begin(key, files)
+
+    def decode(self, files: Sequence[bytes], key: object = None) -> list[Tensor]:
+        """Raises RuntimeError where a file cannot be decoded; the next call builds a new pipeline after `close`.
+
+        The pictures must be given to `keep` when the last kernel that reads them is in torch's current stream.
+        """
+        if not self._runs.begun(key):
+            self._begin(key, files)
+        return [torch.from_dlpack(picture) for picture in self._runs.finish(key)[0]]
+
+    def keep(self, pictures: Sequence[Tensor]) -> None:
+        """Holds the pictures until what is in torch's current stream now is done."""
+        self._runs.keep(pictures)
 
     def close(self) -> None:
-        """Frees the pipeline's threads and memory."""
-        self._pipe = None
+        """Frees the pipelines' threads and memory."""
+        self._runs.drop()
 
-    def _build(self) -> Any:
+    def _begin(self, key: object, files: Sequence[bytes]) -> None:
+        self._runs.begin(key, len(files), {"encoded": [np.frombuffer(data, np.uint8) for data in files]})
+
+    def _build(self, rows: int) -> tuple[Any, int]:
         from augment.backends.dali_graph import decode_graph
 
-        cuda = self.device.type == "cuda"
+        cuda, rows = self.device.type == "cuda", max(rows, self.batch)
         pipe = decode_graph(
-            batch_size=self.batch,
+            batch_size=rows,
             num_threads=self.workers,
             device_id=(self.device.index or 0) if cuda else None,
             prefetch_queue_depth=1,
@@ -147,12 +133,7 @@ class Decoder:
             hw_decoder_load=HW_DECODER_LOAD,
         )
         pipe.build()
-        return pipe
-
-
-def _run(pipe: Any, device: torch.device) -> Any:
-    """One run; on CUDA its outputs are ready in torch's current stream."""
-    return pipe.run(cuda_stream=torch.cuda.current_stream(device)) if device.type == "cuda" else pipe.run()
+        return pipe, rows
 
 
 def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, batch_size: int, num_threads: int) -> Any:
@@ -164,7 +145,7 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=(device.index or 0) if cuda else None,
-        prefetch_queue_depth=1,  # the loader prefetches; each run is waited for
+        prefetch_queue_depth=1,  # see `Runs`
         exec_dynamic=True,  # outputs are never overwritten by later runs
         device="gpu" if cuda else "cpu",
         size=policy.size,

@@ -92,6 +92,9 @@ class FusedBackend:
         self._buffer = np.empty(0, np.uint8)
         self._memory = Recycled(dtype)
 
+    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+        """All threads are at work in `render`: there is nothing to gain."""
+
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)

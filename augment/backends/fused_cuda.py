@@ -1,6 +1,7 @@
 """The fused backend on CUDA: DALI decodes on the device, Triton kernels do everything else."""
 
 import importlib
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,12 +37,21 @@ class FusedCudaBackend:
 
         self.policy, self.device, self.dtype, self._cache = policy, device, dtype, cache
         self._decoder = Decoder(device, workers, batch + 2 * policy.group)
+        self._begun: deque[tuple[Plan, list[int]]] = deque()  # plans, and which of their images are being decoded
+
+    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+        """See `augment.backends.Backend`."""
+        if new := self._missing(plan):
+            self._decoder.begin(plan, [files[slot] for slot in new])
+            self._begun.append((plan, new))
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         cache = self._cache
-        new = [slot for slot, row in enumerate(plan.images.tolist()) if cache is None or row not in cache]
-        decoded = self._decoder.decode([files[slot] for slot in new]) if new else []
+        while self._begun and self._begun[0][0] is not plan:  # begun, and then never asked for
+            self._begun.popleft()
+        new = self._begun.popleft()[1] if self._begun else self._missing(plan)
+        decoded = self._decoder.decode([files[slot] for slot in new], plan) if new else []
         if cache is None:
             pictures = [Picture(image) for image in decoded]
         else:
@@ -50,8 +60,14 @@ class FusedCudaBackend:
             kept = {slot: cache.keep(rows[slot], image, self._resized) for slot, image in made}
             pictures = [kept.get(slot) or cache.get(row) for slot, row in enumerate(rows)]
         views = make_views(self.policy, plan, [p for p in pictures if p is not None], self.device, self.dtype)
-        self._decoder.held.keep(decoded)
+        if decoded:
+            self._decoder.keep(decoded)
         return views
+
+    def _missing(self, plan: Plan) -> list[int]:
+        """Which of the plan's images must be decoded."""
+        cache = self._cache
+        return [slot for slot, row in enumerate(plan.images.tolist()) if cache is None or row not in cache]
 
     def holds(self, row: int) -> bool:
         """Whether the image's file is not needed any more."""
@@ -66,6 +82,7 @@ class FusedCudaBackend:
 
     def reset(self) -> None:
         """The next batch builds a new decoder."""
+        self._begun.clear()
         self._decoder.close()
 
     def close(self) -> None:
@@ -124,7 +141,7 @@ def make_views(
 ) -> tuple[Tensor, ...]:
     """Views from decoded images on `device`, one picture for each of the plan's images.
 
-    On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali.Held`).
+    On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Held`).
     """
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     exist = all(picture.scene is not None for picture in pictures)

@@ -25,6 +25,9 @@ class KorniaBackend:
         self.policy, self.device, self.dtype = policy, device, dtype
         self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="augment-kornia")
 
+    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+        """All threads are at work in `render`: there is nothing to gain."""
+
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         images = list(self._threads.map(decode, files))

@@ -22,7 +22,7 @@ def test_no_pixel_is_corrupted_while_kernels_are_queued(birds: ImageSet):  # noq
         pictures = decoder.decode(files)
         torch.cuda.synchronize()
         expected.append([picture.clone() for picture in pictures])
-        decoder.held.keep(pictures)
+        decoder.keep(pictures)
     weights = torch.randn(4096, 4096, device=device)
     wrong = torch.zeros((), dtype=torch.int64, device=device)
     for turn in range(300):
@@ -32,7 +32,7 @@ def test_no_pixel_is_corrupted_while_kernels_are_queued(birds: ImageSet):  # noq
             weights = torch.tanh(weights @ weights)
         for picture, clean in zip(pictures, expected[which], strict=True):
             wrong += (picture != clean).sum()
-        decoder.held.keep(pictures)
+        decoder.keep(pictures)
         del pictures
     assert wrong.item() == 0
     decoder.close()

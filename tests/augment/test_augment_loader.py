@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import Policy, eval_images, open_views
+from augment.backends import dali_runs
 from augment.schedule import Schedule
 from precompute.cache import BadFile, BoxCache
 from precompute.cli import UserError
@@ -203,10 +204,11 @@ def broken(demo, tmp_path):
     return copy, boxes, rows
 
 
-@pytest.mark.parametrize("backend", ["kornia", "dali", "fused"])
-def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend):
+@pytest.mark.parametrize(("backend", "lanes"), [("kornia", 1), ("dali", 1), ("dali", 2), ("fused", 1)])
+def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes, monkeypatch):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
+        monkeypatch.setitem(dali_runs.LANES, "cpu", lanes)  # two, as on CUDA, where the next batch is begun ahead
     root, boxes, rows = broken
     whole = views_of(demo, backend=backend)
     cache, said, parts = BoxCache.open(boxes), [], {}

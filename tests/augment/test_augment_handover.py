@@ -1,0 +1,143 @@
+"""What happens ahead of the training loop: runs of DALI begun early, and batches handed from stream to stream."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
+
+from augment import backends
+from augment.backends import dali_runs
+from augment.handover import Handover
+from augment.making import Made
+from augment.policy import Policy
+
+POLICY = Policy(size=32, blur_sigma=(0.1, 1.0))
+
+
+@pytest.fixture
+def two_lanes(monkeypatch):
+    """As on CUDA, where one pipeline decodes ahead."""
+    pytest.importorskip("nvidia.dali")
+    monkeypatch.setitem(dali_runs.LANES, "cpu", 2)
+
+
+def batches(images, count: int):
+    """Plans and files of a few batches of 8."""
+    plans = [plan_of(POLICY, images, 8, start=8 * k) for k in range(count)]
+    return [(plan, [images.read(i) for i in plan.images.tolist()]) for plan in plans]
+
+
+def built(images, name: str = "dali"):
+    return backends.build(name, POLICY, torch.device("cpu"), torch.float32, workers=2, batch=8)
+
+
+def test_runs_begun_ahead_give_the_same_views(birds, two_lanes, monkeypatch):  # noqa: F811
+    work = batches(birds, 4)
+    with monkeypatch.context() as single:
+        single.setitem(dali_runs.LANES, "cpu", 1)
+        backend = built(birds)
+        expected = [backend.render(*batch) for batch in work]
+    backend = built(birds)
+    backend.begin(*work[0])
+    found = []
+    for k in range(4):
+        if k < 3:
+            backend.begin(*work[k + 1])
+        found.append(backend.render(*work[k]))
+    backend.begin(*work[0])  # never asked for: what comes next is not mistaken for it
+    backend.begin(*work[1])
+    found += [backend.render(*work[2]), backend.render(*work[1])]
+    for a, b in zip(found, [*expected, expected[2], expected[1]], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    backend.close()
+
+
+def test_a_run_that_failed_ahead_is_known_when_its_batch_is_asked_for(birds, two_lanes):  # noqa: F811
+    (first, good), (second, files), third = batches(birds, 3)
+    broken = [data[: len(data) // 3] + b"\xff" * 50 for data in files]
+    backend = built(birds)
+    backend.begin(first, good)
+    backend.begin(second, broken)
+    before = backend.render(first, good)
+    backend.begin(*third)
+    with pytest.raises(RuntimeError):
+        backend.render(second, broken)
+    backend.reset()
+    again = backend.render(second, files)
+    backend.render(*third)
+    assert all(torch.equal(a, b) for a, b in zip(backend.render(first, good), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(backend.render(second, files), again, strict=True))
+    backend.close()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_fused_backends_decoder_runs_ahead(birds, two_lanes, monkeypatch, cached):  # noqa: F811
+    from augment.backends import fused_cuda
+    from augment.backends.decoded import DecodedCache
+    from augment.backends.torch_ops import decode
+
+    # What the kernels are given, in place of the kernels (they have tests of their own).
+    monkeypatch.setattr(fused_cuda, "make_views", lambda policy, plan, pictures, *_: [p.pixels for p in pictures])
+    cache = DecodedCache(POLICY.replace(scene="zoom"), birds.pool, 1 << 30) if cached else None  # keeps whole pictures
+    backend = fused_cuda.FusedCudaBackend(POLICY, torch.device("cpu"), torch.float32, 2, 8, cache)
+    work = batches(birds, 3)
+    for turn in range(2):
+        backend.begin(*work[0])
+        for k in range(3):
+            backend.begin(*work[(k + 1) % 3])
+            pictures = backend.render(*work[k])
+            for picture, data in zip(pictures, work[k][1], strict=True):
+                height, width = picture.shape[:2]
+                assert torch.equal(picture, decode(data).permute(1, 2, 0)[:height, :width])
+        assert all(backend.holds(int(row)) == cached for row in work[0][0].images), turn
+    backend.reset()
+    assert len(backend.render(*work[1])) == len(work[1][1])
+    backend.close()
+
+
+class Recorder:
+    """Stands for torch.cuda where there is none: writes down what is asked of streams, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+
+    def stream(self, name: str):
+        return SimpleNamespace(
+            record_event=lambda: self.told.append((name, "record")) or f"event of {name}",
+            wait_event=lambda event: self.told.append((name, "wait", event)),
+        )
+
+    def tensor(self, name: str):
+        return SimpleNamespace(device="cuda", record_stream=lambda _: self.told.append((name, "is used there")))
+
+
+def test_batches_are_handed_over_by_an_event_and_the_host_never_waits(monkeypatch):
+    recorder = Recorder()
+    making, training = recorder.stream("making"), recorder.stream("training")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: making)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext(recorder.told.append(("within", s is making))))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: training)
+    handover = Handover(torch.device("cuda"))
+    views, numbers = (recorder.tensor("q"), recorder.tensor("k")), [recorder.tensor(n) for n in "rsbl"]
+    with handover.producing():
+        event = handover.give()
+    names = ("rects", "sources", "backgrounds", "labels")
+    batch = SimpleNamespace(views=views, **dict(zip(names, numbers, strict=True)))
+    assert Made(batch, {}, event).take() is batch  # type: ignore[arg-type]
+    assert recorder.told == [
+        ("within", True),
+        ("making", "record"),
+        ("training", "wait", "event of making"),
+        *((name, "is used there") for name in "qkrsbl"),
+    ]
+
+
+def test_on_a_cpu_nothing_is_handed_over():
+    handover = Handover(torch.device("cpu"))
+    numbers = torch.arange(3)
+    with handover.producing():
+        assert handover.put(numbers) is numbers
+        assert handover.give() is None
+    Handover.take(None, [numbers])
