@@ -32,7 +32,7 @@ class Batch:
     """N sources with V views each. Indices are rows of the box file."""
 
     views: tuple[Tensor, ...]  # V of [N, 3, S, S], channels-last memory, normalised
-    rects: Tensor  # int32 [N, V, 4]: x0, y0, x1, y1 of the patch in pixels of the finished (flipped) view
+    rects: Tensor  # int32 [N, V, 4]: x0, y0, x1, y1 of the patch (policy.own: the object) in the finished view
     sources: Tensor  # int64 [N]
     backgrounds: Tensor  # int64 [N, V]
     labels: Tensor  # int64 [N], -1 where unknown

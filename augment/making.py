@@ -162,16 +162,19 @@ class BatchMaker:
             sources[i] = self._good(order, epoch, row, files, without=-1)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
                 backgrounds[i, v] = self._good(order, epoch, other, files, without=int(sources[i]))
-        replaced = int((sources != plan.sources).sum() + (backgrounds != plan.backgrounds).sum())
-        plan = draw(
-            self.schedule.policy,
-            self.images.pool,
-            sources,
-            backgrounds,
-            seed=self.schedule.seed,
-            epoch=epoch,
-            keys=plan.sources,
+        first, plan = (
+            plan,
+            draw(
+                self.schedule.policy,
+                self.images.pool,
+                sources,
+                backgrounds,
+                seed=self.schedule.seed,
+                epoch=epoch,
+                keys=plan.sources,
+            ),
         )
+        replaced = int((plan.sources != first.sources).sum() + (plan.backgrounds != first.backgrounds).sum())
         files_of = [data for row in plan.images.tolist() if (data := files[row]) is not None]
         return Prepared(self._with_alpha(plan), files_of, replaced)
 

@@ -29,11 +29,12 @@ _FACTORS = slice(31, 35)
 _SCENE = 35
 _WORDS = 36
 _ZOOM = slice(36, 58)  # these and what follows are drawn only where the policy asks for them
-_TURN = 58
+_TURN, _OWN = 58, 59
+_MOST_WORDS = 60
 _SHARED = {
     "none": [],
     "crop": [*range(22)],
-    "background": [_AREA, 29, 30, _SCENE, *range(36, 58)],
+    "background": [_AREA, 29, 30, _SCENE, *range(36, 58), _OWN],
     "flip": [_FLIP],
     "colour": [_JITTER_P, _GRAY, _ORDER, *range(31, 35)],
     "blur": [_BLUR, _SIGMA],
@@ -74,7 +75,8 @@ class Plan:
     background_slot: np.ndarray  # int64 [B, V]
     patch: np.ndarray  # int32 [B, V, 4]: ROI in the source
     scene: np.ndarray  # int32 [B, V, 4]: ROI in the background
-    rects: np.ndarray  # int32 [B, V, 4]: in view pixels, before the flip
+    rects: np.ndarray  # int32 [B, V, 4]: in view pixels, before the flip; zeros where nothing is pasted
+    objects: np.ndarray  # int32 [B, V, 4]: where the source's object is: the same, or its box where nothing is pasted
     flip: np.ndarray  # bool [B, V]
     jitter: np.ndarray  # float32 [B, V, 4]: brightness, contrast, saturation factors and hue shift (in turns)
     jittered: np.ndarray  # bool [B, V]; where False the factors are 1, 1, 1, 0
@@ -94,8 +96,8 @@ class Plan:
 
     @property
     def finished_rects(self) -> np.ndarray:
-        """int32 [B, V, 4]: where the patch is in the finished view."""
-        return geometry.turn_rects(geometry.flip_rects(self.rects, self.flip, self.size), self.turns, self.size)
+        """int32 [B, V, 4]: where the source's object is in the finished view."""
+        return geometry.turn_rects(geometry.flip_rects(self.objects, self.flip, self.size), self.turns, self.size)
 
     @property
     def covered(self) -> bool:
@@ -175,15 +177,17 @@ def draw(
     """
     views = backgrounds.shape[1]
     keys = sources if keys is None else keys
-    count = _TURN + 1 if policy.rotate else _ZOOM.stop if policy.scene == "zoom" else _WORDS
+    count = _MOST_WORDS if policy.rotate or policy.own else _ZOOM.stop if policy.scene == "zoom" else _WORDS
     bits = words(seed, epoch, keys[:, None], np.arange(views), count, VIEW)
     if policy.name == "rrc":
         backgrounds = np.repeat(sources[:, None], views, axis=1)
     if policy.shared:
         bits, backgrounds = _share(policy, bits, backgrounds)
     u = uniform(bits)
+    own = _own(policy, pool, sources, u)
+    backgrounds = np.where(own, sources[:, None], backgrounds)
     patch = _crop(policy, pool, sources, u)
-    scene, rects, capped = _compose(policy, pool, backgrounds, patch, u)
+    scene, rects, objects, capped = _compose(policy, pool, backgrounds, patch, own, u)
     jitter, jittered = _jitter(policy, u)
     sigma = policy.blur_sigma[0] + (policy.blur_sigma[1] - policy.blur_sigma[0]) * u[..., _SIGMA]
     images, source_slot, background_slot = _slots(sources, backgrounds)
@@ -197,6 +201,7 @@ def draw(
         patch=patch,
         scene=scene,
         rects=rects,
+        objects=objects,
         flip=u[..., _FLIP] < policy.flip,
         jitter=jitter,
         jittered=jittered,
@@ -217,6 +222,13 @@ def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[n
         if name == "background":
             backgrounds[:, v] = backgrounds[:, 0]
     return bits, backgrounds
+
+
+def _own(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """bool [B, V]: the views that show their source in its own scene; never where its object is not known."""
+    if not policy.own:
+        return np.zeros(u.shape[:2], bool)
+    return (u[..., _OWN] < policy.own) & pool.has_box[sources][:, None]
 
 
 def _turns(policy: Policy, u: np.ndarray) -> np.ndarray:
@@ -242,16 +254,16 @@ def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.
 
 
 def _compose(
-    policy: Policy, pool: Pool, backgrounds: np.ndarray, patch: np.ndarray, u: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The background's ROI, the patch's rectangle in the view, and where the cap bit."""
+    policy: Policy, pool: Pool, backgrounds: np.ndarray, patch: np.ndarray, own: np.ndarray, u: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The background's ROI, the patch's rectangle in the view, where the object is, and where the cap bit."""
     width, height = pool.widths[backgrounds], pool.heights[backgrounds]
     zero = np.zeros_like(width)
     scene = np.stack((zero, zero, width, height), axis=-1).astype(np.int32)
     if policy.name == "rrc":
         rects = np.empty_like(scene)
         rects[:] = 0, 0, policy.size, policy.size
-        return scene, rects, np.zeros(width.shape, bool)
+        return scene, rects, rects, np.zeros(width.shape, bool)
     boxes = pool.boxes[backgrounds].astype(np.float64)
     if policy.scene == "crop":
         scene = geometry.square_around(boxes, width, height, u[..., _SCENE])
@@ -260,6 +272,7 @@ def _compose(
         scene = geometry.crop_around(boxes, width, height, scale, aspect, u[..., _ZOOM])
     if policy.scene != "whole":
         boxes = geometry.box_in_roi(boxes, scene, width, height)
+    in_scene = geometry.box_to_pixels(boxes, policy.size, policy.size)
     boxes, capped = geometry.cap_boxes(boxes, policy.box_cap)
     swapped = geometry.box_to_pixels(boxes, policy.size, policy.size)
     area = policy.paste_scale + (1 - policy.paste_scale) * u[..., _AREA]
@@ -269,7 +282,9 @@ def _compose(
     swapping = policy.name in BOXED and policy.mode == "swap"
     swap = pool.has_box[backgrounds] if swapping else np.zeros(width.shape, bool)
     rects = np.where(swap[..., None], swapped, pasted)
-    return scene, rects, np.where(swap, capped, area > policy.box_cap)
+    objects = np.where(own[..., None], in_scene, rects)
+    rects = np.where(own[..., None], 0, rects).astype(np.int32)
+    return scene, rects, objects, np.where(swap, capped, area > policy.box_cap) & ~own
 
 
 def _jitter(policy: Policy, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

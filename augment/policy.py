@@ -56,6 +56,11 @@ class Policy:
         choices=SCENES,
     )
     scene_scale: float = option(0.2, "zoom: smallest share of the background that its crop keeps")
+    own: float = option(
+        0.0,
+        "saliencyswap: probability that a view shows the source in its own scene, nothing pasted; its box there counts "
+        "as the patch (not in the paper)",
+    )
     flip: float = option(0.5, "probability of a horizontal flip")
     jitter: tuple[float, ...] = option((0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue jitter")
     jitter_p: float = option(0.8, "probability of colour jitter")
@@ -90,8 +95,9 @@ class Policy:
         self._check("size", self.size <= 4096, "at most 4096")
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, 0 < getattr(self, field) <= 1, "above 0 and at most 1")
-        for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate"):
+        for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):
             self._check(field, 0 <= getattr(self, field) <= 1, "within 0 and 1")
+        self._check("own", not self.own or self.name == "saliencyswap", f"0 for {self.name}")
         low, high = self._pair("aspect")
         self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
         low, high = self._pair("blur_sigma")

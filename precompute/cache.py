@@ -112,14 +112,27 @@ class BoxCache:
         return self.paths[i].decode()
 
     def indices(self, split: str | None = None) -> np.ndarray:
-        """int64 rows of one split, ascending (None: all). Raises UserError for a name the set does not have."""
+        """int64 rows of one split, ascending (None: all). Raises UserError for a name the set does not have.
+
+        `NAME/dev` is every third image of each class of the split, `NAME/fit` the others: for choosing settings without
+        a look at the images that are held out.
+        """
         if split is None:
             return np.arange(len(self), dtype=np.int64)
-        if split not in self.split_names:
+        name, _, part = split.partition("/")
+        if name not in self.split_names or split not in (name, f"{name}/fit", f"{name}/dev"):
             raise UserError(
-                f"the set {self.dataset!r} has no split {split!r}; it has: {', '.join(self.split_names) or 'none'}"
+                f"the set {self.dataset!r} has no split {split!r}; it has: {', '.join(self.split_names) or 'none'} "
+                "(and of each NAME/fit and NAME/dev, two thirds and one third of it)"
             )
-        return np.flatnonzero(self.splits == self.split_names.index(split))
+        rows = np.flatnonzero(self.splits == self.split_names.index(name))
+        if not part:
+            return rows
+        order = np.argsort(self.labels[rows], kind="stable")
+        label = self.labels[rows][order]
+        rank = np.empty(len(rows), np.int64)
+        rank[order] = np.arange(len(rows)) - np.searchsorted(label, label)  # place within the class
+        return rows[(rank % 3 == 2) == (part == "dev")]
 
     def read(self, root: Path | str, i: int, check: str = "size") -> bytes:
         """Image i's bytes. Raises BadFile where it is missing or not the file that was cached.

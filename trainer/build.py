@@ -53,6 +53,7 @@ def make_policy(config: RunConfig) -> Policy:
             box_cap=config.box_cap,
             scene=config.scene,
             scene_scale=config.scene_scale,
+            own=config.own if config.policy == "saliencyswap" else 0.0,  # trainer.compare hands it to all arms
             colour=config.colour,
             group=config.group,
             # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.

@@ -81,6 +81,7 @@ def frames(plan) -> np.ndarray:
         {"mode": "paste"},
         {"scene": "crop"},
         {"scene": "zoom", "scene_scale": 0.3},
+        {"scene": "zoom", "own": 0.5},
         {"name": "rrc"},
         {"name": "instloc"},
         {"size": 64, "views": 3},

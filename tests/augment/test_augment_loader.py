@@ -320,7 +320,7 @@ def test_evaluation_images_are_torchvisions(demo):
 
 
 @pytest.mark.parametrize("backend", ["fused", "eager"])
-@pytest.mark.parametrize("changes", [{}, {"scene": "crop"}, {"name": "rrc"}, {"mode": "paste"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"scene": "crop"}, {"own": 0.5}, {"name": "rrc"}, {"mode": "paste"}], ids=str)
 def test_decoded_pictures_change_nothing_but_the_number_of_decodes(demo, backend, changes):
     root, boxes = demo
     options = {"policy": SMALL.replace(crop_scale=None, **changes), "backend": backend, "batch_size": 8}

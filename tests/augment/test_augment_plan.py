@@ -362,3 +362,31 @@ def test_leave_one_out_views_have_from_the_first_what_the_policy_says_and_nothin
         Policy(shared=("crop", "crop"))
     with pytest.raises(ValueError, match="shared"):
         Policy(shared=("hue",))
+
+
+@pytest.mark.parametrize("scene", ["whole", "crop", "zoom"])
+def test_own_scenes_show_the_source_and_tell_its_box(scene):
+    n = 600
+    pool = pool_of(n, 5, 0.2)
+    order = epoch_order(n, 1, 0)
+    others = partners(order, np.arange(n), 16, 2, 1, 0)
+    plain = draw(Policy(scene=scene), pool, order, others, seed=1, epoch=0)
+    plan = draw(Policy(scene=scene, own=0.4), pool, order, others, seed=1, epoch=0)
+    own = plan.backgrounds == plan.sources[:, None]
+    known = pool.has_box[plan.sources]
+    assert not own[~known].any()
+    assert abs(own[known].mean() - 0.4) < 0.05
+    assert not plan.rects[own].any()  # nothing is pasted
+    assert not plan.capped[own].any()
+    for name in ("backgrounds", "scene", "rects", "patch", "flip", "jitter"):  # the other views stay what they were
+        assert np.array_equal(getattr(plan, name)[~own], getattr(plain, name)[~own]), name
+    assert np.array_equal(plan.objects[~own], plan.rects[~own])
+    images = np.broadcast_to(plan.sources[:, None], own.shape)[own]
+    side = np.stack((pool.widths, pool.heights, pool.widths, pool.heights), axis=1)[images]
+    x0, y0, x1, y1 = np.moveaxis(plan.scene[own], -1, 0)
+    corner, extent = np.stack((x0, y0, x0, y0), axis=1), np.stack((x1 - x0, y1 - y0, x1 - x0, y1 - y0), axis=1)
+    expected = np.clip((pool.boxes[images] * side - corner) / extent, 0, 1) * 224
+    assert np.abs(plan.objects[own] - expected).max() <= 1.0
+    assert (plan.objects[own][:, 2:] > plan.objects[own][:, :2]).all()
+    with pytest.raises(ValueError, match=r"own=0\.5: must be 0 for rrc"):
+        Policy(name="rrc", own=0.5)

@@ -129,6 +129,19 @@ def test_splits():
         cache.indices("tets")
 
 
+def test_parts_of_a_split_hold_out_a_third_of_each_class():
+    cache = make(600)
+    fit, dev = cache.indices("train/fit"), cache.indices("train/dev")
+    assert sorted([*fit, *dev]) == cache.indices("train").tolist()
+    for label in (-1, 0, 1):
+        both = [int((cache.labels[rows] == label).sum()) for rows in (fit, dev)]
+        assert both[1] == sum(both) // 3
+    assert make(4).indices("test/dev").tolist() == []
+    for wrong in ("train/", "train/test", "/fit", "tets/fit"):
+        with pytest.raises(UserError, match="NAME/fit"):
+            cache.indices(wrong)
+
+
 def test_read_notices_a_changed_file(tmp_path):
     data = b"contents"
     digest = np.frombuffer(hashlib.sha256(data).digest()[:16], np.uint8)
