@@ -148,6 +148,14 @@ class Policy:
         return getattr(self, field)
 
 
+def policy_option(name: str, default: Any = dataclasses.MISSING) -> Any:
+    """The policy's value of that name as an option of a program's settings, with a default of its own if it has one."""
+    field = next(f for f in dataclasses.fields(Policy) if f.name == name)
+    if default is dataclasses.MISSING:
+        default = field.default
+    return option(default, field.metadata["help"], choices=field.metadata["choices"])
+
+
 def blur_radius(sigma: float) -> int:
     """Half of the blur's window 2·ceil(3σ) + 1, in pixels."""
     return math.ceil(3 * sigma)

@@ -20,6 +20,11 @@ from trainer.pretext import TURNS
 from trainer.settings import Settings
 from trainer.weights import load_encoder
 
+# What a policy takes from the flags of the same name.
+POLICY_VALUES = (
+    "mode", "size", "crop_scale", "paste_scale", "box_cap", "scene", "scene_scale", "colour", "group"
+)  # fmt: skip
+
 
 def make_folder(out: Path, resuming: bool) -> Path:
     """The run's folder. UserError where another run lies in it already."""
@@ -46,18 +51,10 @@ def make_policy(config: RunConfig) -> Policy:
     try:
         return Policy(
             name=config.policy,
-            mode=config.mode,
-            size=config.size,
-            crop_scale=config.crop_scale,
-            paste_scale=config.paste_scale,
-            box_cap=config.box_cap,
-            scene=config.scene,
-            scene_scale=config.scene_scale,
             own=config.own if config.policy == "saliencyswap" else 0.0,  # trainer.compare hands it to all arms
-            colour=config.colour,
-            group=config.group,
             # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.
             blur_sigma=(0.1, max(2.0 * min(config.size / 224, 1.0), 0.1)),
+            **{name: getattr(config, name) for name in POLICY_VALUES},
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -6,7 +6,7 @@ A field that is None means "chosen by the run, which says what it chose and why"
 from dataclasses import dataclass
 from typing import Any
 
-from augment.policy import CACHES, COLOURS, MODES, NAMES, ON_BAD, SCENES
+from augment.policy import CACHES, ON_BAD, policy_option
 from precompute.cli import option
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
@@ -67,30 +67,22 @@ class RunConfig:
     )
     eval_split: str = option("test", "split held out for the evaluation at the end")
     pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
-    policy: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
+    policy: str = policy_option("name")
     maps: str | None = option(
         None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by --policy copy-paste only"
     )
-    mode: str = option("swap", "background's object is swapped away (swap) or kept (paste)", choices=MODES)
-    size: int = option(224, "side of a view in pixels")
-    crop_scale: float | None = option(None, "smallest share of the box or image that a crop keeps; default by policy")
-    paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
-    box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
-    # The paper shows backgrounds whole. Zoomed into, patches vary in place and size as test pictures do: probe AUC on
-    # off-centre crops .861 ± .004 instead of .829, with kNN .169 instead of .152 (trainer/README.md).
-    scene: str = option(
-        "zoom",
-        "the background as a whole (the paper), its largest square that keeps its box (crop), or a random crop that "
-        "keeps the middle of its box (zoom)",
-        choices=SCENES,
-    )
-    scene_scale: float = option(0.2, "zoom: smallest share of the background that its crop keeps")
-    own: float = option(
-        0.0,
-        "saliencyswap: probability that a view shows the source in its own scene, its box the mask (not in the paper)",
-    )
-    colour: str = option("linear", "meaning of the colour jitter, see augment.policy", choices=COLOURS)
-    group: int = option(16, "backgrounds come from groups of this many consecutive images of the epoch's order")
+    mode: str = policy_option("mode")
+    size: int = policy_option("size")
+    crop_scale: float | None = policy_option("crop_scale")
+    paste_scale: float = policy_option("paste_scale")
+    box_cap: float = policy_option("box_cap")
+    # The paper shows backgrounds whole. Zoomed into, patches vary in place and size as test pictures do, and features
+    # localise better at no cost in kNN accuracy (trainer/README.md).
+    scene: str = policy_option("scene", "zoom")
+    scene_scale: float = policy_option("scene_scale")
+    own: float = policy_option("own")
+    colour: str = policy_option("colour")
+    group: int = policy_option("group")
     backgrounds: tuple[str, ...] = option((), "further box files whose images may be backgrounds, each with its folder")
     own_backgrounds: bool = option(True, "backgrounds from the training split too; --no-own-backgrounds: only others")
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
