@@ -114,6 +114,8 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
 
     Raises ValueError where a crop leaves its picture.
     """
+    if not len(crops):
+        return
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     sides = np.array([picture.pixels.shape[:2] for picture in pictures])
     corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))

@@ -32,7 +32,7 @@ def test_in_the_interpreter():
         command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout
-    assert "8 passed" in done.stdout
+    assert "10 passed" in done.stdout
 
 
 def smooth_pictures(rng, sides):
@@ -57,6 +57,8 @@ def smooth_pictures(rng, sides):
         {"name": "rrc", "views": 3, "blur_p": 0.0},
         {"name": "copy-paste"},
         {"name": "copy-paste", "scene": "crop", "colour": "torchvision", "blur_p": 1.0},
+        {"own": 1.0},  # nothing is pasted, and with kept scenes nothing is cut
+        {"own": 0.5, "scene": "zoom"},
         {"name": "copy-paste", "mode": "paste", "paste_scale": 1.0, "box_cap": 1.0, "aspect": (1.0, 1.0)},
     ],
     ids=str,
