@@ -54,8 +54,8 @@ class Settings(DataSettings):
     batch: int = option(32, "source images of a batch")
     batches: int = option(4, "batches in one timed repeat")
     size: int = option(224, "side of a view in pixels")
-    repeats: int = option(3, "timed repeats of every arm, arms taking turns")
-    rounds: int = option(3, "fresh processes that do all of it; spreads are over all repeats of all of them")
+    repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    rounds: int = option(5, "fresh processes that do all of it; spreads are over all repeats of all of them")
     threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
     device: str = option("cpu", "where our backends run: cpu or cuda", choices=("cpu", "cuda"))
 
