@@ -69,9 +69,11 @@ def _place(document: dict[str, Any]) -> int:
 
 
 def _title(document: dict[str, Any]) -> str:
-    policy = document["settings"].get("policy", "saliencyswap")
+    settings = document["settings"]
     title: str = _QUESTIONS.get(_kind(document)) or document["benchmark"]
-    return html.escape(title if policy == "saliencyswap" else f"{title} ({policy})")
+    usual = {"policy": "saliencyswap", "scene": "whole"}
+    other = [settings[name] for name, value in usual.items() if settings.get(name, value) != value]
+    return html.escape(f"{title} ({', '.join(other)})" if other else title)
 
 
 def _headline(documents: dict[str, dict[str, Any]], names: list[str]) -> str:

@@ -51,6 +51,7 @@ class Peer:
     )
     load: Callable[[str], Way]  # takes the device: "cpu" or "cuda"
     policies: tuple[str, ...] = ("saliencyswap", "rrc", "instloc")
+    scenes: tuple[str, ...] = ("whole", "crop", "zoom")
     draws: bool = False  # draws its own random numbers, so that pixels cannot be compared, only their statistics
     devices: tuple[str, ...] = ("cpu",)  # where it can run; on a GPU machine those on the CPU stand beside the others
 
@@ -321,7 +322,9 @@ PEERS = {
         Peer(
             "kornia compiled", "the same, torch.compile", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH
         ),
-        Peer("plain dali", "plain DALI operators", _DALI, 12.0, _batches("plain_dali"), devices=_BOTH),
+        Peer(
+            "plain dali", "plain DALI operators", _DALI, 12.0, _batches("plain_dali"), scenes=("whole",), devices=_BOTH
+        ),
         Peer("lightly", "lightly's MoCoV2Transform", ("lightly",), 10.0, _batches("lightly"), ("rrc",), draws=True),
     )
 }

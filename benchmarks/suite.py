@@ -22,6 +22,7 @@ from precompute.cli import UsageError, main, option
 _LOADERS = ["--backends", "fused", "eager:linear", "dali", "--peers", "pillow", "opencv", "albumentations"]
 _TRAIN = ["--backends", "fused:linear", "--peers", "opencv", "pillow", "--batch", "16", "--batches", "2"]
 _RRC = ["--policy", "rrc", "--backends", "fused", "eager", "--peers", "lightly", "opencv", "torchvision"]
+_ZOOM = ["--backends", "fused", "eager:linear", "dali", "--peers", "opencv", "pillow"]  # what trainer.run does
 # Name of the result: program and its flags; the data's flags and --out are added.
 RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "cpu": {
@@ -29,6 +30,7 @@ RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "throughput-cpu-apply": ("throughput", ["--scope", "apply"]),
         "throughput-cpu-loader": ("throughput", ["--scope", "loader", *_LOADERS]),
         "throughput-cpu-rrc": ("throughput", _RRC),
+        "throughput-cpu-zoom": ("throughput", ["--scene", "zoom", *_ZOOM]),
         "throughput-cpu-train": ("throughput", ["--scope", "train", *_TRAIN, "--size", "128", "--repeats", "5"]),
         "stream-cpu": ("stream", []),
         "roofline-cpu": ("roofline", []),

@@ -49,6 +49,7 @@ INSIDE = {
 class Settings(DataSettings):
     scope: tuple[str, ...] = option(("decode+apply",), "what is inside the timer", choices=SCOPES)
     policy: str = option("saliencyswap", "what the views are", choices=POLICIES)
+    scene: str = policies.policy_option("scene")
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour (default: all that are installed)")
     peers: tuple[str, ...] = option((), "peers (default: all that are installed; none: no peers)")
     batch: int = option(32, "source images of a batch")
@@ -152,6 +153,8 @@ def _peers(settings: Settings) -> "tuple[list[Peer], dict[str, str]]":
         why = peer.missing()
         if settings.policy not in peer.policies:
             why = f"it has no {settings.policy}, only {', '.join(peer.policies)}"
+        if settings.scene not in peer.scenes:
+            why = f"its backgrounds are {', '.join(peer.scenes)}"
         if why:
             skipped[peer.name] = why
             settings.say(f"skipped: {peer.name}: {why}")
@@ -165,7 +168,7 @@ def _job(settings: Settings) -> "Job":
 
     return make_job(
         settings.images(),
-        policies.Policy(name=settings.policy, size=settings.size),
+        policies.Policy(name=settings.policy, size=settings.size, scene=settings.scene),
         batch=settings.batch,
         batches=settings.batches,
         device=settings.device,

@@ -103,7 +103,7 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         assert all(arm["batch_ms"]["p50"] <= arm["batch_ms"]["p99"] for arm in document["arms"])
     report.plot(document, tmp_path / "r.png")
     assert (tmp_path / "r.png").stat().st_size > 5000
-    assert "Where we lose" in report.page({"r": document})
+    assert "Where we lose" in report.page({"r": document}, report.told)
 
 
 @pytest.mark.parametrize(
