@@ -1,4 +1,4 @@
-"""From a config to the things it names: policy, networks, method, the folder of the run."""
+"""From a config to the things it names: policy, networks, method."""
 
 import os
 import platform
@@ -11,7 +11,6 @@ import torch
 
 from augment.policy import Policy
 from precompute.cli import UserError
-from trainer import checkpoint, export, journal
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.methods import Alignment, Method, build_method
@@ -24,20 +23,6 @@ from trainer.weights import load_encoder
 POLICY_VALUES = (
     "mode", "size", "crop_scale", "paste_scale", "box_cap", "scene", "scene_scale", "colour", "group"
 )  # fmt: skip
-
-
-def make_folder(out: Path, resuming: bool) -> Path:
-    """The run's folder. UserError where another run lies in it already."""
-    present = [n for n in (journal.NAME, checkpoint.NAME, export.NAME) if (out / n).exists()]
-    if present and not resuming:
-        raise UserError(
-            f"--out {out} holds a run already ({', '.join(present)}). Go on with it: --resume {out}; "
-            "or name another folder, or remove this one"
-        )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
 
 
 def make_policy(config: RunConfig) -> Policy:
@@ -107,7 +92,8 @@ def describe(config: RunConfig, settings: Settings, method: Method, grids: dict[
 def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
     """What else one needs to know to make the run again: versions, commit, data."""
     here = str(Path(__file__).parent)
-    commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    describe = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(describe, capture_output=True, text=True)
     return {
         "commit": commit.stdout.strip() or None,
         "torch": torch.__version__,

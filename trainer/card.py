@@ -28,6 +28,7 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
         f"weight decay {settings['weight_decay']:g}, target momentum {config['ema']}, autocast {settings['amp']}, "
         f"seed {config['seed']}",
+        *_method(config, settings),
         f"- views: {json.dumps(about['policy'])}",
         f"- torch {about['torch']}, Python {about['python']}, commit {about['commit']}",
         f"- boxes: {json.dumps(data['provenance'].get('config', {}))}",
@@ -53,6 +54,20 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
     return path
 
 
+def _method(config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What was learned with, beside the optimizer: the alignment, where the weights came from."""
+    lines = [f"- heads: d {config['dim']}, hidden {settings['hidden']} (MLP), {settings['conv_hidden']} (1x1 conv)"]
+    if config["method"] == "cvsa":
+        given = {k: config[k] for k in ("scale", "temperature", "reduction", "align_weight", "mask")}
+        options = "".join(f", {k} {v}" for k, v in given.items() if v is not None)
+        stages = " and ".join(map(str, config["align_stages"]))
+        lines.append(f"- alignment: preset `{config['loss']}`{options}; stage {stages}")
+    if config["init"]:
+        frozen = f"the first {config['freeze_stages']} stages frozen" if config["freeze_stages"] else "nothing frozen"
+        lines.append(f"- started from {config['init']}, {frozen}")
+    return lines
+
+
 def _results(evaluation: dict[str, Any] | None) -> list[str]:
     if evaluation is None:
         return ["Not evaluated (`python -m trainer.evaluate encoder.safetensors ...`)."]
@@ -67,4 +82,22 @@ def _results(evaluation: dict[str, Any] | None) -> list[str]:
         for name, value in found.items():
             if isinstance(value, dict) and "auc" in value:
                 lines.append(f"| {name} | {value['auc']:.3f} | {value['pointing']:.3f} | {value['energy']:.3f} |")
+        lines += ["", f"Box area share (chance for pointing and energy): {area_shares(found)}."]
+        if "rolled_keys" in found:
+            lines.append(f"C maps: {keys_sentence(found['rolled_keys'])}.")
     return lines
+
+
+def area_shares(found: dict[str, Any]) -> str:
+    """The boxes' share of the area, wherever localisation was looked at."""
+    shares = {"whole images": found["images"]["area_share"], "off-centre crops": found["images"]["crops"]["area_share"]}
+    if "mask_share" in found:
+        shares["views"] = found["mask_share"]
+    return ", ".join(f"{where} {share:.3f}" for where, share in shares.items())
+
+
+def keys_sentence(found: dict[str, float]) -> str:
+    """What another image's keys say about correspondence between views: `change` of C's AUC, its `standard_error`."""
+    change, error = found["change"], found["standard_error"]
+    shown = "some" if change < -2 * error else "no"
+    return f"another image's keys change C's AUC by {change:+.3f} ± {error:.3f}: {shown} correspondence of views shown"

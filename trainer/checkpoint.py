@@ -36,17 +36,29 @@ class Resumed:
     remark: str | None
 
 
-def save(folder: Path, state: dict[str, Any]) -> Path:
+def save(folder: Path, state: dict[str, Any], keep: bool = True) -> Path:
     """Writes `state` (tensors, numbers, strings, dicts, lists) as the newest checkpoint; the last stays as PREVIOUS.
 
-    At every instant NAME is absent (before the first), the old or the new file, whole: a SIGKILL does no harm.
+    At every instant NAME is absent (before the first), the old or the new file, whole: a SIGKILL does no harm. Without
+    `keep` PREVIOUS stays what it is: where NAME is damaged and PREVIOUS the only good one. OSError on a full disk.
     """
     path = folder / NAME
     with replacing(path) as temporary:
-        torch.save({"schema": SCHEMA, **state}, temporary)
-        if path.exists():
+        _write({"schema": SCHEMA, **state}, temporary)
+        if keep and path.exists():
             _keep(path, folder / PREVIOUS)
     return path
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """torch.save through a file of Python's: of a full disk torch's own writer says neither file nor reason."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -55,7 +67,10 @@ def load(path: Path) -> dict[str, Any]:
     Raises UserError when there is none, DamagedCheckpoint when it is cut, altered, or no checkpoint of ours.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no checkpoint there. Without --resume a new run starts.")
+        raise UserError(
+            f"{path}: no checkpoint there. Without --resume a new run starts, also in the folder of one that was "
+            "stopped before its first checkpoint"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -99,3 +114,4 @@ def _keep(path: Path, previous: Path) -> None:
     except OSError:
         shutil.copyfile(path, with_name)
     os.replace(with_name, previous)
+    with_name.unlink(missing_ok=True)  # two names of one file are not replaced: a run was killed between the two

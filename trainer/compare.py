@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from augment.policy import NAMES
-from precompute.cli import UsageError, add_options, main, option, read_options
-from precompute.files import replacing
+from precompute.cli import UsageError, UserError, add_options, as_json, main, option, read_options
+from precompute.files import replacing, sweep
 from trainer.config import CONTROLS, METHODS
 from trainer.settings import let_idle_threads_sleep
+from trainer.signals import ending
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -30,10 +31,15 @@ MEASURES = {
     "C map AUC, held-out views": ("localisation", "views: C map", "auc"),
     "direct head AUC, held-out views": ("localisation", "views: direct head", "auc"),
     "C map AUC, another image's keys": ("localisation", "views: C map, another image's keys", "auc"),
+    "C map AUC, another image's mask": ("localisation", "views: C map, another image's mask", "auc"),
+    "linear direct head AUC, held-out views": ("localisation", "views: linear direct head, no keys", "auc"),
+    "shuffled probe AUC, off-centre crops": ("localisation", "images", "crops", "shuffled probe", "auc"),
     "centre prior AUC, whole images": ("localisation", "images", "centre prior", "auc"),
     "centre prior AUC, off-centre crops": ("localisation", "images", "crops", "centre prior", "auc"),
     "centre prior AUC, held-out views": ("localisation", "views: centre prior", "auc"),
+    "box area share, whole images": ("localisation", "images", "area_share"),
     "box area share, off-centre crops": ("localisation", "images", "crops", "area_share"),
+    "box area share, held-out views": ("localisation", "mask_share"),
 }
 # Table 1 of the paper: fine-tuned top-1 on CUB, ResNet-50, 800 epochs, second stage only; one run each, no seeds.
 PAPER = {"byol:rrc": 64.85, "cvsa:saliencyswap": 66.88, "mocov2:rrc": None}
@@ -80,18 +86,24 @@ def program(argv: list[str] | None = None) -> int:
     parsed = parser.parse_args(argv[:cut])
     config = read_options(CompareConfig, parsed)
     flags = argv[cut + 1 :]
-    taken = {"--out", "--seed", "--method", "--policy", "--control", "--resume", "--no-evaluate"} & set(flags)
-    if taken:
+    own = {"--out", "--seed", "--method", "--policy", "--control", "--resume", "--no-evaluate"}
+    if taken := own & {flag.split("=")[0] for flag in flags}:
         raise UsageError(f"{', '.join(sorted(taken))} after --: compare sets that for every run itself")
-    for arm in config.arms:
-        for seed in range(config.seeds):
-            if (status := _run(arm, seed, flags, Path(config.out))) != 0:
-                return status
-    result = summarise(config, flags)
-    print(table(result))
-    with replacing(Path(config.out) / "compare.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    _plot(result, Path(config.out) / "compare.png")
+    out = Path(config.out)
+    with ending():
+        for arm in config.arms:  # mistakes show before the first arm has trained for hours
+            for seed in range(config.seeds):
+                _check(command_of(arm, seed, flags, out), folder_of(arm, seed, out))
+        for arm in config.arms:
+            for seed in range(config.seeds):
+                if (status := _run(arm, seed, flags, out)) != 0:
+                    return status
+        result = summarise(config, flags)
+        print(table(result))
+        sweep(out / "compare.json")
+        with replacing(out / "compare.json") as temporary:
+            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        _plot(result, out / "compare.png")
     if parsed.json:
         print(json.dumps(result, allow_nan=False))
     return 0
@@ -102,29 +114,55 @@ def folder_of(arm: str, seed: int, out: Path) -> Path:
     return out / f"{arm.replace(':', '-')}-seed{seed}"
 
 
+def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
+    """The flags of one run for trainer.run."""
+    method, policy, *control = arm.split(":")
+    command = [*flags, "--method", method, "--policy", policy, "--seed", str(seed)]
+    return [*command, "--out", str(folder_of(arm, seed, out)), *(["--control", control[0]] if control else [])]
+
+
+def _check(command: list[str], folder: Path) -> None:
+    """UserError where the run cannot be, or where its folder holds one with other settings: no fair comparison."""
+    from trainer import checkpoint, journal, run
+    from trainer.build import make_policy
+    from trainer.folder import EVALUATION
+
+    wanted = run.config_of(command)
+    make_policy(wanted)
+    begun = (folder / checkpoint.NAME).exists() or (folder / EVALUATION).exists()
+    if not begun or not (folder / journal.NAME).exists():
+        return
+    saved, now = journal.read(folder / journal.NAME)[0]["config"], as_json(wanted)
+    for name in now.keys() & saved.keys() - run.FREE:
+        if saved[name] != now[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{folder} was trained with {flag} {saved[name]}, and now it would be {flag} {now[name]}. "
+                "Give the same flags, or name another --out"
+            )
+
+
 def _run(arm: str, seed: int, flags: list[str], out: Path) -> int:
     """One run, from the start, from its checkpoint, or not at all if it is done."""
-    from trainer import checkpoint, run
+    from trainer import card, checkpoint, run
+    from trainer.folder import EVALUATION
 
     folder = folder_of(arm, seed, out)
-    if (folder / "evaluation.json").exists():
+    if (folder / EVALUATION).exists() and (folder / card.NAME).exists():  # the card is written last
         print(f"== {arm} seed {seed}: done before")
         return 0
     print(f"== {arm} seed {seed}", flush=True)
-    method, policy, *control = arm.split(":")
-    command = [*flags, "--method", method, "--policy", policy, "--seed", str(seed), "--out", str(folder)]
-    if control:
-        command += ["--control", control[0]]
-    if (folder / checkpoint.NAME).exists():
-        command.append("--resume")
-    return run.program(command)
+    resume = ["--resume"] if (folder / checkpoint.NAME).exists() else []
+    return run.program([*command_of(arm, seed, flags, out), *resume])
 
 
 def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
     """Mean, standard deviation and values of every measure and arm, and paired differences to one arm."""
+    from trainer.folder import EVALUATION
+
     found: dict[str, dict[str, list[float]]] = {}
     for arm in config.arms:
-        runs = [folder_of(arm, seed, Path(config.out)) / "evaluation.json" for seed in range(config.seeds)]
+        runs = [folder_of(arm, seed, Path(config.out)) / EVALUATION for seed in range(config.seeds)]
         documents = [json.loads(path.read_text()) for path in runs]
         for name, path in MEASURES.items():
             values = [v for d in documents if (v := _at(d, path)) is not None]
@@ -144,10 +182,18 @@ def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
         for name, arms in found.items()
     }
     paper = {arm: PAPER[arm] for arm in config.arms if PAPER.get(arm) is not None}
+    right, rolled = (found.get(name, {}) for name in ("C map AUC, held-out views", "C map AUC, another image's keys"))
     return {
         "arms": list(config.arms), "seeds": config.seeds, "against": base, "flags": flags, "measures": measures,
-        "paper_cub_finetuned_top1": paper,
+        "rolled_keys": {arm: paired(rolled[arm], right[arm]) for arm in right if arm in rolled},
+        "missing_controls": missing_controls(config.arms), "paper_cub_finetuned_top1": paper,
     }  # fmt: skip
+
+
+def missing_controls(arms: tuple[str, ...]) -> list[str]:
+    """The control arms of every cvsa arm that are not among `arms`."""
+    of = [arm for arm in arms if arm.startswith("cvsa:") and arm.count(":") == 1]
+    return [f"{arm}:{control}" for arm in of for control in CONTROLS[1:] if f"{arm}:{control}" not in arms]
 
 
 def paired(values: list[float], base: list[float]) -> dict[str, float | None]:
@@ -176,6 +222,13 @@ def table(result: dict[str, Any]) -> str:
                 interval = "" if d["low"] is None else f", {d['low']:+.3f} to {d['high']:+.3f}"
                 line += f"  ({d['mean']:+.3f}{interval})"
             lines.append(line)
+    for arm, d in result["rolled_keys"].items():
+        interval = "" if d["low"] is None else f", {d['low']:+.3f} to {d['high']:+.3f}"
+        shown = "some" if d["high"] is not None and d["high"] < 0 else "no"
+        change = f"another image's keys change C's AUC by {d['mean']:+.3f}{interval}"
+        lines.append(f"{arm}: {change}: {shown} correspondence of views shown")
+    if result["missing_controls"]:
+        lines.append(f"control arms that are not among --arms: {', '.join(result['missing_controls'])}")
     if result["paper_cub_finetuned_top1"]:
         figures = ", ".join(f"{arm} {value}" for arm, value in result["paper_cub_finetuned_top1"].items())
         lines.append(f"the paper, fine-tuned top-1 on CUB, ResNet-50, 800 epochs, one run each: {figures}")

@@ -163,12 +163,15 @@ class RunConfig:
             "cache_side",
         )
         _positive(self, "base_lr", "bias_lr", "temperature", "workers", "crop_scale")
+        _not_negative(self, "weight_decay", "align_weight", "warmup_epochs")
         _in_range(self, "freeze_stages", 0, 4)
         _in_range(self, "ema", 0, 1)
         _in_range(self, "momentum", 0, 1)
         if self.crop_scale is not None:
             _in_range(self, "crop_scale", 0, 1)
-        if not self.align_stages or any(s not in (3, 4) for s in self.align_stages):
+        if not self.out:
+            raise ValueError("--out '': name the folder of the run")
+        if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise ValueError(f"--align-stages {self.align_stages}: valid stages are 3, 4 or both")
         if self.boxes is not None and self.root is None:
             raise ValueError(
@@ -205,8 +208,15 @@ class RunConfig:
 def _positive(config: RunConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be greater than 0")
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be greater than 0, and finite")
+
+
+def _not_negative(config: RunConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least 0, and finite")
 
 
 def _in_range(config: RunConfig, name: str, low: float, high: float) -> None:

@@ -1,6 +1,7 @@
 """What a step costs in arithmetic, and what share of the device's peak a run reaches (MFU)."""
 
 import copy
+import sys
 
 import torch
 from torch import Tensor
@@ -8,6 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.methods import Method
 from trainer.model import Network
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 # Dense bf16/fp16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (no sparsity).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
@@ -27,6 +33,15 @@ def _forward_flops(network: Network, images: Tensor) -> float:
     with FlopCounterMode(display=False) as counter:
         twin(images)
     return counter.get_total_flops()
+
+
+def peak_memory(device: str) -> float | None:
+    """GiB at most so far: allocated on a GPU, resident of this process on a CPU (None where that is not known)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None or not sys.platform.startswith("linux"):  # others count in other units
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def peak_flops(device_name: str, amp: str) -> float | None:

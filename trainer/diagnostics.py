@@ -29,7 +29,6 @@ def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
         stage = max(part.maps)
         c, mask = part.maps[stage].detach(), part.masks[stage]
         found["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
-        found["no_background"] = (mask.flatten(1).mean(1) > 0.95).float().mean()
         found["c_auc"] = cell_auc(c, mask).nanmean()
         if part.online.z[max(part.online.z)].requires_grad:  # not where every stage is frozen
             found["gradient_ratio"] = gradient_ratio(part, stage)
@@ -40,6 +39,12 @@ def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
                 other = correspondence(part.online.predicted_maps[stage].detach(), rolled, alignment.settings)
             found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
     return found
+
+
+def no_background(rects: Tensor, size: int) -> Tensor:
+    """Share of views of `size` pixels whose pasted rectangle [N, 4] leaves less than a twentieth of them."""
+    area = (rects[:, 2:] - rects[:, :2]).prod(1)
+    return (area > 0.95 * size**2).float().mean()
 
 
 def feature_health(features: Tensor) -> dict[str, Tensor]:

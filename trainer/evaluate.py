@@ -15,6 +15,10 @@ from precompute.cli import UserError, add_options, main, option, read_options
 from trainer.settings import let_idle_threads_sleep
 
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
+# Weights files hold no heads, so what a localisation report needs them for stands elsewhere.
+NOT_HERE = """\
+  The probe is a direct head per cell; the shuffled one was fitted on other images' boxes.
+  Rolled keys need a run's heads: trainer.run. Twins trained with shuffled masks or a direct head: trainer.compare."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def program(argv: list[str] | None = None) -> int:
     config = read_options(EvaluateConfig, parsed)
     result = evaluate(parsed.weights, config)
     if parsed.json:
-        print(json.dumps(result, allow_nan=False))
+        from trainer.journal import finite
+
+        print(json.dumps(finite(result), allow_nan=False))
     return 0
 
 
@@ -122,14 +128,15 @@ def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
         return (
             f"{name}: {found['accuracy']:.4f} of {found['images']} images (most frequent class {bench.majority():.4f})"
         )
-    return "localise, whole images: " + _table(found) + "\nlocalise, off-centre crops: " + _table(found["crops"])
+    whole, crops = _table(found), _table(found["crops"])
+    return f"localise, whole images: {whole}\nlocalise, off-centre crops: {crops}\n{NOT_HERE}"
 
 
 def _table(found: dict[str, Any]) -> str:
     """The maps' figures, one a line."""
     lines = [f"box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
     lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")
-    for key in ("probe", "energy", "centre prior"):
+    for key in ("probe", "shuffled probe", "energy", "centre prior"):
         f, accuracy = found[key], found[key]["max_box_accuracy"]
         boxes = "  ".join(f"{accuracy[iou]:.3f}" for iou in ("0.3", "0.5", "0.7"))
         line = f"  {key:14s} {f['auc']:6.3f} {f['pointing']:6.3f} {f['energy']:6.3f}"

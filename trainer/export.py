@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torchvision.models.resnet import ResNet
 
 from precompute.cli import as_json
@@ -19,5 +19,5 @@ def save_encoder(encoder: ResNet, folder: Path, config: RunConfig) -> Path:
     metadata = {"format": "pt", "arch": config.arch, "config": json.dumps(as_json(config))}
     path = folder / NAME
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file's error on a full disk is not an OSError
     return path

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,35 @@ class Journal:
         if self.board:
             self.board.restart([])
 
-    def rewind(self, step: int) -> None:
-        """Drops what lies after `step` (it will be done again), broken lines, and evaluations."""
-        kept = [row for row in read(self.path) if row["kind"] == "config" or row.get("step", step + 1) <= step]
-        kept = [row for row in kept if row["kind"] != "evaluation"]
+    def rewind(self, step: int, header: dict[str, Any], origin: Path) -> dict[str, Any]:
+        """Drops what lies after `step` (it will be done again), broken lines, and evaluations; returns the first line.
+
+        A run that goes on in another folder takes the lines from its `origin`; `header` where there are none.
+        """
+        source = self.path if self.path.exists() else origin / NAME
+        rows = read(source) if source.exists() else []
+        kept = [row for row in rows if row["kind"] == "step" and row["step"] <= step]
+        first = next((row for row in rows if row["kind"] == "config"), {"kind": "config", **header})
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(map(_line, kept)))
+            temporary.write_text("".join(map(_line, [first, *kept])))
         if self.board:
             self.board.restart(kept)
+        return first
 
     def add(self, kind: str, **values: Any) -> None:
-        """One more line."""
-        with open(self.path, "a") as file:
-            file.write(_line({"kind": kind, **values}))
+        """One more line. OSError that names the file where the disk is full."""
+        try:
+            with open(self.path, "a") as file:
+                file.write(_line({"kind": kind, **values}))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         if self.board:
             self.board.add({"kind": kind, **values})
+
+    def sync(self) -> None:
+        """What was added so far survives a power cut: to be called before a checkpoint is made durable."""
+        with open(self.path, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -57,11 +72,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps({k: _finite(v) for k, v in row.items()}, allow_nan=False) + "\n"
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """A number that is not finite (an AUC of a batch without background, say) is null in strict JSON."""
+def finite(value: Any) -> Any:
+    """JSON values, nested or not, with null for numbers that are not finite (an AUC without background, say)."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -122,8 +141,8 @@ def log_line(row: dict[str, Any]) -> str:
         f"epoch {row['epoch']}/{row['epochs']} step {row['step']}/{row['steps']}  {losses}  lr {row['lr']:.3g}  "
         f"{row['images_per_second']:.1f} images/s  step {row['step_ms']:.0f} ms  data wait {row['data_wait']:.1%}"
     )
-    if "mfu" in row:
-        line += f"  MFU {row['mfu']:.1%}"
+    # Where the device's peak is not known there is no MFU.
+    line += f"  MFU {row['mfu']:.1%}" if "mfu" in row else f"  {row['gflops']:.0f} GFLOP/s"
     if "memory_gib" in row:
         line += f"  peak memory {row['memory_gib']:.1f} GiB"
     return line

@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from precompute.cli import UserError
 
-NARROW = re.compile(r"resnet(10|18|34)w(\d+)")
+NARROW = re.compile(r"resnet(10|18|34)w([1-9]\d{0,3})")
 BLOCKS = {"10": [1, 1, 1, 1], "18": [2, 2, 2, 2], "34": [3, 4, 6, 3]}
 
 
@@ -234,7 +234,7 @@ def freeze_stages(network: Network, stages: int) -> None:
 
 
 def train_mode(network: Network, frozen: int) -> Network:
-    """Training mode, except for the BN of frozen stages, which keeps its statistics.
+    """Training mode, except for the BN of frozen stages, which keeps its statistics (in online and target alike).
 
     OpenMixup's freeze leaves those on batch statistics; torchvision's detection code and METHOD.md do not.
     """

@@ -171,9 +171,10 @@ def _classify(
 def localise(encoder: Encoder, bench: Bench) -> dict[str, Any]:
     """Where the encoder's features find the box on whole held-out images, beside the centre prior.
 
-    `probe` is a linear probe per cell fitted on the training split's boxes; `energy` the length of the features, which
-    needs no label. Each on whole images, on those whose box is off-centre, and (`crops`) on windows that push the box
-    to the side, where a centre prior has little to say; MaxBoxAcc for IoU 0.3, 0.5, 0.7.
+    `probe` is a linear probe per cell fitted on the training split's boxes (a direct head: it has no keys to roll),
+    `shuffled probe` the same fitted on other images' boxes; `energy` the length of the features, which needs no label.
+    Each on whole images, on those whose box is off-centre, and (`crops`) on windows that push the box to the side,
+    where a centre prior has little to say; MaxBoxAcc for IoU 0.3, 0.5, 0.7.
     """
     encoder.eval()
     whole = _figures(encoder, bench, crops=False)
@@ -185,7 +186,12 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     splits = (bench.train_split, bench.test_split)
     (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s, crops) for s in splits)
     prior = centre_prior(truth.shape[-1], truth.device).expand_as(truth)
-    found_maps = {"probe": probe_maps(tested, fit_probe(z, masks)), "energy": tested.norm(dim=1), "centre prior": prior}
+    found_maps = {
+        "probe": probe_maps(tested, fit_probe(z, masks)),
+        "shuffled probe": probe_maps(tested, fit_probe(z, masks.roll(1, 0))),
+        "energy": tested.norm(dim=1),
+        "centre prior": prior,
+    }
     away = off_centre(boxes)
     result: dict[str, Any] = {"area_share": truth.mean().item(), "off_centre_images": int(away.sum())}
     for name, scores in found_maps.items():

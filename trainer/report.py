@@ -1,7 +1,7 @@
 """What a finished run learned: kNN accuracy, and localisation beside the centre prior, as numbers and one figure."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import open_views
+from augment import Batch, open_views
 from precompute.files import replacing
 from trainer.build import make_policy
+from trainer.card import area_shares, keys_sentence
 from trainer.data import Data
-from trainer.localise import Figures, centre_prior, figures
+from trainer.folder import EVALUATION, FIGURE
+from trainer.journal import finite
+from trainer.localise import Figures, cell_auc, centre_prior, figures, fit_probe, probe_maps
 from trainer.methods import Alignment, Byol
 from trainer.model import build_encoder
 from trainer.protocols import MOST_IMAGES, Bench, knn, localise
@@ -37,8 +40,8 @@ def evaluate_run(state: TrainingState, data: Data, out: Path, say: Say) -> dict[
     result: dict[str, Any] = {"knn": _knn(state, bench, say), "localisation": None}
     result["localisation"], pictures = _localisation(state, bench, say)
     state.method.train()
-    with replacing(out / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    with replacing(out / EVALUATION) as temporary:
+        temporary.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
     if result["localisation"] is not None:
         _figure(result["localisation"], pictures, out, say)
     return result
@@ -73,56 +76,92 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
     if isinstance(state.method, Byol) and state.method.alignment is not None:
         found, extra, pictures = _correspondence(state, bench)
     probed = localise(state.method.online.encoder, bench)
-    for name, key in (("linear probe", "probe"), ("feature energy", "energy"), ("centre prior", "centre prior")):
+    keys = {"linear probe": "probe", "shuffled probe": "shuffled probe", "feature energy": "energy",
+            "centre prior": "centre prior"}  # fmt: skip
+    for name, key in keys.items():
         for where, of in (("images", probed), ("off-centre crops", probed["crops"])):
             found[f"{where}: {name}"] = Figures(**{f: of[key][f] for f in ("auc", "pointing", "energy", "images")})
     extra["images"] = probed
     say("localisation on held-out images (means; the centre prior knows nothing of the picture):")
     for name, value in found.items():
         say(f"  {name:38s} {value}  ({value.images} images)")
-    return {name: asdict(value) for name, value in found.items()} | extra, pictures
+    result = {name: asdict(value) for name, value in found.items()} | extra
+    say(f"  box area share (chance for pointing and energy): {area_shares(result)}")
+    if "rolled_keys" in extra:
+        say("  " + keys_sentence(extra["rolled_keys"]))
+    return result, pictures
 
 
 def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figures], dict[str, Any], list[tuple]]:
-    """C maps of held-out views, with the right keys and with another image's, beside the centre prior."""
-    method, config, data = state.method, state.config, bench.data
+    """C maps of held-out views beside their controls, and some pictures with their C maps.
+
+    The controls that one run can show: another image's keys, another image's mask (what is left when a map knows where
+    objects lie as a rule), a direct head (linear, per cell, on the same features, no keys), the centre prior.
+    """
+    method, config = state.method, state.config
     assert isinstance(method, Byol) and method.alignment is not None  # noqa: PT018
     assert method.target is not None
     right, rolled = (Alignment(method.alignment.settings, c) for c in ("none", "rolled-keys"))
-    if config.control == "direct-head":
+    trained_head = config.control == "direct-head"
+    if trained_head:
         right = rolled = method.alignment
     stage = max(config.align_stages)
-    maps: dict[str, list[Tensor]] = {"C": [], "rolled": [], "mask": []}
+    head = _direct_head(state, bench, stage)
+    maps: dict[str, list[Tensor]] = {"C": [], "rolled": [], "head": [], "mask": []}
     pictures = []
-    loader = open_views(
-        data.cache, data.root, policy=make_policy(config), split=data.split(bench.test_split),
-        backend=config.pipeline, drop_last=False, maps=config.maps_used,
-        batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
-    )  # fmt: skip
-    for batch in loader:
+    for batch in _views(state, bench, bench.test_split):
         online, keys = method.online(batch.q), method.target(batch.k)
         maps["C"].append(right.correspondence(online, keys, stage))
         maps["rolled"].append(rolled.correspondence(online, keys, stage))
-        grid = maps["C"][-1].shape[-1]
-        maps["mask"].append(batch.masks(0, grid))
+        maps["head"].append(probe_maps(online.z[stage], head))
+        maps["mask"].append(batch.masks(0, maps["C"][-1].shape[-1]))
         if not pictures:
             pictures = [(batch.q[i].float().cpu(), maps["C"][0][i].cpu(), batch.rects[i, 0].tolist()) for i in
                         range(min(SHOWN, len(batch.q)))]  # fmt: skip
-        if sum(map(len, maps["C"])) >= MOST_IMAGES:
-            break
-    c, other, mask = (torch.cat(maps[name]) for name in ("C", "rolled", "mask"))
-    prior = centre_prior(mask.shape[-1], mask.device).expand_as(mask)
-    name = "direct head" if config.control == "direct-head" else "C map"
-    found = {f"views: {name}": figures(c, mask), "views: centre prior": figures(prior, mask)}
-    if config.control != "direct-head":
+    c, other, direct, mask = (torch.cat(maps[name]) for name in maps)
+    name = "direct head" if trained_head else "C map"
+    found = {f"views: {name}": figures(c, mask)}
+    if not trained_head:
         found["views: C map, another image's keys"] = figures(other, mask)
-    extra = {
+    found[f"views: {name}, another image's mask"] = figures(c, mask.roll(1, 0))
+    found["views: linear direct head, no keys"] = figures(direct, mask)
+    found["views: centre prior"] = figures(centre_prior(mask.shape[-1], mask.device).expand_as(mask), mask)
+    extra: dict[str, Any] = {
         "mask_share": mask.mean().item(),
         "squared_error": (c - mask).square().mean().item(),
         "squared_error_of_constant": mask.var(correction=0).item(),
         "saturated": ((c < 0.01) | (c > 0.99)).float().mean().item(),
     }
+    if not trained_head:
+        change = cell_auc(other, mask) - cell_auc(c, mask)
+        change = change[change.isfinite()].double()
+        error = change.std() / len(change) ** 0.5
+        extra["rolled_keys"] = {"change": change.mean().item(), "standard_error": error.item()}
     return found, extra, pictures
+
+
+def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor, Tensor]:
+    """A linear head per cell on the online features of training views, fitted to their masks."""
+    z, masks = [], []
+    for batch in _views(state, bench, bench.train_split):
+        z.append(state.method.online(batch.q).z[stage].float())
+        masks.append(batch.masks(0, z[-1].shape[-1]))
+    return fit_probe(torch.cat(z), torch.cat(masks))
+
+
+def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
+    """Batches of a split's views, each image once, as many as localisation looks at."""
+    config, data, seen = state.config, bench.data, 0
+    with open_views(
+        data.cache, data.root, policy=make_policy(config), split=data.split(split),
+        backend=config.pipeline, drop_last=False, maps=config.maps_used,
+        batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
+    ) as loader:  # fmt: skip
+        for batch in loader:
+            yield batch
+            seen += len(batch)
+            if seen >= MOST_IMAGES:
+                break
 
 
 def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -> None:
@@ -159,10 +198,10 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
     axes.axvline(0.5, color="black", linewidth=0.8)
     axes.set_xlim(0.4, 1)
     axes.set_xlabel("AUC of a cell's score against the box, mean over held-out images (chance 0.5)")
-    with replacing(out / "localisation.png") as temporary:
+    with replacing(out / FIGURE) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
     plt.close(figure)
-    say(f"figure: {out / 'localisation.png'}")
+    say(f"figure: {out / FIGURE}")
 
 
 def as_picture(view: Tensor) -> np.ndarray:

@@ -7,15 +7,19 @@ python -m trainer.run --resume runs/cub                 # goes on where it was s
 
 import argparse
 import dataclasses
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, read_options
 from trainer.config import PRESETS, RunConfig
 from trainer.settings import let_idle_threads_sleep
+from trainer.signals import ending, held_back
 
 # What may differ between a run and its continuation: it does not enter the mathematics.
-FREE = {"out", "boxes", "root", "device", "workers", "log_every", "save_every", "evaluate"}
+FREE = {"out", "boxes", "root", "device", "workers", "cache", "log_every", "save_every", "tensorboard", "evaluate"}
+CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a checkpoint
 _UNSET = object()
 
 
@@ -23,19 +27,17 @@ def program(argv: list[str] | None = None) -> int:
     """Parses the command line, then trains. Exit status 0 done, 1 failed, 2 usage, 130 stopped and saved."""
     let_idle_threads_sleep()
     given, preset, resume = _parse(argv)
-    if resume is None:
-        config = _config({**PRESETS[preset], **given})
-        from trainer.train import train
-
-        return train(config)
-    from trainer import checkpoint
-
-    path = Path(resume or given.get("out") or PRESETS[preset].get("out") or RunConfig.out)
-    state, path, remark = checkpoint.load_latest(path) if path.is_dir() else (checkpoint.load(path), path, None)
-    config = _continued(state["config"], {**PRESETS[preset], **given}, path)
-    from trainer.train import train
-
-    return train(config, checkpoint.Resumed(state, path, remark))
+    given = {**PRESETS[preset], **given}
+    config = _config(given) if resume is None else None  # a bad value answers before torch is imported
+    with ending():
+        with held_back():
+            from trainer import checkpoint
+            from trainer.train import train
+        if config is not None:
+            return train(config)
+        path = Path(resume or given.get("out") or RunConfig.out)
+        state, path, remark = checkpoint.load_latest(path) if path.is_dir() else (checkpoint.load(path), path, None)
+        return train(_continued(state, given, path), checkpoint.Resumed(state, path, remark))
 
 
 def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
@@ -64,10 +66,17 @@ def _config(values: dict[str, Any]) -> RunConfig:
     return read_options(RunConfig, argparse.Namespace(**{**defaults, **values}))
 
 
-def _continued(saved: dict[str, Any], given: dict[str, Any], path: Path) -> RunConfig:
+def config_of(argv: list[str]) -> RunConfig:
+    """What a command line without --resume asks for."""
+    given, preset, _ = _parse(argv)
+    return _config({**PRESETS[preset], **given})
+
+
+def _continued(state: dict[str, Any], given: dict[str, Any], path: Path) -> RunConfig:
     """The saved config, with the free flags that were given; UserError where another flag contradicts it."""
-    known = {f.name for f in dataclasses.fields(RunConfig)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in known}
+    if missing := CONTENT - state.keys():
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: no checkpoint of a run. Take another copy")
+    values = _saved(state["config"], path)
     for name, value in given.items():
         value = tuple(value) if isinstance(value, list) else value
         if name not in FREE and name in values and values[name] != value:
@@ -80,6 +89,40 @@ def _continued(saved: dict[str, Any], given: dict[str, Any], path: Path) -> RunC
     if "out" not in given:
         values["out"] = str(path.parent)
     return _config(values)
+
+
+def _saved(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of a checkpoint's config, checked as flags are; UserError names the one that was altered."""
+    hints = typing.get_type_hints(RunConfig)
+    values = {}
+    for field in dataclasses.fields(RunConfig):
+        if field.name not in config:  # the checkpoint is older than the option
+            continue
+        value = config[field.name]
+        value = tuple(value) if isinstance(value, list) else value
+        choices = field.metadata["choices"]
+        if not _fits(value, hints[field.name]) or (choices and value is not None and value not in choices):
+            valid = ", ".join(map(str, choices)) if choices else _named(hints[field.name])
+            raise UserError(f"{path} was altered: its config has {field.name} {value!r}; valid: {valid}")
+        values[field.name] = value
+    try:
+        RunConfig(**values)
+    except ValueError as error:
+        raise UserError(f"{path} was altered: its config has {error}") from error
+    return values
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value out of a file has the type of its field."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, kind) for kind in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _named(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 if __name__ == "__main__":

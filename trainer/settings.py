@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 
 from precompute.cli import UserError
@@ -62,6 +63,7 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     """
     reasons: list[str] = []
     batch = _batch_size(config, images, hardware, reasons)
+    _spare_onednn(config, batch // (hardware.world * config.accumulate), feature_width, hardware)
     per_epoch = images // batch
     if left := images - per_epoch * batch:
         reasons.append(f"{per_epoch} steps an epoch; {left} of {images} images sit out each epoch, others each time")
@@ -115,6 +117,18 @@ def _batch_size(config: RunConfig, images: int, hardware: Hardware, reasons: lis
     why = f"usual on {hardware.device.split(':')[0]}" if batch == usual else f"the set has only {images} images"
     reasons.append(f"batch size {batch}: {why} (--batch-size)")
     return batch
+
+
+def _spare_onednn(config: RunConfig, part: int, feature_width: int, hardware: Hardware) -> None:
+    """UserError where oneDNN (3.13, AVX-512) would write beyond its memory and take the process down.
+
+    Backward of a 1x1 convolution of stride 2 from fewer than 16 channels, channels-last, odd batch.
+    """
+    if hardware.device == "cpu" and feature_width < 8 * 16 and part % 2:
+        raise UserError(
+            f"--arch {config.arch} with {part} images at a time crashes on the CPU (a defect of oneDNN's convolutions "
+            "of few channels at odd batches). Use an even --batch-size per part, or a width of 16 or more"
+        )
 
 
 def _peak_lr(config: RunConfig, optimizer: str, batch: int, reasons: list[str]) -> float:
@@ -185,7 +199,7 @@ def find_hardware(device: str) -> tuple[Hardware, list[str]]:
         reasons.append(f"device {device}: " + ("found" if device == "cuda" else "no CUDA device found (--device)"))
     if device == "cpu":
         return Hardware("cpu", "CPU", bf16=False, world=world), reasons
-    if not device.startswith("cuda"):
+    if not re.fullmatch(r"cuda(:\d+)?", device):
         raise UserError(f"--device {device}: valid are auto, cpu, cuda and cuda:N")
     if not torch.cuda.is_available():
         raise UserError(f"--device {device}: torch sees no CUDA device here. Use --device cpu, or auto")

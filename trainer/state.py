@@ -1,9 +1,6 @@
 """Everything that moves during a run, in one object: what a checkpoint holds and a resume restores."""
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,34 +48,45 @@ class TrainingState:
 
     def restore(self, resumed: Resumed) -> None:
         """Back to where the checkpoint was made. UserError where data or hardware no longer give the same settings."""
-        saved, now = resumed.state["settings"], as_json(self.settings)
-        changed = [f"{k} was {v}, is {now.get(k)}" for k, v in saved.items() if k not in _FREE and v != now.get(k)]
+        state, now = resumed.state, as_json(self.settings)
+        changed = [
+            f"{k} was {v}, is {now.get(k)}" for k, v in state["settings"].items() if k not in _FREE and v != now.get(k)
+        ]
+        if not changed and state["step"] not in range(self.settings.steps + 1):
+            changed = [f"step is {state['step']} of {self.settings.steps}"]
         if changed:
             raise UserError(
                 f"{resumed.path} does not fit this continuation: {'; '.join(changed)}. "
                 "Resume with the same data and the same kind of device"
             )
-        self.method.load_state_dict(resumed.state["method"])
-        self.optimizer.load_state_dict(resumed.state["optimizer"])
-        self.scaler.load_state_dict(resumed.state["scaler"])
-        self.loader.load_state_dict(resumed.state["loader"])
-        self.meter.load_state_dict(resumed.state["meter"], next(self.method.parameters()).device)
-        torch.set_rng_state(resumed.state["rng"])
-        self.step = resumed.state["step"]
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.loader.load_state_dict(state["loader"])
+            self.meter.load_state_dict(state["meter"], next(self.method.parameters()).device)
+            torch.set_rng_state(state["rng"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"{resumed.path} cannot be taken up ({reason}): it was altered, or written by another version"
+            ) from error
+        self.step = state["step"]
 
     def check_finite(self, terms: dict[str, float], out: Path, weights: bool = False) -> None:
         """UserError naming the last good checkpoint where a loss (or a weight, if asked) is not finite."""
         losses = {k: v for k, v in terms.items() if k in ("loss", "contrastive", "alignment")}
         bad = {k: v for k, v in losses.items() if not abs(v) < float("inf")}
         if not bad and weights:
-            norms = torch.stack(torch._foreach_norm(list(self.method.online.parameters())))
+            tensors = [t for t in self.method.online.state_dict().values() if t.is_floating_point()]
+            norms = torch.stack(torch._foreach_norm(tensors))
             bad = {} if bool(norms.isfinite().all()) else {"weights": float("nan")}
         if bad:
             what = ", ".join(f"{k} {v}" for k, v in bad.items())
-            good = checkpoint.load(out / checkpoint.NAME)["step"]
+            good, path, _ = checkpoint.load_latest(out)
             raise UserError(
                 f"training diverged before step {self.step} ({what}) and is stopped. Last good checkpoint: "
-                f"{out / checkpoint.NAME} (step {good}). "
+                f"{path} (step {good['step']}). "
                 "Try a lower --base-lr or --align-weight, --loss stable, or --amp off"
             )
 
@@ -89,6 +97,7 @@ class Saver:
     def __init__(self, folder: Path, every: int | None, first: bool) -> None:
         self.folder, self.every, self.first = folder, every, first
         self.last, self.cost = time.monotonic(), 0.0
+        self.saved: int | None = None  # step of the newest good checkpoint
 
     def due(self, step: int) -> bool:
         """Every `every` steps; else by the clock: each minute, and at most a fiftieth of the time spent writing."""
@@ -96,36 +105,22 @@ class Saver:
             return step % self.every == 0
         return time.monotonic() - self.last > max(60.0, 50 * self.cost)
 
-    def save(self, state: TrainingState) -> None:
-        """Writes the checkpoint."""
+    def save(self, state: TrainingState, keep: bool = True) -> None:
+        """Writes the checkpoint; `keep` see `checkpoint.save`. UserError where it cannot be written (a full disk)."""
         started = time.monotonic()
         if self.first:
-            checkpoint.save(self.folder, state.as_dict())
+            try:
+                checkpoint.save(self.folder, state.as_dict(), keep)
+            except OSError as error:
+                raise self._unwritten(state.step, error) from error
+            self.saved = state.step
         self.last = time.monotonic()
         self.cost = self.last - started
 
-
-@dataclass
-class Stop:
-    """Whether a signal asked to stop."""
-
-    is_set: bool = False
-
-
-@contextmanager
-def stop_signal() -> Iterator[Stop]:
-    """SIGTERM and SIGINT ask the loop to save and end after its step; a second one ends it at once."""
-    stop = Stop()
-    before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, _: object) -> None:
-        stop.is_set = True
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _unwritten(self, step: int, error: OSError) -> UserError:
+        good = "There is none before it"
+        if self.saved is not None:
+            good = f"Last good checkpoint: step {self.saved}. Then: python -m trainer.run --resume {self.folder}"
+        return UserError(
+            f"{error.filename}: the checkpoint of step {step} was not written ({error.strerror}). Make room. {good}"
+        )

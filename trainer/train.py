@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,27 @@ from torch import Tensor, nn
 
 from augment import open_views
 from precompute.cli import as_json
-from trainer import distributed
+from trainer import checkpoint, distributed
 from trainer.board import Board
 from trainer.board import require as require_board
-from trainer.build import describe, make_folder, make_method, make_policy, surroundings
+from trainer.build import describe, make_method, make_policy, surroundings
 from trainer.card import write_card
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
-from trainer.cost import peak_flops, step_flops
+from trainer.cost import peak_flops, peak_memory, step_flops
 from trainer.data import Data, open_data
-from trainer.diagnostics import collapse_warning, diagnose
+from trainer.diagnostics import collapse_warning, diagnose, no_background
 from trainer.distributed import Process
 from trainer.export import save_encoder
+from trainer.folder import alone_in, make_folder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
 from trainer.methods import Masks, Method
 from trainer.model import Network, build_encoder, feature_widths, grid_of, train_mode
 from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
 from trainer.settings import Hardware, Settings, decide, find_hardware
-from trainer.state import Saver, TrainingState, stop_signal
+from trainer.signals import held_back, stop_signal
+from trainer.state import Saver, TrainingState
 
 Say = Callable[[str], None]
 
@@ -44,15 +47,17 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     say = _say if process.first else _keep_quiet
     policy = make_policy(config)
     with distributed.first_alone(process):
-        out = make_folder(Path(config.out), resuming=resumed is not None or not process.first)
+        out = make_folder(Path(config.out), resumed and resumed.path, say) if process.first else Path(config.out)
         data = open_data(config.dataset, config.boxes, config.root, say)
+    if config.evaluate:
+        data.split(config.eval_split)  # a mistake here would show hours later
     images = len(data.cache.indices(data.split(config.train_split)))
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
     for reason in reasons + more:
         say("chosen: " + reason)
 
-    with open_views(
+    with alone_in(out, process.first), open_views(
         data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
         batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,
         rank=process.rank, world_size=process.world, workers=config.workers,
@@ -62,22 +67,24 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     ) as loader:  # fmt: skip
         masked = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())  # stages that need masks
         grids = {stage: grid_of(encoder, config.size, stage) for stage in masked}
-        state = make_state(config, settings, loader, hardware, process, say)
+        torch.manual_seed(config.seed)  # some methods draw in the step; compare's runs follow each other in one process
+        state = make_state(config, settings, loader, hardware, process, say, fresh=resumed is None)
         say(describe(config, settings, state.method, grids))
 
         board = Board(out) if config.tensorboard and process.first else None
         journal, saver = Journal(out, board), Saver(out, settings.save_every, process.first)
         if resumed:
             state.restore(resumed)
+            saver.saved = state.step
             say(f"resumed at step {state.step} of {settings.steps} from {resumed.path}")
             if resumed.remark:
                 say("note: " + resumed.remark)
-        if process.first and resumed:
-            journal.rewind(state.step)
-        elif process.first:
+        if process.first:
             about = surroundings(data, policy)
-            journal.begin({"config": as_json(config), "settings": as_json(settings), "about": about})
-        saver.save(state)
+            header = {"config": as_json(config), "settings": as_json(settings), "about": about}
+            _open_journal(journal, header, state, resumed, say)
+        # Not over the previous checkpoint where that is the one that was good.
+        saver.save(state, keep=resumed is None or resumed.path.name == checkpoint.NAME)
         done = _loop(state, grids, hardware, process, journal, saver, say)
     if not done:
         say(f"stopped at step {state.step} and saved. Go on with: python -m trainer.run --resume {out}")
@@ -87,6 +94,20 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         board.close()
     distributed.stop()
     return 0 if done else 130
+
+
+def _open_journal(
+    journal: Journal, header: dict[str, Any], state: TrainingState, resumed: Resumed | None, say: Say
+) -> None:
+    """Begins metrics.jsonl with `header`, or takes it back to the step that the run goes on from."""
+    if resumed is None:
+        journal.begin(header)
+        return
+    began = journal.rewind(state.step, header, resumed.path.parent)["about"].get("threads")
+    if began != (now := header["about"]["threads"]):
+        say(
+            f"note: begun with {began} threads, now there are {now}; on a CPU only OMP_NUM_THREADS={began} is bit-equal"
+        )
 
 
 def _loop(
@@ -101,11 +122,14 @@ def _loop(
     """Steps until the end (True) or until a signal asks to stop (False); saves in both cases."""
     config, settings, meter = state.config, state.settings, state.meter
     autocast = autocast_of(settings.amp, hardware.device)
-    train_mode(state.method.online, config.freeze_stages)
+    for network in (state.method.online, state.method.target):
+        if network is not None:
+            train_mode(network, config.freeze_stages)
     cost = step_flops(state.method, config.size)
     views = _batches(state.loader)
     vote = distributed.StopVote(process)
     meter.restart_clock()
+    stopped = False
     with stop_signal() as stop:
         while state.step < settings.steps:
             waiting = time.perf_counter()
@@ -130,12 +154,14 @@ def _loop(
             stopped = vote(state.step, stop.is_set)
             if stopped or last or saver.due(state.step):
                 state.check_finite(meter.means(), saver.folder, weights=True)
+                if process.first:
+                    journal.sync()
                 saver.save(state)
                 meter.restart_clock()
             if stopped:
                 break
-    vote.close()
-    return state.step == settings.steps
+    # Also where the request came with the last step: what is left to do, the evaluation, may take long.
+    return not (vote.close() or stopped or stop.is_set)
 
 
 def advance(
@@ -178,6 +204,8 @@ def train_step(
                     part = next(parts)
                 if health is not None and not health:
                     health.update(diagnose(state.method, part))
+                    if config.policy != "rrc":  # the other policies paste
+                        health["no_background"] = no_background(batch.rects[:, 0], config.size)
                 state.scaler.scale(part.loss / config.accumulate).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / config.accumulate
@@ -216,10 +244,11 @@ def _batches(loader: Any) -> Iterator[Any]:
 def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[str, Tensor]) -> dict[str, Any]:
     """The log line's values. `flops`: of a step, per source image."""
     settings, timing = state.settings, state.meter.timing(state.settings.batch_size)
+    timing["gflops"] = round(timing["images_per_second"] * flops / 1e9, 1)
     if peak := peak_flops(hardware.name, settings.amp):
         timing["mfu"] = timing["images_per_second"] * flops / (peak * hardware.world)
-    if hardware.device.startswith("cuda"):
-        timing["memory_gib"] = round(torch.cuda.max_memory_allocated(hardware.device) / 2**30, 2)
+    if memory := peak_memory(hardware.device):
+        timing["memory_gib"] = round(memory, 2)
     return {
         "step": state.step,
         "steps": settings.steps,
@@ -233,11 +262,18 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
 
 
 def make_state(
-    config: RunConfig, settings: Settings, loader: Any, hardware: Hardware, process: Process, say: Say
+    config: RunConfig,
+    settings: Settings,
+    loader: Any,
+    hardware: Hardware,
+    process: Process,
+    say: Say,
+    fresh: bool = True,
 ) -> TrainingState:
-    """Networks and optimizer on their device, ready for the first step."""
+    """Networks and optimizer on their device, ready for the first step; not `fresh`: to be filled from a checkpoint."""
     device = hardware.device
-    method = make_method(config, settings, say).to(device)
+    # A checkpoint holds all weights: a continuation does without the file of --init.
+    method = make_method(config if fresh else replace(config, init=None), settings, say).to(device)
     compile_networks(method, config.compile)
     if process.world > 1:
         distributed.synchronise_batch_norm(method, device)
@@ -283,7 +319,8 @@ def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: 
     say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
     found = None
     if state.config.evaluate:
-        from trainer.report import evaluate_run
+        with held_back():
+            from trainer.report import evaluate_run
 
         found = evaluate_run(state, data, out, say)
         journal.add("evaluation", step=state.step, **found)

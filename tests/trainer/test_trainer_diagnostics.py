@@ -8,7 +8,7 @@ from trainer_photos import PhotoBatch
 
 from trainer.config import LOSS_PRESETS
 from trainer.cost import peak_flops, step_flops
-from trainer.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio
+from trainer.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
 from trainer.methods import Alignment, Byol
 from trainer.model import Heads, build_model
 
@@ -33,12 +33,17 @@ def test_diagnoses_of_a_fresh_network(photos: PhotoBatch) -> None:
     method = Byol(build_model("resnet10w8", HEADS), Alignment(LOSS_PRESETS["stable"]))
     part = next(method.parts(photos.views, [{4: photos.masks(i, 8)} for i in range(2)]))
     found = {k: v.item() for k, v in diagnose(method, part).items()}
-    assert set(found) == {"feature_std", "rank", "saturated", "no_background", "c_auc", "gradient_ratio", "crossview"}
+    assert set(found) == {"feature_std", "rank", "saturated", "c_auc", "gradient_ratio", "crossview"}
     assert all(math.isfinite(v) for v in found.values())
     assert 0 <= found["saturated"] <= 1
-    assert found["no_background"] == 0
     part.loss.backward()  # the graph is still there
     assert method.online.encoder.conv1.weight.grad is not None
+
+
+def test_vanished_backgrounds_are_counted(photos: PhotoBatch) -> None:
+    assert no_background(photos.rects[:, 0], photos.size) == 0
+    rects = torch.cat([photos.rects[:6, 0], torch.tensor([[0, 0, 64, 64], [1, 0, 64, 63]])])
+    assert no_background(rects, 64) == 0.25
 
 
 def test_collapse_is_noticed() -> None:

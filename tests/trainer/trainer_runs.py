@@ -1,0 +1,46 @@
+"""A run of seconds, and what of it must be bit for bit the same however often it was killed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from trainer import checkpoint, journal
+
+TINY = ("--arch", "resnet10w4", "--dim", "16", "--hidden", "16", "--conv-hidden", "16", "--size", "32",
+        "--batch-size", "16", "--device", "cpu", "--workers", "1", "--log-every", "1")  # fmt: skip
+TIMING = {"images_per_second", "step_ms", "data_wait", "gflops", "mfu", "memory_gib"}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock says."""
+    rows = journal.read(out / journal.NAME)
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows if row["kind"] != "config"]
+
+
+def assert_same_run(out: Path, unbroken: Path) -> None:
+    """Encoder, checkpoint, lines and the names of the files equal those of the run that nobody stopped."""
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in unbroken.iterdir())
+    ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (out, unbroken))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    ours, theirs = (checkpoint.load(folder / checkpoint.NAME) for folder in (out, unbroken))
+    assert {**ours["config"], "out": None} == {**theirs["config"], "out": None}
+    assert_equal({**ours, "config": None}, {**theirs, "config": None})
+    assert rows_of(out) == rows_of(unbroken)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Nested values, tensors among them, without any tolerance."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

@@ -1,0 +1,81 @@
+"""SIGTERM and SIGINT: within the training loop they are heard after the step, elsewhere they end the program."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked to stop."""
+
+    is_set: bool = False
+
+
+@contextmanager
+def stop_signal() -> Iterator[Stop]:
+    """SIGTERM and SIGINT ask the loop to save and end after its step; a second one ends it at once."""
+    stop = Stop()
+    before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        stop.is_set = True
+        signal.signal(number, before[number])
+
+    with _handled(before, ask):
+        yield stop
+
+
+class _Ended(SystemExit):
+    """Raised where a signal came in.
+
+    Not KeyboardInterrupt: where that passes through an `exec` (every dataclass that is being imported has one), CPython
+    ends the process by SIGINT whatever is done about it afterwards.
+    """
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does: KeyboardInterrupt comes out of the block, files half written are gone.
+
+    Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for one that died.
+    """
+    numbers = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", 1)) > 1 else [signal.SIGTERM, signal.SIGINT]
+
+    def end(number: int, _: object) -> None:
+        raise _Ended
+
+    try:
+        with _handled({int(n): signal.getsignal(n) for n in numbers}, end):
+            yield
+    except _Ended:
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """SIGTERM and SIGINT wait for the end of the block: of heavy imports, where C code swallows what a handler raises.
+
+    (NumPy, asked for by torch, is then there by half: "module 'numpy' has no attribute 'matrix'".)
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    with _handled(before, lambda number, _: came.append(number)):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextmanager
+def _handled(before: dict[int, Any], handler: Any) -> Iterator[None]:
+    """`handler` in place of those in `before`, by signal number, for the length of the block."""
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
