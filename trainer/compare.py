@@ -214,6 +214,10 @@ def table(result: dict[str, Any]) -> str:
         f"{result['seeds']} seeds; mean ± sd; in brackets the paired difference to {result['against']}, 95 % interval"
     ]
     for name, arms in result["measures"].items():
+        if len(arms) > 1 and len({tuple(f["values"]) for f in arms.values()}) == 1:  # of the pictures, not of the arms
+            same = next(iter(arms.values()))
+            lines.append(f"{name}, all arms: {same['mean']:.3f} ± {same['sd']:.3f}")
+            continue
         lines.append(name)
         for arm, f in arms.items():
             line = f"  {arm:36s} {f['mean']:.3f} ± {f['sd']:.3f}"

@@ -1,0 +1,21 @@
+"""trainer/README.md shows what the committed comparison says."""
+
+import json
+from pathlib import Path
+
+from trainer.compare import table
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_readme_shows_the_committed_comparison() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "cub25.json").read_text())
+    text = (ROOT / "trainer" / "README.md").read_text()
+    shown = text.split("<!-- gate -->")[1].split("<!-- /gate -->")[0].strip().removeprefix("```").removesuffix("```")
+    assert shown.strip() == table(result).strip()
+    crops = result["measures"]["probe AUC, off-centre crops"]
+    gain = crops["cvsa:saliencyswap"]["paired"]
+    assert gain["mean"] >= 0.07
+    assert gain["low"] > 0
+    for word in (f"{gain['mean']:+.3f}", f"{gain['low']:+.3f} to {gain['high']:+.3f}"):
+        assert word.replace("0.", ".") in text.split("<!-- gate -->")[0]  # the sentence above the table
