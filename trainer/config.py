@@ -149,7 +149,7 @@ class RunConfig:
     evaluate: bool = option(True, "kNN accuracy and localisation figure at the end")
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             self,
             "size",
             "epochs",
@@ -162,7 +162,7 @@ class RunConfig:
             "save_every",
             "cache_side",
         )
-        _positive(self, "base_lr", "bias_lr", "temperature", "workers", "crop_scale")
+        positive(self, "base_lr", "bias_lr", "temperature", "workers", "crop_scale")
         _not_negative(self, "weight_decay", "align_weight", "warmup_epochs")
         _in_range(self, "freeze_stages", 0, 4)
         _in_range(self, "ema", 0, 1)
@@ -205,7 +205,8 @@ class RunConfig:
         )
 
 
-def _positive(config: RunConfig, *names: str) -> None:
+def positive(config: Any, *names: str) -> None:
+    """ValueError for the first of these fields that is given and not above 0, or not finite."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):

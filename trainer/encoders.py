@@ -17,9 +17,9 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from precompute.cli import UserError
 from trainer.model import NARROW, architectures, feature_maps, feature_widths
-from trainer.weights import AVERAGED, fit_encoder, read_state, some
+from trainer.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, some
 
-_TIMM, _TORCHVISION = "patch_embed.proj.weight", "conv_proj.weight"
+_TIMM, _TORCHVISION = VIT_STEMS
 _HEADS = ("head.", "heads.", "fc_norm.", "pre_logits.", "decoder", "mask_token")  # of classifiers and decoders
 _TIMM_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, option, read_options
+from trainer.config import positive
 from trainer.settings import let_idle_threads_sleep
 
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
@@ -47,8 +48,7 @@ class EvaluateConfig:
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
 
     def __post_init__(self) -> None:
-        if min(self.linear_epochs, self.finetune_epochs, self.size or 1, self.batch_size or 1) < 1:
-            raise ValueError("epochs, --size and --batch-size must be at least 1")
+        positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -196,8 +196,10 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"area_share": truth.mean().item(), "off_centre_images": int(away.sum())}
     for name, scores in found_maps.items():
         found: dict[str, Any] = asdict(figures(scores, truth))
-        found["off_centre"] = asdict(figures(scores[away], truth[away]))
         found["max_box_accuracy"] = max_box_accuracy(scores, boxes)
+        found["off_centre"] = asdict(figures(scores[away], truth[away]))
+        if away.any():
+            found["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
         result[name] = found
     return result
 

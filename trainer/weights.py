@@ -17,6 +17,7 @@ from trainer.model import BLOCKS, architectures, build_encoder
 _CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student")
 AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
 _STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
+VIT_STEMS = ("patch_embed.proj.weight", "conv_proj.weight")  # timm's, torchvision's
 
 
 def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
@@ -36,9 +37,14 @@ def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None 
     expected = encoder.state_dict()
     missing = sorted(k for k in expected if k not in weights and not k.endswith("num_batches_tracked"))
     wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
-    if missing or wrong:
+    # A ResNet-34 holds all of a ResNet-18: half a network is none.
+    more = sorted(k for k in weights if k.startswith("layer") and k not in expected)
+    if missing or wrong or more:
         what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
+        what += [f"{some(more)} left over"] * bool(more)
         raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}")
+    if broken := sorted(k for k in expected if k in weights and not weights[k].isfinite().all()):
+        raise UserError(f"{path}: not finite: {some(broken)}. Take the weights of an earlier step")
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
     ignored = [k for k in state if not k.startswith(prefix) or k.removeprefix(prefix) not in expected]
     ignored.sort(key=lambda k: (not k.startswith(prefix), k))  # first what stands beside the encoder
@@ -68,7 +74,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found = found[inner]
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: holds {type(found).__name__}, no dictionary of weights")
-    return {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    if not tensors:
+        held = some([str(k) for k in found])
+        raise UserError(f"{path}: no weights in it, and nothing called {', '.join(_CONTAINERS)}. It holds {held}")
+    return tensors
 
 
 def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
@@ -93,6 +103,8 @@ def _find_prefix(state: Mapping[str, Tensor], path: str | Path) -> str:
         for k, v in state.items()
         if k.endswith(_STEM) and v.ndim == 4 and k.removesuffix(_STEM) + _FIRST in state
     ]
+    if not prefixes and any(k.endswith(VIT_STEMS) for k in state):
+        raise UserError(f"{path}: no ResNet in it, but a ViT (trainer.evaluate takes those, without a ResNet's --arch)")
     if not prefixes:
         raise UserError(
             f"{path}: no ResNet or ViT in it (no '{_STEM}' beside '{_FIRST}'). It holds {some(sorted(state))}"

@@ -73,8 +73,26 @@ def test_moco_queue_does_not_outgrow_the_set() -> None:
         ({"boxes": "x.h5"}, "--root DIR"),
         ({"control": "rolled-keys", "method": "byol"}, "needs --method cvsa"),
         ({"ema": 1.5}, "--ema 1.5: must be within 0 and 1"),
+        ({"base_lr": float("inf")}, "--base-lr inf: must be greater than 0, and finite"),
+        ({"weight_decay": float("nan")}, "--weight-decay nan: must be at least 0, and finite"),
+        ({"align_weight": -1.0}, "--align-weight -1.0: must be at least 0"),
+        ({"warmup_epochs": -1.0}, "--warmup-epochs -1.0: must be at least 0"),
+        ({"align_stages": (4, 4)}, "valid stages are 3, 4 or both"),
+        ({"out": ""}, "--out '': name the folder"),
     ],
 )
 def test_impossible_values_name_themselves(values: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         RunConfig(**values)
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "width"), [(3, 1, 8), (6, 2, 8), (5, 1, 4)])
+def test_odd_batches_of_very_narrow_nets_are_refused_on_a_cpu(batch: int, accumulate: int, width: int) -> None:
+    """oneDNN writes beyond its memory there; the process would die in the backward of a step."""
+    config = RunConfig(arch=f"resnet10w{width}", batch_size=batch, accumulate=accumulate)
+    with pytest.raises(
+        UserError, match=rf"--arch resnet10w{width} with {batch // accumulate} images at a time crashes"
+    ):
+        decide(config, 48, 8 * width, CPU)
+    assert decide(config, 48, 8 * 16, CPU)[0].batch_size == batch
+    assert decide(config, 48, 8 * width, H200)[0].batch_size == batch

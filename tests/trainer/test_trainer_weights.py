@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from precompute.cli import UserError
+from trainer.config import RunConfig
+from trainer.export import save_encoder
 from trainer.methods import Byol
 from trainer.model import Heads, build_encoder, build_model
 from trainer.weights import load_encoder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +87,39 @@ def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
         load_encoder(path, "resnet18")
 
 
+def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(build_encoder("resnet34").state_dict(), path)
+    with pytest.raises(UserError, match=r"does not fit --arch resnet18: layer1.2.bn1.bias.* left over"):
+        load_encoder(path, "resnet18")  # each of whose tensors is there
+    torch.save(resnet18 | {"bn1.weight": resnet18["bn1.weight"] * float("nan")}, path)
+    with pytest.raises(UserError, match=r"not finite: bn1.weight"):
+        load_encoder(path)
+    torch.save({"classy_state_dict": {"trunk": resnet18}}, path)
+    with pytest.raises(UserError, match=r"nothing called method, state_dict.*It holds classy_state_dict"):
+        load_encoder(path)
+    torch.save({"backbone.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}, path)
+    with pytest.raises(UserError, match="no ResNet in it, but a ViT"):
+        load_encoder(path)
+
+
 def test_a_run_of_ours_loads_its_checkpoint(tmp_path: Path) -> None:
     method = Byol(build_model("resnet10w8", Heads(dim=16, hidden=32, conv_hidden=24)))
     torch.save({"schema": 1, "method": method.state_dict()}, tmp_path / "checkpoint.pt")
     encoder, arch, _ = load_encoder(tmp_path / "checkpoint.pt")
     assert arch == "resnet10w8"
     assert torch.equal(encoder.conv1.weight, method.online.encoder.conv1.weight)
+
+
+def test_an_export_loads_through_torch_hub_and_timm(tmp_path: Path) -> None:
+    import timm
+
+    encoder = build_encoder("resnet18").eval()
+    path = save_encoder(encoder, tmp_path, RunConfig())
+    images = torch.randn(2, 3, 64, 64)
+    hub = torch.hub.load(str(ROOT), "encoder", source="local", weights=str(path))
+    theirs = timm.create_model("resnet18", num_classes=0)
+    theirs.load_state_dict(load_file(path), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(hub(images), encoder(images))
+        torch.testing.assert_close(theirs.eval()(images), encoder(images))

@@ -1,0 +1,117 @@
+"""Every report of localisation stands beside its controls, and figures that do not exist break none of them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trainer_runs import TINY
+
+from precompute.cli import UserError
+from trainer import card, compare, evaluate, journal
+from trainer.card import keys_sentence
+from trainer.compare import missing_controls
+from trainer.run import program
+
+CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")
+
+
+@pytest.fixture(scope="module")
+def birds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> list[str]:
+    """Twenty-four photographs whose boxes are all in the middle: none is off-centre."""
+    root, source = tmp_path_factory.mktemp("birds") / "CUB", shared_data / "CUB_200_2011"
+    rows = (source / "images.txt").read_text().splitlines()[:24]
+    numbers = [row.split()[0] for row in rows]
+    for row in rows:
+        path = Path("images") / row.split()[1]
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / path, root / path)
+    (root / "images.txt").write_text("\n".join(rows) + "\n")
+    shutil.copy(source / "classes.txt", root)
+    labels = dict(line.split() for line in (source / "image_class_labels.txt").read_text().splitlines())
+    (root / "image_class_labels.txt").write_text("".join(f"{n} {labels[n]}\n" for n in numbers))
+    (root / "train_test_split.txt").write_text("".join(f"{n} {i % 2}\n" for i, n in enumerate(numbers)))
+    from PIL import Image
+
+    boxes = []
+    for row in rows:
+        with Image.open(root / "images" / row.split()[1]) as image:
+            w, h = image.size
+        boxes.append(f"{row.split()[0]} {w / 4} {h / 4} {w / 2} {h / 2}\n")
+    (root / "bounding_boxes.txt").write_text("".join(boxes))
+    out = root.parent / "birds.h5"
+    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return ["--boxes", str(out), "--root", str(root)]
+
+
+@pytest.fixture(scope="module")
+def run(birds: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step with its evaluation."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert program([*birds, *TINY, "--batch-size", "8", "--epochs", "1", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads((run / "evaluation.json").read_text(), parse_constant=refuse)["localisation"]
+    assert {f"views: {name}" for name in CONTROLS} <= found.keys()
+    assert found["images"]["off_centre_images"] == 0
+    assert found["images"]["probe"]["off_centre"]["auc"] is None
+    rows = [json.loads(line, parse_constant=refuse) for line in (run / journal.NAME).read_text().splitlines()]
+    assert rows[-1]["kind"] == "evaluation"
+    said = (run / card.NAME).read_text()
+    assert all(f"| views: {name} |" in said for name in CONTROLS)
+    assert "| off-centre crops: shuffled probe |" in said
+    assert "Box area share (chance for pointing and energy): whole images 0.2" in said
+    assert "another image's keys change C's AUC by" in said
+    assert "- alignment: preset `stable`; stage 4" in said
+
+
+def test_evaluate_shows_controls_and_strict_json(birds: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = [*birds, "--protocol", "localise", "--size", "32", "--device", "cpu", "--workers", "1", "--json"]
+    assert evaluate.program([str(run / "encoder.safetensors"), *flags]) == 0
+    said = capsys.readouterr().out
+    for word in ("box area share", "shuffled probe", "centre prior", "direct head", "Rolled keys", "trainer.compare"):
+        assert word in said
+    assert json.loads(said.splitlines()[-1])["localise"]["probe"]["off_centre"]["auc"] is None
+
+
+def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_path: Path, capsys) -> None:
+    arms = ["byol:rrc", "cvsa:saliencyswap", "cvsa:saliencyswap:direct-head"]
+    assert missing_controls(tuple(arms)) == ["cvsa:saliencyswap:shuffled-masks", "cvsa:saliencyswap:rolled-keys"]
+    assert missing_controls(("byol:rrc",)) == []
+    flags = [*birds, *TINY, "--batch-size", "8", "--epochs", "1"]
+    command = ["--arms", *arms, "--seeds", "1", "--out", str(tmp_path), "--", *flags]
+    assert compare.program(command) == 0
+    said = capsys.readouterr().out
+    assert "not among --arms: cvsa:saliencyswap:shuffled-masks, cvsa:saliencyswap:rolled-keys" in said
+    assert "cvsa:saliencyswap: another image's keys change C's AUC by" in said
+    for name in ("box area share, held-out views", "C map AUC, another image's mask", "shuffled probe AUC"):
+        assert name in said
+    (tmp_path / "byol-rrc-seed0" / card.NAME).unlink()  # killed between the evaluation and the card
+    assert compare.program(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("done before") == 2
+    assert (tmp_path / "byol-rrc-seed0" / card.NAME).exists()
+    with pytest.raises(UserError, match="byol-rrc-seed0 was trained with --epochs 1, and now it would be --epochs 2"):
+        compare.program([*command, "--epochs", "2"])
+    with pytest.raises(UserError, match="--method cvsa --policy rrc"):
+        compare.program(["--arms", "byol:rrc", "cvsa:rrc", "--out", str(tmp_path / "new"), "--", *flags])
+    assert not (tmp_path / "new").exists()
+
+
+def test_correspondence_is_claimed_only_where_keys_matter() -> None:
+    assert "no correspondence" in keys_sentence({"change": -0.01, "standard_error": 0.006})
+    assert "no correspondence" in keys_sentence({"change": 0.05, "standard_error": 0.006})
+    assert "some correspondence" in keys_sentence({"change": -0.02, "standard_error": 0.006})
+
+
+def test_a_split_that_is_not_there_shows_before_the_training(birds: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tets"):
+        program([*birds, *TINY, "--batch-size", "8", "--eval-split", "tets", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / journal.NAME).exists()
