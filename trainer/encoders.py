@@ -86,7 +86,9 @@ def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Enco
             if side % patch:
                 raise UserError(f"--size {side}: must be a multiple of the ViT's patch of {patch} pixels")
             encoder, name = build(weights, arch, side, path)
-            return encoder, name, side, f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}"
+            remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}"
+            ignored = sorted(k for k in state if not k.startswith(prefix) or k.removeprefix(prefix).startswith(_HEADS))
+            return encoder, name, side, remark + (f"; not used: {some(ignored)}" if ignored else "")
     encoder, name, remark = fit_encoder(state, path, arch)
     return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
 

@@ -176,8 +176,8 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
     from matplotlib.patches import Rectangle
 
     bars = {name: value["auc"] for name, value in found.items() if isinstance(value, dict) and "auc" in value}
-    figure = plt.figure(figsize=(2 * SHOWN, 7), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(2, 1), squeeze=False)[:, 0]
+    figure = plt.figure(figsize=(2 * SHOWN, 8), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(5, 3), squeeze=False)[:, 0]
     for i, (view, c, (x0, y0, x1, y1)) in enumerate(pictures):
         image = as_picture(view)
         for row, title in ((0, "held-out view"), (1, "its C map")):
@@ -193,7 +193,8 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
             if i == 0:
                 axes.set_title(title, loc="left", fontsize=9)
     axes = below.add_subplot()
-    colours = ["tab:gray" if "prior" in name else "tab:blue" for name in bars]
+    controls = ("prior", "another image", "shuffled")
+    colours = ["tab:gray" if any(word in name for word in controls) else "tab:blue" for name in bars]
     axes.barh(list(bars)[::-1], list(bars.values())[::-1], color=colours[::-1])
     axes.axvline(0.5, color="black", linewidth=0.8)
     axes.set_xlim(0.4, 1)

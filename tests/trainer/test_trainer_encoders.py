@@ -30,6 +30,7 @@ def test_timm_vit_gives_timms_features(tiny: Path) -> None:
     assert isinstance(encoder, TokenGrid)
     assert (arch, size, width(encoder)) == ("vit_tiny_patch16_224", 224, 192)
     assert "all 150 tensors" in remark
+    assert "not used: backbone.head.bias, backbone.head.weight" in remark
     own = timm.create_model(arch, num_classes=0).eval()
     state = torch.load(tiny, weights_only=True)["state_dict"]
     own.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if "head." not in k})
