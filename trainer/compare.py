@@ -249,17 +249,20 @@ def _plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = {n: a for n, a in result["measures"].items() if "centre" not in n and "share" not in n}
+    shown = {n: a for n, a in result["measures"].items() if not n.startswith(("centre prior", "box area share"))}
     if not shown:
         return
-    figure, axes = plt.subplots(len(shown), 1, figsize=(8, 0.5 + 1.5 * len(shown)), layout="constrained", squeeze=False)
+    heights = [0.8 + 0.25 * len(arms) for arms in shown.values()]
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(9, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
+    )
     for axis, (name, arms) in zip(axes[:, 0], shown.items(), strict=True):
         for place, (arm, f) in enumerate(arms.items()):
-            axis.scatter(f["values"], [place] * len(f["values"]), alpha=0.6)
+            colour = f"C{result['arms'].index(arm) % 10}"
+            axis.scatter(f["values"], [place] * len(f["values"]), alpha=0.6, color=colour)
             axis.plot([f["mean"]], [place], "k|", markersize=14)
-            axis.annotate(arm, (f["mean"], place), textcoords="offset points", xytext=(0, 7), fontsize=7, ha="center")
-        axis.set_yticks([])
-        axis.set_ylim(-0.6, len(arms) - 0.1)
+        axis.set_yticks(range(len(arms)), list(arms), fontsize=8)
+        axis.set_ylim(len(arms) - 0.5, -0.5)
         axis.set_title(name, fontsize=9, loc="left")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
