@@ -61,8 +61,8 @@ def open_views(
     cache: "ram" or "gpu" keep decoded pictures from epoch to epoch in at most cache_bytes (None: half of what is free);
     the views stay the same to the bit, and backgrounds may come from anywhere (policy.group) at no cost.
     cache_side: keeps at most this many pixels of a picture's (or its box's) longer side, so that more fit; views are
-    then near, not equal: crops' edges move by up to half a kept pixel. At twice the view's size the mean difference is
-    0.05 of 255 levels on CUB with whole scenes, 3 where scenes are zoomed into.
+    then near, not equal: crops' edges move by up to half a kept pixel. Twice the view's size is little with whole
+    scenes; where they are zoomed into, detail is lost.
     maps: folder of saliency maps for the policy copy-paste, PATH-OF-THE-PICTURE.png (see `augment.alpha.MapFolder`).
     say: takes the lines that tell what was chosen and what went wrong; None: stderr.
 
