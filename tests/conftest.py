@@ -42,3 +42,14 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "demo"
     make_demo(root, images=96, quiet=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def demo_boxes(
+    demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable[..., subprocess.CompletedProcess]
+) -> Path:
+    """The box file of `demo_root`, made by the program once a session."""
+    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
+    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out

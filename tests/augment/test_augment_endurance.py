@@ -19,11 +19,9 @@ def resources() -> tuple[int, int, int]:
     return resident, len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-@pytest.fixture(scope="module")
-def demo(demo_root, tmp_path_factory, run_module):
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out).returncode == 0
-    return out, demo_root
+@pytest.fixture
+def demo(demo_boxes, demo_root):
+    return demo_boxes, demo_root
 
 
 @pytest.mark.slow

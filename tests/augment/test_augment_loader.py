@@ -76,12 +76,9 @@ def test_batches_that_cannot_be_made_are_named():
 
 
 @pytest.fixture(scope="module")
-def demo(demo_root, tmp_path_factory, run_module):
+def demo(demo_boxes, demo_root):
     """Root and box file of the small demo set."""
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return demo_root, out
+    return demo_root, demo_boxes
 
 
 def views_of(demo, **options):

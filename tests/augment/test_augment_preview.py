@@ -11,13 +11,6 @@ from augment.preview import program
 from precompute.cli import main
 
 
-@pytest.fixture(scope="module")
-def demo_boxes(demo_root, tmp_path_factory, run_module):
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out).returncode == 0
-    return out
-
-
 def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_boxes, tmp_path, run_module):
     arguments = ["--boxes", demo_boxes, "--root", demo_root, "--count", 3, "--size", 64, "--backend", "eager"]
     sheets = {}

@@ -1,7 +1,6 @@
 """TensorBoard's event files say what metrics.jsonl says, also after a resume; without TensorBoard the run says so."""
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_board_shows_the_journal_and_a_resumed_run_no_step_twice(
-    demo_root: Path, tmp_path: Path, run_module: Callable
+    demo_boxes: Path, demo_root: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard")
-    boxes, out = tmp_path / "demo.h5", tmp_path / "run"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
-    flags = ["--boxes", str(boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32", "--device", "cpu",
-             "--batch-size", "16", "--pipeline", "kornia", "--workers", "1", "--out", str(out)]  # fmt: skip
+    out = tmp_path / "run"
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32",
+             "--device", "cpu", "--batch-size", "16", "--pipeline", "kornia", "--workers", "1",
+             "--out", str(out)]  # fmt: skip
     assert program([*flags, "--epochs", "2", "--log-every", "1", "--tensorboard"]) == 0
     rows = journal.read(out / journal.NAME)
     found = scalars(out / FOLDER)

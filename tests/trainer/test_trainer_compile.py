@@ -44,13 +44,11 @@ def test_a_compiled_step_equals_an_eager_one(photos: PhotoBatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_a_compiled_run_ends_as_an_eager_one_begins(demo_root, tmp_path, run_module: Callable) -> None:
+def test_a_compiled_run_ends_as_an_eager_one_begins(demo_boxes, demo_root, tmp_path, run_module: Callable) -> None:
     """Through the command: it compiles, logs its diagnoses, saves, evaluates; the first losses are the eager ones."""
     from trainer import journal
 
-    boxes = tmp_path / "demo.h5"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
-    flags = ["--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--workers", 1, "--epochs", 1, "--log-every", 1]  # fmt: skip
     rows = {}
     for name, more in (("eager", []), ("compiled", ["--compile"])):

@@ -5,7 +5,6 @@ How they are recorded and replayed: crash_disk.py. Kills of a real process by th
 
 import random
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -78,23 +77,15 @@ def kill_everywhere(boxes: Path, demo_root: Path, tmp_path: Path, flags: list[st
     print(f"{len(calls)} calls, {len(different)} different outcomes, {len(chosen)} of them resumed")
 
 
-@pytest.fixture(scope="module")
-def boxes(demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> Path:
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def test_prefixes_of_a_runs_calls(boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+def test_prefixes_of_a_runs_calls(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
     flags = ["--pipeline", "kornia", "--epochs", "1", "--no-evaluate"]
-    kill_everywhere(boxes, demo_root, tmp_path, flags, resumes=4)
+    kill_everywhere(demo_boxes, demo_root, tmp_path, flags, resumes=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["kornia", "fused"])
 def test_prefixes_of_a_runs_calls_with_its_evaluation(
-    boxes: Path, demo_root: Path, tmp_path: Path, pipeline: str
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, pipeline: str
 ) -> None:
     flags = ["--pipeline", pipeline, "--epochs", "2"]
-    kill_everywhere(boxes, demo_root, tmp_path, flags, resumes=60)
+    kill_everywhere(demo_boxes, demo_root, tmp_path, flags, resumes=60)

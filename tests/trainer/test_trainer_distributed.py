@@ -57,10 +57,10 @@ def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["cvsa", pytest.param("simclr", marks=pytest.mark.slow)])
-def test_two_processes_equal_one(demo_root: Path, tmp_path: Path, run_module: Callable, method: str) -> None:
-    boxes = tmp_path / "demo.h5"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
-    flags = ["--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+def test_two_processes_equal_one(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, run_module: Callable, method: str
+) -> None:
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--pipeline", "kornia", "--workers", 1, "--base-lr", 0.6, "--epochs", 2,
              "--method", method, "--no-evaluate"]  # fmt: skip
     one = run_module("trainer.run", *flags, "--out", tmp_path / "one", OMP_NUM_THREADS="1")
@@ -79,11 +79,10 @@ def test_two_processes_equal_one(demo_root: Path, tmp_path: Path, run_module: Ca
 
 
 @pytest.mark.slow  # three starts of torch
-def test_a_signal_to_one_process_saves_and_ends_both(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
+def test_a_signal_to_one_process_saves_and_ends_both(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
     """Within a few steps, and far from any log line; the continuation begins where both stopped."""
-    boxes, out = tmp_path / "demo.h5", tmp_path / "run"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
-    flags = ["--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+    out = tmp_path / "run"
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--workers", 1, "--epochs", 2000, "--log-every", 10, "--no-evaluate",
              "--out", out]  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +27,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def flags(demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> list[str]:
+def flags(demo_boxes: Path, demo_root: Path) -> list[str]:
     """A run of twelve steps with a checkpoint at each, and its evaluation."""
-    boxes = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
-    return ["--boxes", str(boxes), "--root", str(demo_root), *TINY, "--epochs", "4", "--save-every", "1"]
+    return ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY, "--epochs", "4", "--save-every", "1"]
 
 
 @dataclass

@@ -132,7 +132,7 @@ def test_arithmetic_is_counted_as_each_method_sees() -> None:
     assert flops["byol"] == pytest.approx(8 * one, rel=0.01)  # and the predictor
 
 
-def test_copy_paste_is_trained_with_soft_masks(demo_root, tmp_path, run_module):
+def test_copy_paste_is_trained_with_soft_masks(demo_boxes, demo_root, tmp_path):
     """--policy copy-paste --maps DIR, from the command line to a loss; without its maps it is a usage error."""
     from PIL import Image
 
@@ -141,10 +141,8 @@ def test_copy_paste_is_trained_with_soft_masks(demo_root, tmp_path, run_module):
     from trainer import journal
     from trainer.run import program
 
-    boxes, maps, out = tmp_path / "demo.h5", tmp_path / "maps", tmp_path / "run"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
-    cache = BoxCache.open(boxes)
+    maps, out = tmp_path / "maps", tmp_path / "run"
+    cache = BoxCache.open(demo_boxes)
     for i in range(len(cache)):  # the box, softly
         ramp = Image.new("L", (32, 32), 20)
         x0, y0, x1, y1 = (round(32 * float(v)) for v in cache.boxes[i])
@@ -152,7 +150,7 @@ def test_copy_paste_is_trained_with_soft_masks(demo_root, tmp_path, run_module):
         path = (maps / cache.path(i)).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         ramp.save(path)
-    flags = ["--boxes", str(boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32",
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32",
              "--batch-size", "16", "--epochs", "1", "--device", "cpu", "--out", str(out)]  # fmt: skip
     assert program([*flags, "--policy", "copy-paste", "--maps", str(maps)]) == 0
     steps = [row for row in journal.read(out / journal.NAME) if row["kind"] == "step"]

@@ -3,7 +3,7 @@
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,9 @@ from trainer.run import program
 
 
 @pytest.fixture(scope="module")
-def flags(demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> list[str]:
+def flags(demo_boxes: Path, demo_root: Path) -> list[str]:
     """A run of three steps with a checkpoint at each."""
-    boxes = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
-    return ["--boxes", str(boxes), "--root", str(demo_root), *TINY, "--pipeline", "kornia", "--epochs", "1",
+    return ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY, "--pipeline", "kornia", "--epochs", "1",
             "--save-every", "1", "--no-evaluate"]  # fmt: skip
 
 

@@ -23,19 +23,10 @@ TINY = ("--arch", "resnet10w8", "--size", "32", "--batch-size", "16", "--device"
         "--workers", "1")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def boxes(demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> Path:
-    """The box file of 96 demo pictures."""
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
 @pytest.fixture
-def flags(boxes: Path, demo_root: Path) -> list[str]:
+def flags(demo_boxes: Path, demo_root: Path) -> list[str]:
     """A run of 3 steps an epoch."""
-    return ["--boxes", str(boxes), "--root", str(demo_root), *TINY]
+    return ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY]
 
 
 def losses(out: Path) -> list[tuple]:
@@ -45,10 +36,10 @@ def losses(out: Path) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(demo_boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 epochs, 12 steps, that nobody stopped."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    flags = ["--boxes", str(boxes), "--root", str(demo_root), *TINY]
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY]
     assert program([*flags, "--epochs", "4", "--log-every", "2", "--out", str(out)]) == 0
     return out
 
@@ -207,10 +198,12 @@ def test_accumulation_splits_the_batch(flags: list[str], tmp_path: Path) -> None
     assert first[1] == pytest.approx(first[2] + first[3], rel=1e-5)
 
 
-def test_nothing_named_means_the_demo_set(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_nothing_named_means_the_demo_set(
+    demo_boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     """Said aloud. (That it is made when missing is what `make demo` shows; here its boxes are in their usual place.)"""
     (tmp_path / "cache").mkdir()
-    shutil.copy(boxes, tmp_path / "cache" / "demo.h5")
+    shutil.copy(demo_boxes, tmp_path / "cache" / "demo.h5")
     monkeypatch.chdir(tmp_path)
     assert program([*TINY, "--epochs", "1", "--no-evaluate", "--out", "run"]) == 0
     assert "data: none named" in capsys.readouterr().out
@@ -229,10 +222,10 @@ def test_second_stage_keeps_the_frozen_stages(flags: list[str], unbroken: Path, 
 
 
 def test_evaluate_gives_every_protocol_as_json(
-    boxes: Path, demo_root: Path, unbroken: Path, run_module: Callable
+    demo_boxes: Path, demo_root: Path, unbroken: Path, run_module: Callable
 ) -> None:
     done = run_module(
-        "trainer.evaluate", unbroken / "encoder.safetensors", "--boxes", boxes, "--root", demo_root,
+        "trainer.evaluate", unbroken / "encoder.safetensors", "--boxes", demo_boxes, "--root", demo_root,
         "--protocol", "all", "--size", 32, "--batch-size", 16, "--linear-epochs", 2, "--finetune-epochs", 1,
         "--pipeline", "kornia",
         "--device", "cpu", "--json",

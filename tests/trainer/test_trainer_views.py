@@ -1,7 +1,6 @@
 """trainer.run's flags for where views come from: kept pictures, further backgrounds, files that went bad."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,49 +15,41 @@ TINY = ("--arch", "resnet10w8", "--size", "32", "--batch-size", "16", "--epochs"
         "--pipeline", "fused", "--workers", "2", "--log-every", "1", "--no-evaluate")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def boxes(demo_root: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> Path:
-    out = tmp_path_factory.mktemp("boxes") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
 def run(out: Path, boxes: Path, root: Path, *flags: object) -> list[float]:
     """The losses of a run of six steps."""
     assert program(["--boxes", str(boxes), "--root", str(root), *TINY, "--out", str(out), *map(str, flags)]) == 0
     return [row["loss"] for row in journal.read(out / journal.NAME) if row["kind"] == "step"]
 
 
-def test_kept_pictures_train_the_same_network(boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:
-    streamed = run(tmp_path / "off", boxes, demo_root)
-    assert run(tmp_path / "ram", boxes, demo_root, "--cache", "ram") == streamed
+def test_kept_pictures_train_the_same_network(demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:
+    streamed = run(tmp_path / "off", demo_boxes, demo_root)
+    assert run(tmp_path / "ram", demo_boxes, demo_root, "--cache", "ram") == streamed
     assert "decoded pictures take" in capsys.readouterr().out
     a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in ("off", "ram"))
     assert all(a[k].equal(b[k]) for k in a)
     with pytest.raises(UserError, match="use ram or off"):
-        run(tmp_path / "gpu", boxes, demo_root, "--cache", "gpu")
+        run(tmp_path / "gpu", demo_boxes, demo_root, "--cache", "gpu")
 
 
-def test_backgrounds_from_further_sets(boxes: Path, demo_root: Path, tmp_path: Path) -> None:
-    own = run(tmp_path / "own", boxes, demo_root)
-    more = ("--backgrounds", boxes, demo_root)
-    assert run(tmp_path / "more", boxes, demo_root, *more) != own
-    assert run(tmp_path / "others", boxes, demo_root, *more, "--no-own-backgrounds") != own
+def test_backgrounds_from_further_sets(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+    own = run(tmp_path / "own", demo_boxes, demo_root)
+    more = ("--backgrounds", demo_boxes, demo_root)
+    assert run(tmp_path / "more", demo_boxes, demo_root, *more) != own
+    assert run(tmp_path / "others", demo_boxes, demo_root, *more, "--no-own-backgrounds") != own
     with pytest.raises(UsageError, match="FILE DIR"):
-        run(tmp_path / "odd", boxes, demo_root, "--backgrounds", boxes)
+        run(tmp_path / "odd", demo_boxes, demo_root, "--backgrounds", demo_boxes)
     with pytest.raises(UserError, match=r"nothing\.h5"):
-        run(tmp_path / "none", boxes, demo_root, "--backgrounds", tmp_path / "nothing.h5", demo_root)
+        run(tmp_path / "none", demo_boxes, demo_root, "--backgrounds", tmp_path / "nothing.h5", demo_root)
 
 
 def test_a_file_that_went_bad_is_replaced_or_ends_the_run(
-    boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    root, cache = tmp_path / "demo", BoxCache.open(boxes)
+    root, cache = tmp_path / "demo", BoxCache.open(demo_boxes)
     shutil.copytree(demo_root, root)
     path = cache.path(int(cache.indices("train")[0]))
     (root / path).write_bytes((root / path).read_bytes()[:300])
-    run(tmp_path / "replaced", boxes, root)
+    run(tmp_path / "replaced", demo_boxes, root)
     assert path in capsys.readouterr().out
     with pytest.raises(BadFile, match=path):
-        run(tmp_path / "failed", boxes, root, "--on-bad", "fail")
+        run(tmp_path / "failed", demo_boxes, root, "--on-bad", "fail")

@@ -1,0 +1,160 @@
+"""A step never makes the host wait for the device, and keeps all its tensors there: both seen without a GPU.
+
+On the CPU everything that comes from weights or views is followed through a step, and what would hand such a value to
+the host is refused. On a feigned CUDA device (no numbers, no kernels) tensors of two devices in one operation are.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from trainer_photos import PhotoBatch
+
+from augment.geometry import masks
+from trainer.build import make_method
+from trainer.config import METHODS, RunConfig
+from trainer.journal import Meter
+from trainer.model import build_encoder, grid_of
+from trainer.optim import build_optimizer
+from trainer.settings import Hardware, decide
+from trainer.state import TrainingState
+from trainer.train import advance, autocast_of
+
+# What hands a value to the host, or a shape that depends on values.
+WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
+TINY = RunConfig(arch="resnet10w8", size=64, batch_size=8, dim=16, hidden=16, conv_hidden=16, device="cpu", epochs=5)
+
+
+@dataclass
+class Batch:
+    """What a step reads of a batch of views."""
+
+    views: tuple[Tensor, ...]
+    rects: Tensor
+
+    def masks(self, view: int, grid: int) -> Tensor:
+        return masks(self.rects[:, view], 64, grid)
+
+
+class Waits(AssertionError):
+    """The host would wait here."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """Follows what is computed from `device` and refuses to hand a value of it to the host."""
+
+    def __init__(self, device: list[Tensor]) -> None:
+        super().__init__()
+        self.kept = [*device]  # alive, so that no memory gets a second owner
+        self.memory = {memory(t) for t in device}
+
+    def follows(self, t: Tensor) -> bool:
+        """Whether `t` came from the device."""
+        return memory(t) in self.memory
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        followed = any(isinstance(t, Tensor) and self.follows(t) for t in tree_leaves((args, kwargs)))
+        if followed and func.overloadpacket.__name__ in WAITING:
+            raise Waits(str(func))
+        out = func(*args, **(kwargs or {}))
+        if followed:
+            made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+            self.kept += made
+            self.memory |= {memory(t) for t in made}
+        return out
+
+
+def memory(t: Tensor) -> int:
+    """Where the storage of `t` lies."""
+    return t.untyped_storage().data_ptr()
+
+
+def state_of(config: RunConfig, feigned: FakeTensorMode | None = None) -> TrainingState:
+    """A run that is about to begin, on the CPU or on a feigned CUDA device."""
+    settings, _ = decide(config, 40, 64, Hardware("cuda:0" if feigned else "cpu", "", bf16=True))
+    method = make_method(config, settings)
+    with feigned or nullcontext():
+        if feigned:
+            feign(method)
+        optimizer = build_optimizer(settings.optimizer, [method.online], 1e-6, 0.9)
+    return TrainingState(
+        config=config, settings=settings, method=method, optimizer=optimizer, loader=None, meter=Meter(),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+    )  # fmt: skip
+
+
+def feign(module: nn.Module) -> None:
+    """Parameters and buffers as they would be on CUDA, without numbers; within a FakeTensorMode."""
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                part._parameters[name] = nn.Parameter(there(p), requires_grad=p.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = there(buffer)
+
+
+def there(t: Tensor) -> Tensor:
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")
+
+
+def config_of(method: str, **more: Any) -> RunConfig:
+    return replace(TINY, method=method, policy="saliencyswap", **more)
+
+
+CONFIGS = [config_of(method) for method in METHODS]
+CONFIGS += [config_of("cvsa", **more) for more in (
+    {"control": "direct-head"}, {"control": "rolled-keys"}, {"control": "shuffled-masks"}, {"mask": "bilinear"},
+    {"optimizer": "sgd"}, {"accumulate": 2}, {"freeze_stages": 2}, {"align_stages": (3, 4)}, {"loss": "paper"},
+)]  # fmt: skip
+
+
+def words(config: RunConfig) -> str:
+    """A name for a test."""
+    other = [f"{k}={v}" for k, v in vars(config).items() if v != getattr(TINY, k) and k not in ("method", "policy")]
+    return "-".join([config.method, *other])
+
+
+def grids_of(config: RunConfig) -> dict[int, int]:
+    stages = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())
+    return {stage: grid_of(build_encoder(config.arch), config.size, stage) for stage in stages}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=words)
+def test_no_step_hands_a_value_to_the_host(photos: PhotoBatch, config: RunConfig) -> None:
+    state, batch, grids = state_of(config), Batch(photos.views, photos.rects), grids_of(config)
+    held = [*state.method.parameters(), *state.method.buffers(), *batch.views, batch.rects]
+    with NoWaiting([t.detach() for t in held]) as watch:
+        for _ in range(2):
+            terms = advance(state, batch, grids, autocast_of("bf16", "cpu"))
+            assert watch.follows(terms["loss"])  # up to the end
+        with pytest.raises(Waits):
+            terms["loss"].item()
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.method not in ("looc", "relloc")], ids=words)
+def test_a_step_stays_on_its_device(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, target, optimizer. (looc and relloc draw on the host in the step, and nothing feigned has numbers.)"""
+
+    def backward(loss: Tensor) -> None:  # autograd's engine asks the driver, which is not there
+        assert loss.device.type == "cuda"
+        assert loss.requires_grad
+        for p in state.method.online.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+    grids, feigned = grids_of(config), FakeTensorMode()
+    state = state_of(config, feigned)
+    with feigned:
+        views = torch.empty(2, 8, 3, 64, 64, device="cuda").unbind()
+        batch = Batch(views, torch.empty(8, 2, 4, dtype=torch.int32, device="cuda"))
+        terms = advance(state, batch, grids, nullcontext)
+        assert {t.device.type for t in [*terms.values(), *state.method.state_dict().values()]} == {"cuda"}
+        with pytest.raises(RuntimeError, match="device"):
+            terms["loss"] + torch.zeros(2)
