@@ -4,16 +4,16 @@
 // Python threads run meanwhile. No dependencies. The arithmetic is in fixed point, 1/128 of a level, between the passes
 // too (Pillow rounds to whole levels there): the result is within a hundredth of a level of the exact one, rounded.
 //
-// Rows first: eight rows of the result by 32 bytes, a pixel's channels side by side, turned in registers and stored by
-// columns. A pass over columns of 32 rows at a time then needs neither gathers nor shuffles. Measured against sums over
-// interleaved pixels, four lanes at a time: 2.5 times as fast.
+// Rows first: eight rows of the result by a block of bytes, a pixel's channels side by side, turned in registers and
+// stored by columns. A pass over columns of 32 rows at a time then needs neither gathers nor shuffles. Measured against
+// sums over interleaved pixels, four lanes at a time: 2.5 times as fast.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -37,11 +37,21 @@ namespace {
 
 constexpr int kRows = 32;   // rows of the result that are made together
 constexpr int kGroup = 8;   // of those, rows that are turned together
-constexpr int kBlock = 32;  // bytes of a row that are read together
+// Bytes of a row that are read together: as many as become the 16-bit numbers of one register (longer vectors would live
+// in memory). kTurned: bytes of a column that are turned together.
+#if defined(__AVX512BW__)
+constexpr int kBlock = 32, kTurned = 32;
+#elif defined(__AVX2__)
+constexpr int kBlock = 16, kTurned = 32;
+#else
+constexpr int kBlock = 8, kTurned = 16;
+#endif
 constexpr int kOne = 1 << 15;  // a weight of 1
 constexpr int kMostTaps = 32;  // with more, the products' rounding errors would add up to more than 1/8 of a level
-typedef int16_t Short32 __attribute__((vector_size(64), aligned(2)));
-typedef uint8_t Byte32 __attribute__((vector_size(32), aligned(1)));
+typedef int16_t Shorts __attribute__((vector_size(2 * kBlock)));
+typedef int16_t LooseShorts __attribute__((vector_size(2 * kBlock), aligned(2)));  // anywhere in memory
+typedef uint8_t Bytes __attribute__((vector_size(kBlock)));
+typedef uint8_t Turned __attribute__((vector_size(kTurned)));
 
 // Weights of an antialiased triangle filter, as Pillow computes them: for output i, `taps` inputs from `start`; the
 // number is the same for all outputs, weights of 0 fill up. They sum up to kOne, so that a flat area stays what it is.
@@ -84,59 +94,66 @@ struct Filter {
   }
 };
 
-// Bytes to 1/128 levels, and products of those with weights, rounded.
+// Bytes to 1/128 levels; products of those with weights, rounded; and the lower or higher halves of every 16 bytes of a
+// and b, element by element in turn.
 #if defined(__AVX512BW__)
-Short32 levels(const uint8_t* from) {
-  return (Short32)_mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)), 7);
+Shorts levels(const uint8_t* from) {
+  return (Shorts)_mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)), 7);
 }
-Short32 times(Short32 a, int32_t weight) {
-  return (Short32)_mm512_mulhrs_epi16((__m512i)a, _mm512_set1_epi32(weight));
+Shorts times(Shorts a, int32_t weight) {
+  return (Shorts)_mm512_mulhrs_epi16((__m512i)a, _mm512_set1_epi32(weight));
 }
+Shorts low_halves(Shorts a, Shorts b) { return (Shorts)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b); }
+Shorts high_halves(Shorts a, Shorts b) { return (Shorts)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b); }
 #elif defined(__AVX2__)
-union Halves {
-  Short32 whole;
-  __m256i half[2];
-};
-Short32 levels(const uint8_t* from) {
-  Halves out;
-  for (int i = 0; i < 2; ++i)
-    out.half[i] = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(from + 16 * i))), 7);
-  return out.whole;
+Shorts levels(const uint8_t* from) {
+  return (Shorts)_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)from)), 7);
 }
-Short32 times(Short32 a, int32_t weight) {
-  Halves out{a};
-  for (auto& half : out.half) half = _mm256_mulhrs_epi16(half, _mm256_set1_epi32(weight));
-  return out.whole;
+Shorts times(Shorts a, int32_t weight) {
+  return (Shorts)_mm256_mulhrs_epi16((__m256i)a, _mm256_set1_epi32(weight));
+}
+Shorts low_halves(Shorts a, Shorts b) { return (Shorts)_mm256_unpacklo_epi16((__m256i)a, (__m256i)b); }
+Shorts high_halves(Shorts a, Shorts b) { return (Shorts)_mm256_unpackhi_epi16((__m256i)a, (__m256i)b); }
+#else
+#if defined(__SSE2__)
+Shorts levels(const uint8_t* from) {
+  const __m128i bytes = _mm_loadl_epi64((const __m128i*)from);
+  return (Shorts)_mm_slli_epi16(_mm_unpacklo_epi8(bytes, _mm_setzero_si128()), 7);
+}
+Shorts times(Shorts a, int32_t weight) {
+  const __m128i x = (__m128i)a, w = _mm_set1_epi32(weight);
+#if defined(__SSSE3__)
+  return (Shorts)_mm_mulhrs_epi16(x, w);
+#else  // nothing is negative: a product's bits from 14 on fit into 16, and an average with 0 rounds and halves
+  const __m128i high = _mm_slli_epi16(_mm_mulhi_epi16(x, w), 2), low = _mm_srli_epi16(_mm_mullo_epi16(x, w), 14);
+  return (Shorts)_mm_avg_epu16(_mm_or_si128(high, low), _mm_setzero_si128());
+#endif
 }
 #else
-Short32 levels(const uint8_t* from) {
-  Byte32 bytes;
+Shorts levels(const uint8_t* from) {
+  Bytes bytes;
   std::memcpy(&bytes, from, sizeof bytes);
-  return __builtin_convertvector(bytes, Short32) << 7;
+  return __builtin_convertvector(bytes, Shorts) << 7;
 }
-Short32 times(Short32 a, int32_t weight) {
-  typedef int32_t Int32 __attribute__((vector_size(128)));
-  return __builtin_convertvector((__builtin_convertvector(a, Int32) * (weight & 0x7FFF) + (1 << 14)) >> 15, Short32);
+Shorts times(Shorts a, int32_t weight) {
+  typedef int32_t Ints __attribute__((vector_size(4 * kBlock)));
+  return __builtin_convertvector((__builtin_convertvector(a, Ints) * (weight & 0x7FFF) + (1 << 14)) >> 15, Shorts);
 }
 #endif
-
-// The lower or higher halves of every 16 bytes of a and b, element by element in turn.
-Short32 low_halves(Short32 a, Short32 b) {
-  return SHUFFLE(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 8, 40, 9, 41, 10, 42, 11, 43, 16, 48, 17, 49, 18, 50, 19, 51, 24, 56,
-                 25, 57, 26, 58, 27, 59);
+Shorts low_halves(Shorts a, Shorts b) { return SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+Shorts high_halves(Shorts a, Shorts b) { return SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#endif
+#if defined(__AVX2__)
+Turned low_halves(Turned a, Turned b) { return (Turned)_mm256_unpacklo_epi8((__m256i)a, (__m256i)b); }
+Turned high_halves(Turned a, Turned b) { return (Turned)_mm256_unpackhi_epi8((__m256i)a, (__m256i)b); }
+#else
+Turned low_halves(Turned a, Turned b) {
+  return SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
-Short32 high_halves(Short32 a, Short32 b) {
-  return SHUFFLE(a, b, 4, 36, 5, 37, 6, 38, 7, 39, 12, 44, 13, 45, 14, 46, 15, 47, 20, 52, 21, 53, 22, 54, 23, 55, 28,
-                 60, 29, 61, 30, 62, 31, 63);
+Turned high_halves(Turned a, Turned b) {
+  return SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
-Byte32 low_halves(Byte32 a, Byte32 b) {
-  return SHUFFLE(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52,
-                 21, 53, 22, 54, 23, 55);
-}
-Byte32 high_halves(Byte32 a, Byte32 b) {
-  return SHUFFLE(a, b, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 24, 56, 25, 57, 26, 58, 27, 59, 28,
-                 60, 29, 61, 30, 62, 31, 63);
-}
+#endif
 
 // Turns the square of n × n elements in every 16 bytes of n vectors: an element's place, its row's bits before its
 // column's, is rotated by one bit a pass.
@@ -162,22 +179,22 @@ struct Source {
 typedef void EightRows(const Source&, const Filter&, int, int, int, int16_t*);
 typedef void AcrossRows(const int16_t*, const Filter&, int, bool, uint8_t*);
 
-// Rows y ... y + 7 of the crop (the last one again beyond its end), 32 bytes from column j on, by columns to `to`.
+// Rows y ... y + 7 of the crop (the last one again beyond its end), kBlock bytes from column j on, by columns to `to`.
 template <int kTaps>
 void eight_rows(const Source& source, const Filter& down, int y, int last, int j, int16_t* to) {
   const int taps = kTaps ? kTaps : down.taps;
-  Short32 rows[kGroup];
+  Shorts rows[kGroup];
   for (int r = 0; r < kGroup; ++r) {
     const int at = std::min(y + r, last);
     const int32_t* weight = &down.weight[size_t(at) * taps];
     const uint8_t* from = source.row(down.start[at]) + j;
-    Short32 sum = times(levels(from), weight[0]);
+    Shorts sum = times(levels(from), weight[0]);
     for (int k = 1; k < taps; ++k) sum += times(levels(from + k * source.stride), weight[k]);
     rows[r] = sum;
   }
   turn<kGroup>(rows);
   for (int c = 0; c < kGroup; ++c)
-    for (int lane = 0; lane < 4; ++lane)
+    for (int lane = 0; lane < kBlock / 8; ++lane)
       std::memcpy(to + (8 * lane + c) * kRows, (const char*)&rows[c] + 16 * lane, 16);
 }
 
@@ -187,12 +204,16 @@ void pixel_of_rows(const int16_t* columns, const Filter& across, int x, uint8_t*
   const int taps = kTaps ? kTaps : across.taps;
   const int32_t* weight = &across.weight[size_t(x) * taps];
   const int16_t* from = columns + size_t(across.start[x]) * 3 * kRows;
-  Short32 sum[3] = {Short32{} + 64, Short32{} + 64, Short32{} + 64};  // half a level
+  constexpr int kParts = kRows / kBlock;
+  Shorts sum[3 * kParts];
+  for (auto& part : sum) part = Shorts{} + 64;  // half a level
   for (int k = 0; k < taps; ++k, from += 3 * kRows)
-    for (int c = 0; c < 3; ++c) sum[c] += times(*(const Short32*)(from + c * kRows), weight[k]);
-  for (int c = 0; c < 3; ++c) {
-    const Byte32 bytes = __builtin_convertvector(sum[c] >> 7, Byte32);
-    std::memcpy(to + c * kRows, &bytes, sizeof bytes);
+#pragma GCC unroll 12
+    for (int i = 0; i < 3 * kParts; ++i) sum[i] += times(*(const LooseShorts*)(from + i * kBlock), weight[k]);
+#pragma GCC unroll 12
+  for (int i = 0; i < 3 * kParts; ++i) {
+    const Bytes bytes = __builtin_convertvector(sum[i] >> 7, Bytes);
+    std::memcpy(to + i * kBlock, &bytes, sizeof bytes);
   }
 }
 
@@ -204,17 +225,18 @@ void across_rows(const int16_t* columns, const Filter& across, int width, bool f
 // `rows` rows of `count` bytes from columns of 32 rows. `room`: bytes from `out` to the crop's end. 16 bytes are
 // written at a time, from the right to the left and down: what goes too far is written over.
 void rows_of_columns(const uint8_t* columns, int rows, int count, uint8_t* out, int64_t room) {
-  for (int j = (count - 1) / 16 * 16; j >= 0; j -= 16) {
-    Byte32 block[16];
-    std::memcpy(block, columns + size_t(j) * kRows, sizeof block);
-    turn<16>(block);
-    for (int y = 0; y < rows; ++y) {
-      const int64_t at = int64_t(y) * count + j;
-      const char* row = (const char*)&block[y % 16] + y / 16 * 16;
-      if (at + 16 <= room) std::memcpy(out + at, row, 16);
-      else if (at < room) std::memcpy(out + at, row, room - at);
+  for (int j = (count - 1) / 16 * 16; j >= 0; j -= 16)
+    for (int part = 0; part < rows; part += kTurned) {
+      Turned block[16];
+      for (int i = 0; i < 16; ++i) std::memcpy(&block[i], columns + size_t(j + i) * kRows + part, sizeof block[i]);
+      turn<16>(block);
+      for (int y = part; y < std::min(rows, part + kTurned); ++y) {
+        const int64_t at = int64_t(y) * count + j;
+        const char* row = (const char*)&block[y % 16] + (y - part) / 16 * 16;
+        if (at + 16 <= room) std::memcpy(out + at, row, 16);
+        else if (at < room) std::memcpy(out + at, row, room - at);
+      }
     }
-  }
 }
 
 // One thread's, kept from call to call.

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -22,10 +22,18 @@
 
 namespace {
 
-constexpr int kLanes = 48;
-constexpr int kBlock = 64;  // elements summed at a time: four AVX-512 vectors of floats
+// Floats of one register: longer vectors would live in memory, not in registers (five times slower with AVX2, measured).
+#if defined(__AVX512F__)
+constexpr int kWide = 16;
+#elif defined(__AVX2__)
+constexpr int kWide = 8;
+#else
+constexpr int kWide = 4;
+#endif
+constexpr int kLanes = 48;  // of three registers or a multiple of it
 constexpr int kPad = 16;    // elements before and after a row that may be read, never used
-typedef float Vec16 __attribute__((vector_size(64), aligned(4)));
+typedef float Vec __attribute__((vector_size(4 * kWide), aligned(4)));
+typedef uint8_t Bytes __attribute__((vector_size(kWide), aligned(1)));
 typedef uint8_t Bytes16 __attribute__((vector_size(16), aligned(1)));
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -35,37 +43,27 @@ float* grown(std::vector<float>& buffer, size_t count) {
   return buffer.data();
 }
 
-Vec16 load(const float* from) { return *reinterpret_cast<const Vec16*>(from); }
-#if defined(__AVX512F__)  // compilers take a long way from bytes to floats
-Vec16 load(const uint8_t* from) {
-  return (Vec16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
+Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+Vec load(const uint8_t* from) {  // compilers take a long way from bytes to floats
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #elif defined(__AVX2__)
-Vec16 load(const uint8_t* from) {
-  Vec16 out;
-  for (int half = 0; half < 2; ++half) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8 * half));
-    _mm256_storeu_ps(reinterpret_cast<float*>(&out) + 8 * half, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
-  }
-  return out;
-}
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 #else
-Vec16 load(const uint8_t* from) { return __builtin_convertvector(*reinterpret_cast<const Bytes16*>(from), Vec16); }
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Vec);
 #endif
+}
 
 // Finished views go past the caches, which a batch would not fit into anyway: what is there need not be read first (4 %
 // of the whole job, measured). `to` must be a multiple of 64 bytes then.
 template <bool kPast>
-void store(float* to, Vec16 x) {
+void store(float* to, Vec x) {
 #if defined(__AVX512F__)
   if (kPast) return _mm512_stream_ps(to, (__m512)x);
 #elif defined(__AVX2__)
-  if (kPast)
-    for (int half = 0; half < 2; ++half)
-      _mm256_stream_ps(to + 8 * half, _mm256_loadu_ps(reinterpret_cast<const float*>(&x) + 8 * half));
-  if (kPast) return;
+  if (kPast) return _mm256_stream_ps(to, (__m256)x);
 #endif
-  *reinterpret_cast<Vec16*>(to) = x;
+  *reinterpret_cast<Vec*>(to) = x;
 }
 
 void end_of_stores() {
@@ -76,25 +74,28 @@ void end_of_stores() {
 
 bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 64 == 0; }
 
+// out[j] = sum over k of weight[k] * rows[k][j] for j < kCount * kWide.
+template <int kCount, bool kPast>
+void weighted(const float* const* rows, const float* weight, int taps, int j, float* out) {
+  Vec sum[kCount] = {};
+  for (int k = 0; k < taps; ++k) {
+    const float* row = rows[k] + j;
+    const float w = weight[k];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) sum[i] += w * load(row + i * kWide);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) store<kPast>(out + j + i * kWide, sum[i]);
+}
+
 // out[j] = sum over k of weight[k] * rows[k][j] for j < n; nothing beyond is touched.
 template <bool kPast>
 void weighted_rows(const float* const* rows, const float* weight, int taps, int n, float* out) {
+  constexpr int kBlock = 8;  // registers at a time: as many sums as hide how long one takes
   int j = 0;
-  for (; j + kBlock <= n; j += kBlock) {
-    Vec16 a = {}, b = {}, c = {}, d = {};  // in registers: an array of sums would go through memory at every tap
-    for (int k = 0; k < taps; ++k) {
-      const float* row = rows[k] + j;
-      const float w = weight[k];
-      a += w * load(row), b += w * load(row + 16), c += w * load(row + 32), d += w * load(row + 48);
-    }
-    store<kPast>(out + j, a), store<kPast>(out + j + 16, b);
-    store<kPast>(out + j + 32, c), store<kPast>(out + j + 48, d);
-  }
-  for (; j + 16 <= n; j += 16) {
-    Vec16 sum = {};
-    for (int k = 0; k < taps; ++k) sum += weight[k] * load(rows[k] + j);
-    store<kPast>(out + j, sum);
-  }
+  for (; j + kBlock * kWide <= n; j += kBlock * kWide) weighted<kBlock, kPast>(rows, weight, taps, j, out);
+  for (; j + 2 * kWide <= n; j += 2 * kWide) weighted<2, kPast>(rows, weight, taps, j, out);
+  for (; j + kWide <= n; j += kWide) weighted<1, kPast>(rows, weight, taps, j, out);
   for (; j < n; ++j) {
     float sum = 0;
     for (int k = 0; k < taps; ++k) sum += weight[k] * rows[k][j];
@@ -195,32 +196,32 @@ struct Normalisation {
 // y = M·x + K·mean, clamped and normalised, as a filter along the interleaved row: five taps whose weights depend on the
 // channel.
 struct Matrix {
-  Vec16 tap[3][5], shift[3], low[3], high[3];
+  Vec tap[3][5], shift[3], low[3], high[3];  // of three registers, in which all places of a channel come by
 
   Matrix(const View& view, const double mean[3], const Normalisation& to) {
-    for (int l = 0; l < kLanes; ++l) {
-      const int c = l % 3, g = l / 16;
+    for (int l = 0; l < 3 * kWide; ++l) {
+      const int c = l % 3, g = l / kWide, i = l % kWide;
       for (int t = 0; t < 5; ++t) {
         const int from = c + t - 2;
-        tap[g][t][l % 16] = from >= 0 && from < 3 ? view.matrix[3 * c + from] * to.scale[c] : 0.f;
+        tap[g][t][i] = from >= 0 && from < 3 ? view.matrix[3 * c + from] * to.scale[c] : 0.f;
       }
       float constant = 0;
       for (int from = 0; from < 3; ++from) constant += view.offset[3 * c + from] * float(mean[from]);
-      shift[g][l % 16] = constant * to.scale[c] + to.shift[c];
-      low[g][l % 16] = to.shift[c], high[g][l % 16] = 255 * to.scale[c] + to.shift[c];
+      shift[g][i] = constant * to.scale[c] + to.shift[c];
+      low[g][i] = to.shift[c], high[g][i] = 255 * to.scale[c] + to.shift[c];
     }
   }
 
   // `from` may be read from -2 on and a little beyond the end; whole groups of kLanes are written.
   template <bool kPast>
   void apply(const float* from, float* to, int n) const {
-    for (int j = 0; j < n; j += kLanes)
+    for (int j = 0; j < n; j += 3 * kWide)
       for (int g = 0; g < 3; ++g) {
-        const float* x = from + j + 16 * g - 2;
-        Vec16 y = shift[g];
+        const float* x = from + j + kWide * g - 2;
+        Vec y = shift[g];
         for (int t = 0; t < 5; ++t) y += tap[g][t] * load(x + t);
         y = y < low[g] ? low[g] : y;
-        store<kPast>(to + j + 16 * g, y > high[g] ? high[g] : y);
+        store<kPast>(to + j + kWide * g, y > high[g] ? high[g] : y);
       }
   }
 };
@@ -315,7 +316,7 @@ template <bool kPast>
 void linear_row(const Matrix& matrix, Work& work, int y, float* out) {
   const uint8_t* from = work.canvas(y);
   float* line = work.line();
-  for (int j = 0; j < work.row; j += 16) *reinterpret_cast<Vec16*>(line + j) = load(from + j);
+  for (int j = 0; j < work.row; j += kWide) *reinterpret_cast<Vec*>(line + j) = load(from + j);
   matrix.apply<kPast>(line, out, work.row);
 }
 
@@ -357,11 +358,30 @@ uint16_t to_bfloat16(float x) {
   return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+// The nearest float16, ties to even, as bits. (Not _Float16: g++ 11 and clang++ 14 have none on x86.)
+uint16_t to_float16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7FFFFFFF;
+  if (bits >= 0x47800000) return uint16_t(sign | (bits > 0x7F800000 ? 0x7E00 : 0x7C00));  // NaN; 65536 and more
+  if (bits >= 0x38800000) return uint16_t(sign | (bits + 0xC8000FFF + (bits >> 13 & 1)) >> 13);
+  const float rounded = std::abs(x) + 0.5f;  // below 2^-14: its last bit is worth float16's smallest number
+  std::memcpy(&bits, &rounded, 4);
+  return uint16_t(sign | (bits - 0x3F000000));
+}
+
 // A finished row as float32 (0), bfloat16 (1) or float16 (2).
 void write_row(const float* from, void* out, size_t start, int n, int dtype) {
   if (dtype == 0) std::memcpy(static_cast<float*>(out) + start, from, n * sizeof(float));
-  for (int j = 0; dtype == 1 && j < n; ++j) static_cast<uint16_t*>(out)[start + j] = to_bfloat16(from[j]);
-  for (int j = 0; dtype == 2 && j < n; ++j) static_cast<_Float16*>(out)[start + j] = _Float16(from[j]);
+  uint16_t* const to = static_cast<uint16_t*>(out) + start;
+  int j = 0;
+  for (; dtype == 1 && j < n; ++j) to[j] = to_bfloat16(from[j]);
+#if defined(__F16C__)
+  for (; dtype == 2 && j + 8 <= n; j += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), 0));
+#endif
+  for (; dtype == 2 && j < n; ++j) to[j] = to_float16(from[j]);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 """The C++ passes give the same views whatever the CPU that they are compiled for; decoders run as often as promised."""
 
+import ctypes
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +26,17 @@ def flags_of_this_cpu() -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("march", FLAGS_OF)
 @pytest.mark.parametrize("colour", ["linear", "torchvision"])
-def test_other_cpus_get_the_same_views(birds: ImageSet, tmp_path, monkeypatch, march, colour):  # noqa: F811
-    if shutil.which("g++") is None or not flags_of_this_cpu() or not FLAGS_OF[march] <= flags_of_this_cpu():
-        pytest.skip(f"g++ and a CPU that runs {march} are needed")
+@pytest.mark.parametrize("compiler", ["g++", "g++-11", "clang++"])
+def test_other_cpus_get_the_same_views(birds: ImageSet, tmp_path, monkeypatch, march, colour, compiler):  # noqa: F811
+    if shutil.which(compiler) is None or not flags_of_this_cpu() or not FLAGS_OF[march] <= flags_of_this_cpu():
+        pytest.skip(f"{compiler} and a CPU that runs {march} are needed")
     policy = Policy(size=96, colour=colour)
     plan = plan_of(policy, birds)
     files = [birds.read(int(i)) for i in plan.images]
     here = fused.FusedBackend(policy, torch.float32, 1)
     expected = here.render(plan, files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr(native, "FLAGS", tuple(f.replace("native", march) for f in native.FLAGS))
     there = fused.FusedBackend(policy, torch.float32, 1)
     assert len(list((tmp_path / "saliencyswap").glob("pixels-*.so"))) == 1
@@ -44,6 +48,37 @@ def test_other_cpus_get_the_same_views(birds: ImageSet, tmp_path, monkeypatch, m
         assert levels.mean() < 0.02
     here.close()
     there.close()
+
+
+@pytest.mark.parametrize("march", ["native", "x86-64"])  # with the processor's own conversion, and by hand
+def test_half_precision_is_torchs_bit_for_bit(tmp_path, march):
+    """All float16 numbers, what lies half-way between two and beside that, the ends of the range, and random bits."""
+    if shutil.which("g++") is None or "sse2" not in flags_of_this_cpu():
+        pytest.skip("g++ and an x86-64 CPU are needed")
+    (tmp_path / "rows.cpp").write_text(
+        f'#include "{native.SOURCES[1]}"\n'
+        'extern "C" void row(const float* from, void* to, int n, int kind) { write_row(from, to, 0, n, kind); }\n'
+    )
+    flags = [f.replace("native", march) for f in native.FLAGS]
+    subprocess.run(["g++", *flags, tmp_path / "rows.cpp", "-o", tmp_path / "rows.so"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "rows.so"))
+    halves = torch.arange(1 << 16).to(torch.int32).to(torch.uint16).view(torch.float16).float()
+    halves = halves[halves.isfinite()]
+    between = (halves[:-1] + halves[1:]) / 2
+    beside = [torch.nextafter(between, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(1 << 31), 1 << 31, (1 << 18,), generator=generator).to(torch.int32).view(torch.float32)
+    ends = torch.tensor(
+        [0.0, -0.0, 65519.99, 65520.0, -65520.0, 65536.0, 1e38, torch.inf, -torch.inf, 1e-45, torch.nan]
+    )
+    numbers = torch.cat([halves, between, *beside, bits, ends])
+    for kind, dtype in ((1, torch.bfloat16), (2, torch.float16)):
+        found = torch.empty(len(numbers), dtype=dtype)
+        library.row(*(ctypes.c_void_p(t.data_ptr()) for t in (numbers, found)), len(numbers), kind)
+        expected, known = numbers.to(dtype), ~numbers.isnan()
+        assert torch.equal(found.view(torch.int16)[known], expected.view(torch.int16)[known])
+        if kind == 2:
+            assert found[~known].isnan().all()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
