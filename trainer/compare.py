@@ -4,12 +4,18 @@
         -- --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet10w16 --size 64 --epochs 20
 
 What stands after -- goes to trainer.run as it is. An arm is METHOD:POLICY, or cvsa:saliencyswap:CONTROL with one of
-shuffled-masks, rolled-keys, direct-head. Finished runs are kept, stopped ones go on.
+shuffled-masks, rolled-keys, direct-head. Flags of its own may follow it in the same argument, and win over those:
+
+    python -m trainer.compare --arms cvsa:saliencyswap 'cvsa:saliencyswap --own 0.25' --show 'kNN accuracy' -- ...
+
+Finished runs are kept, stopped ones go on.
 """
 
 import argparse
 import json
 import math
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +47,8 @@ MEASURES = {
     "box area share, off-centre crops": ("localisation", "images", "crops", "area_share"),
     "box area share, held-out views": ("localisation", "mask_share"),
 }
+# What compare sets for every run itself.
+TAKEN = {"--out", "--seed", "--method", "--policy", "--control", "--resume", "--no-evaluate"}
 # Table 1 of the paper: fine-tuned top-1 on CUB, ResNet-50, 800 epochs, second stage only; one run each, no seeds.
 PAPER = {"byol:rrc": 64.85, "cvsa:saliencyswap": 66.88, "mocov2:rrc": None}
 
@@ -50,23 +58,31 @@ class CompareConfig:
     """Settings of `trainer.compare`."""
 
     arms: tuple[str, ...] = option(
-        ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] ..."
+        ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
     )
     seeds: int = option(3, "seeds of each arm: 0, 1, ...")
     against: str | None = option(None, "arm that the others are held against, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
+    show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            method, _, rest = arm.partition(":")
+            name, flags = split_arm(arm)
+            method, _, rest = name.partition(":")
             policy, _, control = rest.partition(":")
+            _refuse_taken(flags, f"--arms {arm!r}")
             if method not in METHODS or policy not in NAMES or (control and control not in CONTROLS):
                 raise ValueError(
                     f"--arms {arm}: METHOD:POLICY[:CONTROL] with {', '.join(METHODS)}; {', '.join(NAMES)}; "
                     f"{', '.join(CONTROLS[1:])}"
                 )
+        folders = [folder_of(arm, 0, Path()) for arm in self.arms]
+        if twice := [arm for arm, folder in zip(self.arms, folders, strict=True) if folders.count(folder) > 1]:
+            raise ValueError(f"--arms {', '.join(map(repr, twice))}: these are one arm, or would lie in one folder")
         if self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: must be at least 1")
+        if unknown := [name for name in self.show if name not in MEASURES]:
+            raise ValueError(f"--show {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, MEASURES))}")
         if self.against is not None and self.against not in self.arms:
             raise ValueError(f"--against {self.against}: must be one of the arms {', '.join(self.arms)}")
 
@@ -86,9 +102,10 @@ def program(argv: list[str] | None = None) -> int:
     parsed = parser.parse_args(argv[:cut])
     config = read_options(CompareConfig, parsed)
     flags = argv[cut + 1 :]
-    own = {"--out", "--seed", "--method", "--policy", "--control", "--resume", "--no-evaluate"}
-    if taken := own & {flag.split("=")[0] for flag in flags}:
-        raise UsageError(f"{', '.join(sorted(taken))} after --: compare sets that for every run itself")
+    try:
+        _refuse_taken(flags, "after --")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     out = Path(config.out)
     with ending():
         for arm in config.arms:  # mistakes show before the first arm has trained for hours
@@ -99,7 +116,7 @@ def program(argv: list[str] | None = None) -> int:
                 if (status := _run(arm, seed, flags, out)) != 0:
                     return status
         result = summarise(config, flags)
-        print(table(result))
+        print(table(result, config.show))
         sweep(out / "compare.json")
         with replacing(out / "compare.json") as temporary:
             temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -109,15 +126,30 @@ def program(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _refuse_taken(flags: list[str], where: str) -> None:
+    if taken := TAKEN & {flag.split("=")[0] for flag in flags}:
+        raise ValueError(f"{', '.join(sorted(taken))} {where}: compare sets that for every run itself")
+
+
+def split_arm(arm: str) -> tuple[str, list[str]]:
+    """METHOD:POLICY[:CONTROL] and the flags that follow it."""
+    try:
+        name, *flags = shlex.split(arm) or [""]
+    except ValueError as error:
+        raise ValueError(f"--arms {arm}: {error}") from error
+    return name, flags
+
+
 def folder_of(arm: str, seed: int, out: Path) -> Path:
     """Where one run lies."""
-    return out / f"{arm.replace(':', '-')}-seed{seed}"
+    return out / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', arm).strip('-')}-seed{seed}"
 
 
 def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
     """The flags of one run for trainer.run."""
-    method, policy, *control = arm.split(":")
-    command = [*flags, "--method", method, "--policy", policy, "--seed", str(seed)]
+    name, own = split_arm(arm)
+    method, policy, *control = name.split(":")
+    command = [*flags, *own, "--method", method, "--policy", policy, "--seed", str(seed)]
     return [*command, "--out", str(folder_of(arm, seed, out)), *(["--control", control[0]] if control else [])]
 
 
@@ -191,8 +223,8 @@ def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
 
 
 def missing_controls(arms: tuple[str, ...]) -> list[str]:
-    """The control arms of every cvsa arm that are not among `arms`."""
-    of = [arm for arm in arms if arm.startswith("cvsa:") and arm.count(":") == 1]
+    """The control arms of every cvsa arm (without flags of its own) that are not among `arms`."""
+    of = [arm for arm in arms if re.fullmatch(r"cvsa:[^: ]+", arm)]
     return [f"{arm}:{control}" for arm in of for control in CONTROLS[1:] if f"{arm}:{control}" not in arms]
 
 
@@ -208,24 +240,29 @@ def paired(values: list[float], base: list[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": None if half is None else mean - half, "high": None if half is None else mean + half}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result for a person."""
+def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
+    """The result for a person: all measures, or those to `show` and nothing else."""
+    width = max(36, *map(len, result["arms"]))
     lines = [
         f"{result['seeds']} seeds; mean ± sd; in brackets the paired difference to {result['against']}, 95 % interval"
     ]
     for name, arms in result["measures"].items():
+        if show and name not in show:
+            continue
         if len(arms) > 1 and len({tuple(f["values"]) for f in arms.values()}) == 1:  # of the pictures, not of the arms
             same = next(iter(arms.values()))
             lines.append(f"{name}, all arms: {same['mean']:.3f} ± {same['sd']:.3f}")
             continue
         lines.append(name)
         for arm, f in arms.items():
-            line = f"  {arm:36s} {f['mean']:.3f} ± {f['sd']:.3f}"
+            line = f"  {arm:{width}s} {f['mean']:.3f} ± {f['sd']:.3f}"
             d = f["paired"]
             if arm != result["against"] and d is not None:
                 interval = "" if d["low"] is None else f", {d['low']:+.3f} to {d['high']:+.3f}"
                 line += f"  ({d['mean']:+.3f}{interval})"
             lines.append(line)
+    if show:
+        return "\n".join(lines)
     for arm, d in result["rolled_keys"].items():
         interval = "" if d["low"] is None else f", {d['low']:+.3f} to {d['high']:+.3f}"
         shown = "some" if d["high"] is not None and d["high"] < 0 else "no"

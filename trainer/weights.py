@@ -1,4 +1,4 @@
-"""Encoders from anybody's files: torchvision, timm, OpenMixup, BYOL- and MoCo-style checkpoints, our own.
+"""Encoders from anybody's files: torchvision, timm, OpenMixup, lightly, VISSL, BYOL- and MoCo-style ones, our own.
 
 Strict: every weight of the encoder must be found with its shape, and what the file holds beside it is reported.
 """
@@ -14,9 +14,12 @@ from torchvision.models.resnet import ResNet
 from precompute.cli import UserError
 from trainer.model import BLOCKS, architectures, build_encoder
 
-_CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student")
+_VISSL = ("classy_state_dict", "base_model", "trunk")  # the way down to its weights, with "model" on it
+_CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student", *_VISSL)
 AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
 _STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
+# A ResNet's children in an nn.Sequential, as lightly's examples keep them; 2 and 3 (ReLU, pooling) have no weights.
+_IN_SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 VIT_STEMS = ("patch_embed.proj.weight", "conv_proj.weight")  # timm's, torchvision's
 
 
@@ -30,6 +33,7 @@ def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str
 
 def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
     """`load_encoder` from tensors that were read from `path`."""
+    state = _named(state)
     prefix = _find_prefix(state, path)
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     found = arch or infer_arch(weights, path)
@@ -94,6 +98,22 @@ def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
         if layers <= wanted.keys() and all(shapes.get(k) == shape for k, shape in wanted.items()):
             return name
     raise UserError(f"{path}: its shapes fit no ResNet of torchvision; name the architecture with --arch")
+
+
+def _named(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors with the children of an nn.Sequential under a ResNet's own names."""
+    stem, first = "0.weight", "4.0.conv1.weight"
+    stems = [k.removesuffix(stem) for k, v in state.items() if k.endswith(stem) and v.ndim == 4]
+    prefixes = [p for p in stems if p + first in state and (not p or p.endswith("."))]
+
+    def name(key: str) -> str:
+        for prefix in prefixes:
+            number, dot, rest = key.removeprefix(prefix).partition(".")
+            if key.startswith(prefix) and number in _IN_SEQUENCE:
+                return prefix + _IN_SEQUENCE[number] + dot + rest
+        return key
+
+    return {name(k): v for k, v in state.items()} if prefixes else state
 
 
 def _find_prefix(state: Mapping[str, Tensor], path: str | Path) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from precompute.cli import UsageError
-from trainer.compare import CompareConfig, paired, program, summarise
+from trainer.compare import CompareConfig, command_of, paired, program, summarise, table
+from trainer.run import config_of
 
 
 def test_paired_interval_equals_students_t_by_hand() -> None:
@@ -33,6 +34,23 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
     assert other["paired"]["mean"] == pytest.approx(0.15)
 
 
+def test_an_arm_may_have_flags_of_its_own(tmp_path: Path) -> None:
+    arm = "cvsa:saliencyswap:rolled-keys --own 0.25 --init 'a b.pth'"
+    command = command_of(arm, 1, ["--size", "32", "--own", "0"], tmp_path)
+    config = config_of(command)
+    assert (config.own, config.size, config.control, config.init) == (0.25, 32, "rolled-keys", "a b.pth")
+    assert Path(config.out).parent == tmp_path
+    assert Path(config.out).name == "cvsa-saliencyswap-rolled-keys-own-0.25-init-a-b.pth-seed1"
+
+
+def test_a_table_of_some_measures(tmp_path: Path) -> None:
+    figures = {"values": [0.5, 0.7], "mean": 0.6, "sd": 0.1414, "paired": None}
+    measures = {"kNN accuracy": {"byol:rrc": figures}, "probe AUC, whole images": {"byol:rrc": figures}}
+    result = {"arms": ["byol:rrc"], "seeds": 2, "against": "byol:rrc", "measures": measures}
+    lines = table(result, ("kNN accuracy",)).splitlines()
+    assert [line.split() for line in lines[1:]] == [["kNN", "accuracy"], ["byol:rrc", "0.600", "±", "0.141"]]
+
+
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
@@ -40,6 +58,10 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
         (["--arms", "byol:rrc", "--seeds", "0"], "--seeds 0"),
         (["--arms", "byol:rrc", "--against", "cvsa:saliencyswap"], "must be one of the arms"),
         (["--arms", "byol:rrc", "--", "--seed", "3"], "--seed after --"),
+        (["--arms", "byol:rrc --seed 3"], "--seed --arms 'byol:rrc --seed 3'"),
+        (["--arms", "byol:rrc --init 'x"], "No closing quotation"),
+        (["--arms", "byol:rrc --size 32", "byol:rrc  --size  32"], "one folder"),
+        (["--arms", "byol:rrc", "--show", "accuracy"], "'kNN accuracy'"),
     ],
 )
 def test_mistakes_name_themselves(flags: list[str], match: str, tmp_path: Path) -> None:

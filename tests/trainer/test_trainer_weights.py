@@ -46,6 +46,28 @@ def test_every_container_gives_the_online_encoder(kind: str, resnet18: dict, tmp
     assert "fc.weight" in remark  # said to be left over
 
 
+@pytest.mark.parametrize("kind", ["lightly", "vissl", "bare sequence"])
+def test_names_of_other_libraries(kind: str, resnet18: dict, tmp_path: Path) -> None:
+    """lightly's examples keep a ResNet's children in a Sequential; VISSL nests deeply and calls them feature blocks."""
+    net = torchvision.models.resnet18()
+    net.load_state_dict(resnet18)
+    sequence = torch.nn.Sequential(*list(net.children())[:-1])
+    slow = torch.nn.Sequential(*list(torchvision.models.resnet18().children())[:-1])
+    trunk = {f"_feature_blocks.{k}": v for k, v in resnet18.items() if not k.startswith("fc.")}
+    head = {"projection_head.layers.0.weight": torch.zeros(8, 512)}
+    saved = {
+        "lightly": {"state_dict": head | torch.nn.ModuleDict(
+            {"backbone_momentum": slow, "backbone": sequence}).state_dict(), "epoch": 3},
+        "vissl": {"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": head}}}, "phase_idx": 1},
+        "bare sequence": sequence.state_dict(),
+    }  # fmt: skip
+    torch.save(saved[kind], tmp_path / "w.ckpt")
+    encoder, arch, remark = load_encoder(tmp_path / "w.ckpt")
+    assert arch == "resnet18"
+    assert all(torch.equal(v, resnet18[k]) for k, v in encoder.state_dict().items())
+    assert ("backbone_momentum" in remark) == (kind == "lightly")  # said to be left over
+
+
 @pytest.mark.parametrize(
     "arch", ["resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "resnet10w16", "resnet18w8"]
 )
@@ -95,8 +117,8 @@ def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: 
     torch.save(resnet18 | {"bn1.weight": resnet18["bn1.weight"] * float("nan")}, path)
     with pytest.raises(UserError, match=r"not finite: bn1.weight"):
         load_encoder(path)
-    torch.save({"classy_state_dict": {"trunk": resnet18}}, path)
-    with pytest.raises(UserError, match=r"nothing called method, state_dict.*It holds classy_state_dict"):
+    torch.save({"network": {"trunk": resnet18}}, path)
+    with pytest.raises(UserError, match=r"nothing called method, state_dict.*It holds network"):
         load_encoder(path)
     torch.save({"backbone.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}, path)
     with pytest.raises(UserError, match="no ResNet in it, but a ViT"):
