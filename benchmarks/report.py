@@ -120,11 +120,12 @@ def summary(documents: dict[str, dict[str, Any]]) -> str:
     """benchmarks/README.md's part: what every committed result says, and what it loses."""
     parts = []
     for name, document in documents.items():
-        machine = document["machine"]
+        machine, boxes = document["machine"], document["settings"].get("boxes")
+        photographs = f"photographs of {Path(boxes).name}; " if boxes else ""
         parts += [
             f"### `results/{name}.json`",
             "",
-            f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; "
+            f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {photographs}"
             f"commit {document['commit']}.",
             "",
             "```",

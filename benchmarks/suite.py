@@ -4,8 +4,10 @@ python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out r
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out results --device cuda --minutes 9
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --only throughput-cpu-decode-apply
 
-A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. On CUDA
-the checks come first: the backends' parity there, and the decoder against queued kernels. They need 1,024 images.
+A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. What
+follows an @ in the name of a committed result is where else its recipe was run: on other photographs, on another
+machine. On CUDA the checks come first: the backends' parity there, and the decoder against queued kernels. They need
+1,024 images.
 """
 
 import os

@@ -19,17 +19,13 @@ def resources() -> tuple[int, int, int]:
     return resident, len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-@pytest.fixture
-def demo(demo_boxes, demo_root):
-    return demo_boxes, demo_root
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["fused", "eager", "kornia", "dali"])
 def test_a_thousand_batches(demo, backend):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
-    with open_views(*demo, policy=TINY, batch_size=8, split=None, backend=backend, device="cpu") as loader:
+    root, boxes = demo
+    with open_views(boxes, root, policy=TINY, batch_size=8, split=None, backend=backend, device="cpu") as loader:
         seen, after = 0, {}
         while seen < 1000:
             for batch in loader:
@@ -48,9 +44,12 @@ def test_a_thousand_batches(demo, backend):
 def test_a_hundred_loaders(demo, backend):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
+    root, boxes = demo
     after = {}
     for i in range(100):
-        with open_views(*demo, policy=TINY, batch_size=8, backend=backend, device="cpu", say=lambda _: None) as loader:
+        with open_views(
+            boxes, root, policy=TINY, batch_size=8, backend=backend, device="cpu", say=lambda _: None
+        ) as loader:
             next(iter(loader))
         if i in (20, 99):
             after[i] = resources()

@@ -1,0 +1,61 @@
+"""Which images meet in a batch: every image once an epoch, on any number of ranks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from augment import Policy
+from augment.schedule import Schedule
+from precompute.cli import UserError
+
+
+@given(
+    n=st.integers(2, 150),
+    batch=st.integers(1, 40),
+    world=st.integers(1, 4),
+    group=st.integers(2, 20),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_image_once_an_epoch_over_batches_and_ranks(n, batch, world, group, drop_last, epoch):
+    rows = np.arange(10, 10 + n)
+    policy = Policy(group=group)
+    make = lambda rank: Schedule(policy, rows, batch, 7, drop_last, rank, world)  # noqa: E731
+    if batch % world or (drop_last and n < batch) or (not drop_last and 0 < n % batch < world):
+        with pytest.raises(UserError):
+            make(0)
+        return
+    ranks = [make(rank) for rank in range(world)]
+    order = ranks[0].order(epoch)
+    seen, pairs = [], {}
+    for step in range(len(ranks[0])):
+        for s in ranks:
+            sources, backgrounds = s.pick(order, epoch, step)
+            assert 0 < len(sources) <= s.largest
+            seen += sources.tolist()
+            pairs |= dict(zip(sources.tolist(), backgrounds.tolist(), strict=True))
+    assert len(seen) == len(set(seen)) == (n // batch * batch if drop_last else n)
+    assert all(source not in others and set(others) <= set(rows.tolist()) for source, others in pairs.items())
+    single = Schedule(policy, rows, 1, 7, False)
+    for step in range(n):
+        source, others = single.pick(order, epoch, step)
+        assert pairs.get(int(source[0]), others[0].tolist()) == others[0].tolist()
+
+
+def test_batches_that_cannot_be_made_are_named():
+    rows = np.arange(20)
+    for values, words in [
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 10, "world_size": 4}, "try 8 or 12"),
+        ({"batch_size": 32}, "drop_last=False"),
+        ({"batch_size": 9, "world_size": 3, "drop_last": False}, "last batch has 2"),
+        ({"rows": rows[:1], "batch_size": 1}, "at least two"),
+        ({"rows": rows[:0], "batch_size": 1, "policy": Policy(name="rrc")}, "empty"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank=2"),
+        ({"batch_size": 4, "seed": -1}, "seed=-1"),
+    ]:
+        settings = {"policy": Policy(), "rows": rows, "seed": 0, "drop_last": True} | values
+        with pytest.raises(UserError, match=words):
+            Schedule(**settings)
