@@ -3,9 +3,11 @@
 import copy
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_photos import PhotoBatch
 
 from trainer.model import Heads, build_model, ema_update, target_of
@@ -108,3 +110,33 @@ def test_every_optimizer_moves_the_network(name: str) -> None:
     layer(torch.ones(4, 3)).sum().backward()
     optimizer.step()
     assert not torch.equal(layer.weight.detach(), before)
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations that are asked of the device: launches, about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd"])
+def test_launches_do_not_grow_with_the_network(name: str) -> None:
+    """The optimizer's step and the target's move: as many operations for three times as many parameters."""
+    asked = []
+    for depth in (10, 34):
+        online = build_model(f"resnet{depth}w8", Heads(dim=16, hidden=16, conv_hidden=16))
+        target = target_of(online)
+        optimizer = build_optimizer(name, [online], 1e-6, 0.9)
+        for p in online.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()  # makes its buffers
+        with Counting() as counting:
+            optimizer.step()
+            ema_update(target, online, 0.99)
+        asked.append([op for op in counting.asked if "detach" not in op])
+    assert len(asked[0]) == len(asked[1]) < 60
