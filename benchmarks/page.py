@@ -51,7 +51,7 @@ def page(documents: dict[str, dict[str, Any]], told: Callable[[dict[str, Any]], 
     parts += ["<title>What two views cost</title>", f"<style>{_STYLE}</style>", "<h1>What two views cost</h1>"]
     parts += [_headline(documents, names), "<h2>Where we lose</h2>", _all_losses(documents, names)]
     parts += ["<h2>How it is measured</h2>", _METHOD, "<h2>Results</h2><ul>"]
-    parts += [f'<li><a href="#{name}">{_title(documents[name])}</a> ({html.escape(name)})' for name in names]
+    parts += [f'<li><a href="#{name}">{_title(name, documents[name])}</a> ({html.escape(name)})' for name in names]
     parts.append("</ul>")
     parts += [_section(name, documents[name], told(documents[name])) for name in names]
     return "\n".join(parts) + "\n"
@@ -68,11 +68,13 @@ def _place(document: dict[str, Any]) -> int:
     return list(_QUESTIONS).index(kind) if kind in _QUESTIONS else len(_QUESTIONS)
 
 
-def _title(document: dict[str, Any]) -> str:
+def _title(name: str, document: dict[str, Any]) -> str:
+    """What was measured; how it differs from the usual, and where, if elsewhere (after an @ in the name)."""
     settings = document["settings"]
     title: str = _QUESTIONS.get(_kind(document)) or document["benchmark"]
     usual = {"policy": "saliencyswap", "scene": "whole"}
-    other = [settings[name] for name, value in usual.items() if settings.get(name, value) != value]
+    other = [settings[key] for key, value in usual.items() if settings.get(key, value) != value]
+    other += [where for where in name.split("@")[1:] if where]
     return html.escape(f"{title} ({', '.join(other)})" if other else title)
 
 
@@ -95,7 +97,7 @@ def _headline(documents: dict[str, dict[str, Any]], names: list[str]) -> str:
             f"{html.escape(peer)} <b>{s['median']:.2f}</b> ({min(s['values']):.2f}–{max(s['values']):.2f})"
             for peer, s in cheapest
         ]
-        job = f'<a href="#{name}">{_title(document)}</a>'
+        job = f'<a href="#{name}">{_title(name, document)}</a>'
         words = f"{job}<br><small>{html.escape(str(ours))}</small>"
         lines.append(f"<tr><td>{words}<td class=text>{'<br>'.join(told) or 'no peers'}</tr>")
     return "\n".join([*lines, "</table>"]) if len(lines) > 1 else ""
@@ -103,7 +105,7 @@ def _headline(documents: dict[str, dict[str, Any]], names: list[str]) -> str:
 
 def _all_losses(documents: dict[str, dict[str, Any]], names: list[str]) -> str:
     lines = [
-        f'<li><a href="#{name}">{_title(documents[name])}</a>: {html.escape(line)}'
+        f'<li><a href="#{name}">{_title(name, documents[name])}</a>: {html.escape(line)}'
         for name in names
         for line in losses(documents[name])
     ]
@@ -114,7 +116,7 @@ def _all_losses(documents: dict[str, dict[str, Any]], names: list[str]) -> str:
 def _section(name: str, document: dict[str, Any], text: str) -> str:
     """One result: what is inside the timer, its plot, its numbers, what it loses, and where it was measured."""
     inside = {arm["inside"] for arm in document["arms"]}
-    parts = [f'<section id="{name}"><h2>{_title(document)}</h2>']
+    parts = [f'<section id="{name}"><h2>{_title(name, document)}</h2>']
     if len(inside) == 1:
         parts.append(f"<p>Inside the timer: {html.escape(inside.pop())}.</p>")
     parts.append(f'<img src="{name}.png" alt="{html.escape(name)}">')
