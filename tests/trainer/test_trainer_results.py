@@ -1,6 +1,7 @@
 """trainer/README.md shows what the committed comparison says."""
 
 import json
+import shlex
 from pathlib import Path
 
 from trainer.compare import table
@@ -19,3 +20,15 @@ def test_readme_shows_the_committed_comparison() -> None:
     assert gain["low"] > 0
     for word in (f"{gain['mean']:+.3f}", f"{gain['low']:+.3f} to {gain['high']:+.3f}"):
         assert word.replace("0.", ".") in text.split("<!-- gate -->")[0]  # the sentence above the table
+
+
+def test_readme_shows_how_the_settings_were_chosen() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "settings.json").read_text())
+    text = (ROOT / "trainer" / "README.md").read_text()
+    shown = text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0].strip()
+    assert shown == f"```\n{table(result, ('probe AUC, off-centre crops', 'kNN accuracy'))}\n```"
+    command = " ".join(text.split("<!-- settings -->")[0].rsplit("```", 2)[1].split("\\\n"))
+    argv = shlex.split(command)[3:]
+    cut = argv.index("--")
+    assert argv[cut + 1 :] == result["flags"]
+    assert argv[argv.index("--arms") + 1 : cut] == result["arms"]
