@@ -32,3 +32,14 @@ def test_readme_shows_how_the_settings_were_chosen() -> None:
     cut = argv.index("--")
     assert argv[cut + 1 :] == result["flags"]
     assert argv[argv.index("--arms") + 1 : cut] == result["arms"]
+
+
+def test_readme_tells_what_six_seeds_say() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "cub25-six-seeds.json").read_text())
+    assert result["seeds"] == 6
+    text = " ".join((ROOT / "trainer" / "README.md").read_text().split())
+    for name in ("probe AUC, off-centre crops", "kNN accuracy"):
+        gain = result["measures"][name]["cvsa:saliencyswap"]["paired"]
+        told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        assert f"{name.split(', ')[0]}" in text
+        assert told.replace("0.", ".") in text
