@@ -52,6 +52,8 @@ def build_encoder(arch: str) -> ResNet:
     """A freshly initialised ResNet without its classifier. UserError names the architectures there are."""
     if match := NARROW.fullmatch(arch):
         encoder: nn.Module = NarrowResNet(BLOCKS[match[1]], int(match[2]))
+        if int(match[2]) < 16:  # oneDNN's convolutions of few channels hang or write beyond their memory on some CPUs
+            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     elif arch in architectures():
         encoder = get_model_builder(arch)(weights=None)
     else:
