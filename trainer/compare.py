@@ -4,7 +4,8 @@
         -- --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet10w16 --size 64 --epochs 20
 
 What stands after -- goes to trainer.run as it is. An arm is METHOD:POLICY, or cvsa:saliencyswap:CONTROL with one of
-shuffled-masks, rolled-keys, direct-head. Flags of its own may follow it in the same argument, and win over those:
+shuffled-masks, rolled-keys, direct-head. Flags of its own may follow it in the same argument, and win over those
+after --:
 
     python -m trainer.compare --arms cvsa:saliencyswap 'cvsa:saliencyswap --own 0.25' --show 'kNN accuracy' -- ...
 

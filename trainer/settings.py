@@ -64,6 +64,8 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     reasons: list[str] = []
     batch = _batch_size(config, images, hardware, reasons)
     _spare_onednn(config, batch // (hardware.world * config.accumulate), feature_width, hardware)
+    if hardware.device == "cpu" and feature_width < 8 * 16:
+        reasons.append("convolutions without oneDNN: with under 16 channels it hangs or crashes on some CPUs")
     per_epoch = images // batch
     if left := images - per_epoch * batch:
         reasons.append(f"{per_epoch} steps an epoch; {left} of {images} images sit out each epoch, others each time")

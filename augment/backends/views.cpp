@@ -212,7 +212,7 @@ struct Matrix {
     }
   }
 
-  // `from` may be read from -2 on and a little beyond the end; whole groups of kLanes are written.
+  // `from` may be read from -2 on and a little beyond the end; whole groups of three registers are written.
   template <bool kPast>
   void apply(const float* from, float* to, int n) const {
     for (int j = 0; j < n; j += 3 * kWide)

@@ -1,9 +1,11 @@
 """What a run decides by itself, and that it says why."""
 
 import pytest
+import torch
 
 from precompute.cli import UserError
 from trainer.config import RunConfig
+from trainer.model import build_encoder
 from trainer.settings import Hardware, decide
 
 CPU = Hardware("cpu", "CPU", bf16=False)
@@ -96,3 +98,22 @@ def test_odd_batches_of_very_narrow_nets_are_refused_on_a_cpu(batch: int, accumu
         decide(config, 48, 8 * width, CPU)
     assert decide(config, 48, 8 * 16, CPU)[0].batch_size == batch
     assert decide(config, 48, 8 * width, H200)[0].batch_size == batch
+
+
+def test_narrow_nets_run_without_onednn_and_say_so() -> None:
+    told = lambda width, hardware: any(  # noqa: E731
+        "without oneDNN" in reason
+        for reason in decide(RunConfig(arch=f"resnet10w{width}", batch_size=8), 48, 8 * width, hardware)[1]
+    )
+    assert told(8, CPU)
+    assert not told(16, CPU)
+    assert not told(8, H200)
+    before = torch.backends.mkldnn.enabled
+    try:
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+        build_encoder("resnet10w16")
+        assert torch.backends.mkldnn.enabled
+        build_encoder("resnet10w8")
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.enabled = before  # type: ignore[assignment]
