@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo
+JOBS ?= 2
 PY := $(VENV)/bin/python
 # DALI has wheels for Linux only; elsewhere the Kornia backend serves. For an older CUDA driver: make demo DALI=dali-cu12
 ifeq ($(shell uname -sm),Linux x86_64)
@@ -18,6 +19,7 @@ EXTRA := $(if $(DALI),$(DALI)$(comma))
 help:
 	@sed -n '1,3s/^# //p' $(firstword $(MAKEFILE_LIST))
 	@echo "make check  ruff and pyright; make slow: the minutes-long tests; make clean: removes what the demo made"
+	@echo "make test JOBS=8  in as many processes (default: $(JOBS))"
 
 # $(call install,extras): into the environment, with uv if it can be had, else with pip.
 define install
@@ -57,8 +59,9 @@ demo: $(VENV)/.ready
 	@echo "      python -m trainer.run --boxes cache/mine.h5 --root DIR --out runs/mine"
 
 test: $(VENV)/.ready-test
-	$(PY) -m pytest -q -m "not slow and not gpu"
+	$(PY) -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
 
+# One after the other: half of them kill what they start at random instants.
 slow: $(VENV)/.ready-test
 	$(PY) -m pytest -q -m slow
 

@@ -1,7 +1,7 @@
 """Measuring: interleaved repeats, CPU seconds of the whole process tree, and the story that belongs to a figure.
 
-Wall clocks lie on shared machines, so the figure is CPU time; arms take turns within every repeat, so that a noisy
-minute hits all of them. An exception in an arm ends the run: it never becomes a number.
+Wall clocks lie on shared machines, so the figure is CPU time; arms take turns within every repeat, a part of the job
+each, so that a noisy minute or second hits all of them. An exception in an arm ends the run: it never becomes a number.
 """
 
 import os
@@ -28,15 +28,21 @@ LIBRARIES = (
 class Arm:
     """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done.
 
+    Several works are the parts of one job, between which other arms take turns: together they do the `samples`.
     `after()` waits for what goes on in the background and returns the seconds in which nothing did any more.
     """
 
     name: str
-    work: Callable[[], object]
+    work: Callable[[], object] | Sequence[Callable[[], object]]
     samples: int
     after: Callable[[], float] = lambda: 0.0
     cpu: list[float] = field(default_factory=list)  # CPU seconds of the process tree, one a repeat
     wall: list[float] = field(default_factory=list)  # seconds, one a repeat
+
+    @property
+    def parts(self) -> Sequence[Callable[[], object]]:
+        """The job's parts, in order."""
+        return (self.work,) if callable(self.work) else self.work
 
     @property
     def cpu_ms(self) -> list[float]:
@@ -51,8 +57,13 @@ class Arm:
 
 def tree_cpu_seconds() -> float:
     """CPU seconds of this process, its ended children, and its living descendants (DataLoader workers)."""
+    return time.process_time() + _family_seconds()
+
+
+def _family_seconds() -> float:
+    """Of ended children and living descendants."""
     ended = os.times()
-    return time.process_time() + ended.children_user + ended.children_system + _living_children_seconds()
+    return ended.children_user + ended.children_system + _living_children_seconds()
 
 
 def _living_children_seconds() -> float:
@@ -75,17 +86,33 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
     """Runs every arm `warmup` times untimed, then `repeats` times in turns; fills `cpu` and `wall` of each."""
     for arm in arms:
         for _ in range(warmup):
-            arm.work()
+            for part in arm.parts:
+                part()
             arm.after()
-    for turn in range(repeats):
-        # Every other turn goes backwards, so that no arm always follows the same one.
-        for arm in arms if turn % 2 == 0 else reversed(arms):
-            cpu, wall = tree_cpu_seconds(), time.perf_counter()
-            arm.work()
-            idle = arm.after()
-            arm.wall.append(time.perf_counter() - wall - idle)
-            arm.cpu.append(tree_cpu_seconds() - cpu)
-        say(f"repeat {turn + 1} of {repeats} done")
+    turns = max(len(arm.parts) for arm in arms)
+    for repeat in range(repeats):
+        for arm in arms:
+            arm.cpu.append(0.0)
+            arm.wall.append(0.0)
+        for turn in range(turns):
+            # Every other turn goes backwards, so that no arm always follows the same one.
+            for arm in arms if (repeat * turns + turn) % 2 == 0 else reversed(arms):
+                for part in arm.parts[turn : turn + 1]:
+                    cpu, wall = _timed(part, arm.after)
+                    arm.cpu[-1] += cpu
+                    arm.wall[-1] += wall
+        say(f"repeat {repeat + 1} of {repeats} done")
+
+
+def _timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float, float]:
+    """CPU seconds of the process tree and seconds on the clock of one part of an arm's job."""
+    family = _family_seconds()  # looking through /proc takes a millisecond or two, which is not the arm's
+    own, wall = time.process_time(), time.perf_counter()
+    part()
+    idle = after()
+    wall = time.perf_counter() - wall - idle
+    own = time.process_time() - own
+    return own + _family_seconds() - family, wall
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -72,18 +72,21 @@ def renew(path: Path, name: str, text: str) -> None:
 
 
 def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
-    """Prints every ratio of both results; 1 where one's median is outside of what the other saw."""
+    """Prints every ratio of both results; 1 where their spreads do not overlap, or no ratio is in both."""
     from benchmarks import results
 
-    verdicts = results.agreement(a, b)
+    verdicts, close = results.agreement(a, b), results.closeness(a, b)
     for name, agrees in verdicts.items():
         told = "  ".join(
             f"{d['ratios'][name]['median']:.3f} [{min(v):.3f}, {max(v):.3f}]"
             for d in (a, b)
             for v in [d["ratios"][name]["values"]]
         )
-        print(f"{name:60} {told}  {'agree' if agrees else 'DIFFER'}")
-    print(f"{sum(verdicts.values())} of {len(verdicts)} ratios agree")
+        print(f"{name:60} {told}  {('agree' if close[name] else 'overlap') if agrees else 'DIFFER'}")
+    print(
+        f"{sum(verdicts.values())} of {len(verdicts)} ratios agree within their spreads; of {sum(close.values())} each "
+        "one's median lies in the other's spread"
+    )
     return 0 if verdicts and all(verdicts.values()) else 1
 
 

@@ -33,17 +33,17 @@ def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
             backend = build(job, name, colour, stack)
             decoded = [[decode(data) for data in files] for _, files in small]
             plans = [_of_scenes(plan) if shared else plan for plan in job.plans[colour]]
-            yield Arm(title(name, colour), partial(_apply_ours, backend, plans, decoded), job.samples)
+            yield Arm(title(name, colour), _works(job, partial(_apply_ours, backend), plans, decoded), job.samples)
         else:  # its decoded cache: the warm-up fills it
             backend = build(job, name, colour, stack, cached=True)
-            yield Arm(title(name, colour), partial(_render_ours, backend, job.plans[colour], job.files), job.samples)
+            yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
     for peer in wanted:
         way = peer.way(job.device.type)
         if way.decode is None or way.views is None:  # it does all in one
             continue
         theirs = [[way.decode(data) for data in files] for _, files in small]
-        plans, policy = [plan for plan, _ in small], job.policy("torchvision")
-        yield Arm(peer.name, partial(_each, way.views, plans, policy, theirs), job.samples)
+        plans, views = [plan for plan, _ in small], partial(_theirs, way.views, job.policy("torchvision"))
+        yield Arm(peer.name, _works(job, views, plans, theirs), job.samples)
 
 
 def _with_scenes(job: Job) -> list[tuple[Plan, list[bytes]]]:
@@ -83,40 +83,39 @@ def _of_scenes(plan: Plan) -> Plan:
     )
 
 
-def _each(peer: Callable[..., object], plans: Sequence[Plan], policy: Policy, images: Sequence[Any]) -> None:
-    for plan, inputs in zip(plans, images, strict=True):
-        peer(plan, policy, inputs)
+def _works(job: Job, make: Callable[[Plan, Any], object], plans: Sequence[Plan], inputs: Sequence[Any]) -> Any:
+    """An arm's work: a part for every batch; on CUDA one for all, where batches overlap."""
+    batches = list(zip(plans, inputs, strict=True))
+
+    def work(some: Sequence[tuple[Plan, Any]]) -> None:
+        for plan, images in some:
+            make(plan, images)
+        if torch.cuda.is_initialized():  # CUDA works behind our back: a part is over when the views are there
+            torch.cuda.synchronize()
+
+    if job.device.type == "cuda":
+        return partial(work, batches)
+    return [partial(work, [one]) for one in batches]
 
 
-def _apply_ours(backend: Any, plans: Sequence[Plan], decoded: Sequence[Any]) -> None:
-    for plan, images in zip(plans, decoded, strict=True):
-        for v in range(plan.views):
-            backend.apply(plan, images, v)
-    _wait()
+def _theirs(make: Callable[..., object], policy: Policy, plan: Plan, images: Any) -> object:
+    return make(plan, policy, images)
+
+
+def _apply_ours(backend: Any, plan: Plan, images: Any) -> None:
+    for v in range(plan.views):
+        backend.apply(plan, images, v)
 
 
 def _render_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
-
-    yield Arm("decode only", lambda: [decode(data) for files in job.files for data in files], job.samples)
+    plans = job.plans["torchvision"]
+    yield Arm("decode only", _works(job, lambda _, files: [*map(decode, files)], plans, job.files), job.samples)
     for name, colour in chosen:
         backend = build(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_render_ours, backend, job.plans[colour], job.files), job.samples)
+        yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
     for peer in wanted:
-        render, policy = peer.way(job.device.type).render, job.policy("torchvision")
-        plans = job.plans["torchvision"]
-        yield Arm(peer.name, partial(_each, render, plans, policy, job.files), job.samples)
-
-
-def _render_ours(backend: Any, plans: Sequence[Plan], files: Sequence[Sequence[bytes]]) -> None:
-    for plan, data in zip(plans, files, strict=True):
-        backend.render(plan, data)
-    _wait()
-
-
-def _wait() -> None:
-    """CUDA works behind our back: a repeat is over when the views are there."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        render = partial(_theirs, peer.way(job.device.type).render, job.policy("torchvision"))
+        yield Arm(peer.name, _works(job, render, plans, job.files), job.samples)
 
 
 class _PeerBatches:

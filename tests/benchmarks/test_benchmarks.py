@@ -63,6 +63,23 @@ def test_a_slowed_backend_is_shown_as_slower(cub_images, monkeypatch):
     assert 1.6 < harness.ratio(slowed, plain)["median"] < 2.4
 
 
+def test_arms_take_turns_within_a_job():
+    """A job in parts: other arms come in between, and the parts' times are those of one repeat."""
+    order = []
+
+    def work(name: str, seconds: float = 0.0) -> None:
+        order.append(name)
+        busy(seconds)
+
+    whole = harness.Arm("whole", lambda: work("w", 0.01), 2)
+    parts = harness.Arm("parts", [lambda: work("a", 0.01), lambda: work("b", 0.03)], 2)
+    harness.measure([whole, parts], repeats=2, warmup=1)
+    assert "".join(order) == "wab" + "wa" + "b" + "wa" + "b"
+    assert [len(arm.cpu) for arm in (whole, parts)] == [2, 2]
+    assert all(19 < ms < 26 for ms in parts.cpu_ms)
+    assert all(w > 0.9 * c for w, c in zip(parts.wall_ms, parts.cpu_ms, strict=True))
+
+
 def test_an_error_in_an_arm_is_an_error():
     def broken():
         raise RuntimeError("no pixels")
@@ -182,6 +199,11 @@ def test_merging_and_agreement(demo_result):
     assert low < both["ratios"][name]["median"] < high
     assert not results.agreement(document, slower)[name]
     assert sum(results.agreement(document, slower).values()) == len(document["ratios"]) - 1
+    spread = document["ratios"][name]
+    overlapping = copy.deepcopy(document)  # its lowest is the other's highest: they touch, the medians are apart
+    overlapping["ratios"][name] = harness.spread([v - spread["low"] + spread["high"] for v in spread["values"]])
+    assert results.agreement(document, overlapping)[name]
+    assert not results.closeness(document, overlapping)[name]
     slower["arms"][0]["name"] = "something else"
     with pytest.raises(ValueError, match="cannot be merged"):
         results.merged([document, slower])
