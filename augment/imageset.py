@@ -3,6 +3,7 @@
 Nothing unchecked goes to a decoder: one undecodable file would end a DALI pipeline for good, and without its name.
 """
 
+import bisect
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ CHECKS = ("size", "hash")
 
 
 def _has_jpeg_ends(data: bytes) -> bool:
-    return data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-4096:]
+    return data.startswith(b"\xff\xd8") and (data.endswith(b"\xff\xd9") or b"\xff\xd9" in data[-4096:])
 
 
 class ImageSet:
@@ -27,6 +28,7 @@ class ImageSet:
     def __init__(self, parts: Sequence[tuple[BoxCache, Path]]) -> None:
         self.parts = list(parts)
         self.offsets = np.cumsum([0, *(len(cache) for cache, _ in self.parts)])
+        self._offsets: list[int] = self.offsets.tolist()  # looking up one number is faster in a list
         pools = [Pool.of(cache) for cache, _ in self.parts]
         self.pool = Pool(
             *(np.concatenate([getattr(p, name) for p in pools]) for name in ("widths", "heights", "boxes", "has_box"))
@@ -88,6 +90,6 @@ class ImageSet:
         return None
 
     def _row(self, i: int) -> tuple[BoxCache, Path, int]:
-        part = int(np.searchsorted(self.offsets, i, side="right")) - 1
+        part = bisect.bisect_right(self._offsets, i) - 1
         cache, root = self.parts[part]
-        return cache, root, int(i - self.offsets[part])
+        return cache, root, int(i) - self._offsets[part]

@@ -22,6 +22,7 @@ from augment.handover import Handover
 from augment.imageset import ImageSet
 from augment.plan import Plan, draw
 from augment.schedule import Schedule
+from augment.sharing import share_out
 from augment.turns import turned
 from precompute.cache import BadFile
 from precompute.cli import UserError
@@ -89,7 +90,8 @@ class BatchMaker:
         self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
         self._undecodable: set[int] = set()
         self._order: tuple[int, np.ndarray] | None = None
-        self._readers = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="augment-read")
+        self._workers = max(workers, 1)
+        self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
 
     def close(self) -> None:
@@ -201,7 +203,8 @@ class BatchMaker:
         )
 
     def _read_all(self, rows: np.ndarray) -> dict[int, bytes | None]:
-        return dict(zip(rows.tolist(), self._readers.map(self._read, rows.tolist()), strict=True))
+        found = share_out(self._readers, self._workers, self._read, [(row,) for row in rows.tolist()])
+        return dict(zip(rows.tolist(), found, strict=True))
 
     def _read(self, row: int) -> bytes | None:
         """The file's bytes; None where it is bad and may be replaced."""

@@ -105,11 +105,8 @@ def markdown(documents: dict[str, dict[str, Any]]) -> str:
         "|---|---:|---:|---:|",
     ]
     lines += [f"| {n} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
-    lost = losses(document)
-    lines += [
-        "",
-        "Where we lose (and the share of our CPU time that the other needs): " + ("; ".join(lost) or "nowhere") + ".",
-    ]
+    lines += ["", "Where we lose, and the share of our CPU time that the other needs:", ""]
+    lines += [f"- {lost}" for lost in losses(document) or ["nowhere"]]
     if elsewhere := {n.partition("@")[2]: d for n, d in documents.items() if n.startswith(HEADLINE + "@")}:
         told = [f"{where} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
         words = "OpenCV's cost over that of our cheapest, lowest to highest in brackets"

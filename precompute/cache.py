@@ -141,7 +141,7 @@ class BoxCache:
         """
         path = self.path(i)
         try:
-            data = Path(root, path).read_bytes()
+            data = _contents(os.path.join(root, path), int(self.file_sizes[i]))
         except OSError as error:
             raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
         if check not in ("size", "hash", "none"):
@@ -177,6 +177,13 @@ class BoxCache:
         quarantine = tuple(Quarantined(*pair) for pair in header.pop("quarantine"))
         names = {key: tuple(header.pop(key)) for key in ("class_names", "split_names", "source_names")}
         return BoxCache(**header, **names, **columns, quarantine=quarantine, extras=extras)
+
+
+def _contents(path: str, size: int) -> bytes:
+    """The whole file, which should have `size` bytes: then it is one call, half as long as `Path.read_bytes`."""
+    with io.FileIO(path) as file:
+        data = file.read(size + 1)
+        return data if len(data) == size else data + file.readall()
 
 
 def write(path: Path | str, cache: BoxCache) -> None:

@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from precompute.cli import UserError
 
 NARROW = re.compile(r"resnet(10|18|34)w([1-9]\d{0,3})")
+ONEDNN = torch.backends.mkldnn.enabled  # as this process found it
 BLOCKS = {"10": [1, 1, 1, 1], "18": [2, 2, 2, 2], "34": [3, 4, 6, 3]}
 
 
@@ -49,7 +50,10 @@ class NarrowResNet(ResNet):
 
 
 def build_encoder(arch: str) -> ResNet:
-    """A freshly initialised ResNet without its classifier. UserError names the architectures there are."""
+    """A freshly initialised ResNet without its classifier. UserError names the architectures there are.
+
+    Where it has fewer than 16 channels, this process goes without oneDNN from here on (`ONEDNN` puts it back).
+    """
     if match := NARROW.fullmatch(arch):
         encoder: nn.Module = NarrowResNet(BLOCKS[match[1]], int(match[2]))
         if int(match[2]) < 16:  # oneDNN's convolutions of few channels hang or write beyond their memory on some CPUs

@@ -63,7 +63,6 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     """
     reasons: list[str] = []
     batch = _batch_size(config, images, hardware, reasons)
-    _spare_onednn(config, batch // (hardware.world * config.accumulate), feature_width, hardware)
     if hardware.device == "cpu" and feature_width < 8 * 16:
         reasons.append("convolutions without oneDNN: with under 16 channels it hangs or crashes on some CPUs")
     per_epoch = images // batch
@@ -119,18 +118,6 @@ def _batch_size(config: RunConfig, images: int, hardware: Hardware, reasons: lis
     why = f"usual on {hardware.device.split(':')[0]}" if batch == usual else f"the set has only {images} images"
     reasons.append(f"batch size {batch}: {why} (--batch-size)")
     return batch
-
-
-def _spare_onednn(config: RunConfig, part: int, feature_width: int, hardware: Hardware) -> None:
-    """UserError where oneDNN (3.13, AVX-512) would write beyond its memory and take the process down.
-
-    Backward of a 1x1 convolution of stride 2 from fewer than 16 channels, channels-last, odd batch.
-    """
-    if hardware.device == "cpu" and feature_width < 8 * 16 and part % 2:
-        raise UserError(
-            f"--arch {config.arch} with {part} images at a time crashes on the CPU (a defect of oneDNN's convolutions "
-            "of few channels at odd batches). Use an even --batch-size per part, or a width of 16 or more"
-        )
 
 
 def _peak_lr(config: RunConfig, optimizer: str, batch: int, reasons: list[str]) -> float:

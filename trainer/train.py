@@ -28,7 +28,7 @@ from trainer.folder import alone_in, make_folder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
 from trainer.methods import Masks, Method
-from trainer.model import Network, build_encoder, feature_widths, grid_of, train_mode
+from trainer.model import ONEDNN, Network, build_encoder, feature_widths, grid_of, train_mode
 from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
 from trainer.settings import Hardware, Settings, decide, find_hardware
 from trainer.signals import held_back, stop_signal
@@ -52,6 +52,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     if config.evaluate:
         data.split(config.eval_split)  # a mistake here would show hours later
     images = len(data.cache.indices(data.split(config.train_split)))
+    torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - a run of compare's before may have done without
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
     for reason in reasons + more:

@@ -4,7 +4,6 @@ With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, pla
 (`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then view after view.
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from augment.backends.layout import CROP, lay_out
 from augment.backends.torch_ops import decode
 from augment.plan import Plan
 from augment.policy import Policy, blur_radius
+from augment.sharing import share_out
 
 _ALIGNED = 64  # bytes: views.cpp writes whole lines of the cache
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -134,28 +134,8 @@ class FusedBackend:
             self._cache.clear()
 
     def _share_out(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The function's answers to all tasks, by all threads; raises what one of them raised.
-
-        A thread takes the next task by itself: one future a task would wake the waiting thread each time (0.1 ms a
-        decoded image, measured). All threads have ended when this returns, for the buffer is used again.
-        """
-        numbers = itertools.count()
-        answers: list[Any] = [None] * len(tasks)
-
-        def work() -> None:
-            while (i := next(numbers)) < len(tasks):
-                try:
-                    answers[i] = function(*tasks[i])
-                except BaseException:
-                    for _ in range(len(tasks)):  # the others stop
-                        next(numbers)
-                    raise
-
-        futures = [self._threads.submit(work) for _ in range(min(self.workers, len(tasks)))]
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        if errors:
-            raise errors[0]
-        return answers
+        """The function's answers to all tasks; all threads are done when it returns, for the buffer is used again."""
+        return share_out(self._threads, self.workers, function, tasks)
 
     def _room(self, count: int) -> np.ndarray:
         """uint8 [>= count], kept from batch to batch: fresh pages cost more than the pixels."""
