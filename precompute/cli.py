@@ -84,24 +84,41 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs `program` and ends the process: no traceback for a user's mistake, 130 on Ctrl-C, quiet on a closed pipe."""
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not where it is ignored, as by nohup
+        signal.signal(signal.SIGINT, interrupt)
     try:
         status = program(argv) or 0
         sys.stdout.flush()
-    except UserError as error:
-        _fail(error)
-        status = 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        status = 128 + signal.SIGINT
-    except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise  # not a file's fault: a defect, and its traceback is wanted
-        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-        status = 1
+    except BaseException as error:
+        # Whatever follows a Ctrl-C is the Ctrl-C: within `threading` it may come out as a lock that was not acquired.
+        status = _status(KeyboardInterrupt() if came else error)
+    finally:
+        signal.signal(signal.SIGINT, before)
     sys.exit(status)
+
+
+def _status(error: BaseException) -> int:
+    """The exit status for `error`, which is told; one that is nobody's mistake but ours is raised again."""
+    if isinstance(error, UserError):
+        _fail(error)
+        return 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if isinstance(error, BrokenPipeError):  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return 1
+    raise error
 
 
 def _fail(message: object) -> None:

@@ -3,6 +3,7 @@
 import ast
 import errno
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,22 @@ def test_exit_status_and_no_traceback(error, status, capsys):
     if isinstance(error, OSError):
         assert "/x/y.h5" in shown
         assert "No space left" in shown
+
+
+def test_what_follows_a_ctrl_c_is_the_ctrl_c(capsys):
+    """Within `threading` it comes out as RuntimeError now and then, from a lock that was not acquired."""
+
+    def program(argv):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("cannot release un-acquired lock") from None
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(program, [])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_defect_keeps_its_traceback():

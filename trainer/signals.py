@@ -45,14 +45,19 @@ def ending() -> Iterator[None]:
     """
     numbers = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", 1)) > 1 else [signal.SIGTERM, signal.SIGINT]
 
+    came: list[int] = []
+
     def end(number: int, _: object) -> None:
+        came.append(number)
         raise _Ended
 
     try:
         with _handled({int(n): signal.getsignal(n) for n in numbers}, end):
             yield
-    except _Ended:
-        raise KeyboardInterrupt from None
+    except BaseException:
+        if came:  # whatever follows it: within `threading` it may come out as a lock that was not acquired
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

@@ -35,6 +35,21 @@ def test_a_signal_ends_the_program_and_what_it_opened_is_closed(number: signal.S
 
 
 @pytest.mark.parametrize("number", BOTH)
+def test_what_follows_a_signal_is_the_signal(number: signal.Signals) -> None:
+    def program() -> None:
+        with ending():
+            try:
+                signal.raise_signal(number)
+            except SystemExit:
+                raise RuntimeError("cannot release un-acquired lock") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        program()
+    with pytest.raises(ZeroDivisionError), ending():
+        print(1 // 0)
+
+
+@pytest.mark.parametrize("number", BOTH)
 def test_signals_wait_for_the_end_of_imports(number: signal.Signals) -> None:
     done = []
 
