@@ -5,6 +5,7 @@ Nothing unchecked goes to a decoder: one undecodable file would end a DALI pipel
 
 import bisect
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,13 +38,21 @@ class ImageSet:
 
     @staticmethod
     def open(boxes: Path | str | BoxCache, root: Path | str) -> "ImageSet":
-        """One box file and the folder that its paths are relative to. Raises UserError where either is missing."""
+        """One box file and the folder that its paths are relative to.
+
+        Raises UserError where either is missing, or none of sixteen of the images is below the folder.
+        """
         cache = boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
         root = Path(root)
         if not root.is_dir():
             raise UserError(
                 f"{root}: no such folder; name the one that the box file's paths are relative to "
                 f"(as in {root / cache.path(0) if len(cache) else root})"
+            )
+        some = [cache.path(int(i)) for i in np.linspace(0, len(cache) - 1, min(len(cache), 16))]
+        if some and not any(os.path.exists(os.path.join(root, path)) for path in some):
+            raise UserError(
+                f"{root}: the box file's images are not below it (no {some[0]}); name the folder where they are"
             )
         return ImageSet([(cache, root)])
 

@@ -73,7 +73,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for files that are not its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as torch weights ({reason})") from error
+        raise UserError(
+            f"{path}: cannot be read as torch weights ({reason}); .safetensors and torch's .pth are read"
+        ) from error
     while isinstance(found, Mapping) and (inner := next((k for k in _CONTAINERS if k in found), None)):
         found = found[inner]
     if not isinstance(found, Mapping):

@@ -156,10 +156,12 @@ def test_same_size_other_contents_is_found_by_hash(demo, tmp_path):
 
 
 def test_nothing_good_left_is_an_error_not_a_hang(demo, tmp_path):
-    _, boxes = demo
-    (tmp_path / "empty").mkdir()
+    root, boxes = demo
+    shutil.copytree(root, tmp_path / "demo")
+    for path in (tmp_path / "demo").rglob("*.jpg"):
+        path.write_bytes(b"")
     with open_views(
-        boxes, tmp_path / "empty", policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None
+        boxes, tmp_path / "demo", policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None
     ) as loader:
         for _ in range(2):  # also when asked again
             with pytest.raises(UserError, match="no good image is left"):
@@ -178,6 +180,8 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
             open_views(boxes, root, batch_size=8, device="cpu", **options)
     with pytest.raises(UserError, match="no such folder"):
         open_views(boxes, tmp_path / "none", batch_size=8, device="cpu")
+    with pytest.raises(UserError, match=r"images are not below it \(no images/"):
+        open_views(boxes, tmp_path, batch_size=8, device="cpu")
     with pytest.raises(UserError, match="center, box, whole"):
         eval_images(boxes, root, crop="middle")
 
