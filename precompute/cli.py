@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,24 +85,50 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs `program` and ends the process: no traceback for a user's mistake, 130 on Ctrl-C, quiet on a closed pipe."""
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored, as by nohup
+    status, failed = 0, None
+    with raised([signal.SIGINT] if heard else [], KeyboardInterrupt) as came:
+        try:
+            status = program(argv) or 0
+            sys.stdout.flush()
+        except BaseException as error:
+            # What follows a Ctrl-C is the Ctrl-C: within `threading` it may come out as a lock that was not acquired.
+            failed = KeyboardInterrupt() if came else error
+    sys.exit(status if failed is None else _status(failed))
+
+
+@contextmanager
+def raised(numbers: Iterable[int], error: type[BaseException]) -> Iterator[list[int]]:
+    """In the block `error` is raised where one of the signals `numbers` comes in; yields the list of those that came.
+
+    Where Python would print what was raised and go on (in a finalizer, in a weak reference's callback), it is raised
+    again a moment later, until something hears it. Main thread only.
+    """
     came: list[int] = []
 
-    def interrupt(number: int, _: object) -> None:
+    def end(number: int, _: object) -> None:
         came.append(number)
-        raise KeyboardInterrupt
+        raise error
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # not where it is ignored, as by nohup
-        signal.signal(signal.SIGINT, interrupt)
+    def unheard(told: Any) -> None:
+        if not issubclass(told.exc_type, error):
+            hook_before(told)
+        else:
+            signal.signal(signal.SIGALRM, end)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGALRM)}
+    hook_before, sys.unraisablehook = sys.unraisablehook, unheard
+    for number in numbers:
+        signal.signal(number, end)
     try:
-        status = program(argv) or 0
-        sys.stdout.flush()
-    except BaseException as error:
-        # Whatever follows a Ctrl-C is the Ctrl-C: within `threading` it may come out as a lock that was not acquired.
-        status = _status(KeyboardInterrupt() if came else error)
+        yield came
     finally:
-        signal.signal(signal.SIGINT, before)
-    sys.exit(status)
+        if signal.getsignal(signal.SIGALRM) is end:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook_before
 
 
 def _status(error: BaseException) -> int:

@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,28 @@ def test_what_follows_a_ctrl_c_is_the_ctrl_c(capsys):
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_ctrl_c_that_a_finalizer_swallows_is_raised_again(capsys):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    went_on = []
+
+    def program(argv):
+        Last()
+        went_on.append("from the finalizer")
+        time.sleep(60)
+        went_on.append("to the end")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(program, [])
+    assert stopped.value.code == 130
+    assert went_on == ["from the finalizer"]
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_defect_keeps_its_traceback():

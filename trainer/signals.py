@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from precompute.cli import raised
+
 
 @dataclass
 class Stop:
@@ -44,20 +46,13 @@ def ending() -> Iterator[None]:
     Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for one that died.
     """
     numbers = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", 1)) > 1 else [signal.SIGTERM, signal.SIGINT]
-
-    came: list[int] = []
-
-    def end(number: int, _: object) -> None:
-        came.append(number)
-        raise _Ended
-
-    try:
-        with _handled({int(n): signal.getsignal(n) for n in numbers}, end):
+    with raised(numbers, _Ended) as came:
+        try:
             yield
-    except BaseException:
-        if came:  # whatever follows it: within `threading` it may come out as a lock that was not acquired
-            raise KeyboardInterrupt from None
-        raise
+        except BaseException:
+            if came:  # whatever follows it: within `threading` it may come out as a lock that was not acquired
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextmanager
