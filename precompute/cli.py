@@ -33,6 +33,14 @@ class UsageError(UserError):
     """A value on the command line that no run could accept; printed like `UserError`, but with exit status 2."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A Ctrl-C that `main` heard.
+
+    A class of its own: where KeyboardInterrupt itself passes through an `exec` (every dataclass that is being imported
+    has one), CPython ends the process by SIGINT whatever is done about it afterwards.
+    """
+
+
 def option(default: Any, help: str, *, choices: Iterable[Any] | None = None) -> Any:
     """A dataclass field that is also a command-line flag. `help` is the flag's line in `--help`."""
     metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
@@ -87,19 +95,19 @@ def main(program: Callable[[list[str] | None], int | None], argv: list[str] | No
     """Runs `program` and ends the process: no traceback for a user's mistake, 130 on Ctrl-C, quiet on a closed pipe."""
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored, as by nohup
     status, failed = 0, None
-    with raised([signal.SIGINT] if heard else [], KeyboardInterrupt) as came:
+    with raised([signal.SIGINT] if heard else []) as came:
         try:
             status = program(argv) or 0
             sys.stdout.flush()
         except BaseException as error:
             # What follows a Ctrl-C is the Ctrl-C: within `threading` it may come out as a lock that was not acquired.
-            failed = KeyboardInterrupt() if came else error
+            failed = Interrupted() if came else error
     sys.exit(status if failed is None else _status(failed))
 
 
 @contextmanager
-def raised(numbers: Iterable[int], error: type[BaseException]) -> Iterator[list[int]]:
-    """In the block `error` is raised where one of the signals `numbers` comes in; yields the list of those that came.
+def raised(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """In the block `Interrupted` is raised where a signal of `numbers` comes in; yields the list of those that came.
 
     Where Python would print what was raised and go on (in a finalizer, in a weak reference's callback), it is raised
     again a moment later, until something hears it. Main thread only.
@@ -108,10 +116,10 @@ def raised(numbers: Iterable[int], error: type[BaseException]) -> Iterator[list[
 
     def end(number: int, _: object) -> None:
         came.append(number)
-        raise error
+        raise Interrupted
 
     def unheard(told: Any) -> None:
-        if not issubclass(told.exc_type, error):
+        if not issubclass(told.exc_type, Interrupted):
             hook_before(told)
         else:
             signal.signal(signal.SIGALRM, end)

@@ -4,6 +4,8 @@ import ast
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +157,17 @@ def test_a_ctrl_c_that_a_finalizer_swallows_is_raised_again(capsys):
     assert capsys.readouterr().err == "\ninterrupted\n"
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_ctrl_c_within_an_exec_gives_the_status_too():
+    """As within an import of dataclasses: CPython remembers a KeyboardInterrupt there, and dies by the signal."""
+    code = """
+import signal
+from precompute import cli
+cli.main(lambda argv: exec("signal.raise_signal(signal.SIGINT)", {"signal": signal}), [])
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "\ninterrupted\n")
 
 
 def test_a_defect_keeps_its_traceback():

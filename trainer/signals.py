@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from precompute.cli import raised
+from precompute.cli import Interrupted, raised
 
 
 @dataclass
@@ -31,14 +31,6 @@ def stop_signal() -> Iterator[Stop]:
         yield stop
 
 
-class _Ended(SystemExit):
-    """Raised where a signal came in.
-
-    Not KeyboardInterrupt: where that passes through an `exec` (every dataclass that is being imported has one), CPython
-    ends the process by SIGINT whatever is done about it afterwards.
-    """
-
-
 @contextmanager
 def ending() -> Iterator[None]:
     """SIGTERM ends the program as Ctrl-C does: KeyboardInterrupt comes out of the block, files half written are gone.
@@ -46,12 +38,12 @@ def ending() -> Iterator[None]:
     Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for one that died.
     """
     numbers = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", 1)) > 1 else [signal.SIGTERM, signal.SIGINT]
-    with raised(numbers, _Ended) as came:
+    with raised(numbers) as came:
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             if came:  # whatever follows it: within `threading` it may come out as a lock that was not acquired
-                raise KeyboardInterrupt from None
+                raise Interrupted from error
             raise
 
 
