@@ -219,8 +219,18 @@ def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
     return {
         "arms": list(config.arms), "seeds": config.seeds, "against": base, "flags": flags, "measures": measures,
         "rolled_keys": {arm: paired(rolled[arm], right[arm]) for arm in right if arm in rolled},
-        "missing_controls": missing_controls(config.arms), "paper_cub_finetuned_top1": paper,
+        "missing_controls": missing_controls(config.arms), "paper_cub_finetuned_top1": paper, "about": _about(config),
     }  # fmt: skip
+
+
+def _about(config: CompareConfig) -> dict[str, list[Any]]:
+    """What the runs were made with: every commit, version and number of threads among them."""
+    from trainer import journal
+
+    folders = [folder_of(arm, seed, Path(config.out)) for arm in config.arms for seed in range(config.seeds)]
+    journals = [path for folder in folders if (path := folder / journal.NAME).exists()]
+    headers = [journal.read(path)[0]["about"] for path in journals]
+    return {key: sorted({h[key] for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
 
 
 def missing_controls(arms: tuple[str, ...]) -> list[str]:
