@@ -13,6 +13,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,17 +192,14 @@ def make(
     provenance, key = decision
     shards = Shards(out, key, len(listing), config.shard)
     shards.prepare()
-    if settings.model is not None and settings.device == "cpu":
-        import torch
-
-        torch.set_num_threads(1)  # every thread of the pass has a batch of its own
     work = Pass(listing, settings, config.workers or max(1, cores() // team.local_size))
-    make_shards(work, shards, team)
-    team.wait()
-    if team.rank:
-        return None
-    # A shard that another run has tidied away meanwhile is made once more.
-    parts = [shards.load(k) or work.run(*shards.span(k)) for k in range(len(shards))]
+    with single_threaded(settings.model is not None and settings.device == "cpu"):
+        make_shards(work, shards, team)
+        team.wait()
+        if team.rank:
+            return None
+        # A shard that another run has tidied away meanwhile is made once more.
+        parts = [shards.load(k) or work.run(*shards.span(k)) for k in range(len(shards))]
     if not sum(map(len, parts)):
         bad = [one for part in parts for one in part.quarantine] + listing.quarantine
         reasons = "\n".join(f"{one.path}: {one.reason}" for one in bad[:5])
@@ -210,6 +209,22 @@ def make(
     shards.remove()
     sweep(out)
     return cache, False
+
+
+@contextmanager
+def single_threaded(needed: bool) -> Iterator[None]:
+    """Torch works with one thread in the block where that is `needed`: every thread of the pass has its own batch."""
+    if not needed:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_shards(work: "Pass", shards: "Shards", team: Team) -> None:

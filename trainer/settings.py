@@ -59,11 +59,16 @@ class Settings:
 def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardware) -> tuple[Settings, list[str]]:
     """The settings for `images` training images, and one sentence for every choice the user did not make.
 
-    Raises UserError where the set is too small for the batch.
+    Raises UserError where the set is too small for the batch, or where --compile cannot have the encoder.
     """
     reasons: list[str] = []
     batch = _batch_size(config, images, hardware, reasons)
     if hardware.device == "cpu" and feature_width < 8 * 16:
+        if config.compile:
+            raise UserError(
+                f"--compile --arch {config.arch}: on a CPU encoders of fewer than 16 channels run without oneDNN, "
+                "whose memory layouts the compiler counts on. Leave --compile out, or take a width of 16 or more"
+            )
         reasons.append("convolutions without oneDNN: with under 16 channels it hangs or crashes on some CPUs")
     per_epoch = images // batch
     if left := images - per_epoch * batch:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from precompute.agreement import iou
 from precompute.cache import BoxCache
@@ -55,6 +56,7 @@ def test_demo_set_and_summary(boxes, demo_root, tmp_path):
 
 
 def test_folder_with_a_detector(boxes, tree, tmp_path):
+    threads = torch.get_num_threads()
     done = boxes("--dataset", "folder", "--root", tree, "--out", tmp_path / "x.h5", "--source", "spectral-residual")
     assert "12 boxes" in done.stdout
     cache = BoxCache.open(tmp_path / "x.h5")
@@ -63,6 +65,7 @@ def test_folder_with_a_detector(boxes, tree, tmp_path):
     assert cache.labels[cache.indices("test")].tolist() == [1] * 6
     assert ((cache.scores > 0) & (cache.scores <= 1)).all()
     assert cache.source_names[cache.sources[0]] == "spectral-residual"
+    assert torch.get_num_threads() == threads  # as they were for whoever calls it from a program of theirs
     # How many threads there were, and how often it was made, is not in the file.
     boxes("--dataset", "folder", "--root", tree, "--out", tmp_path / "y.h5", "--source", "spectral-residual",
           "--workers", 1)  # fmt: skip

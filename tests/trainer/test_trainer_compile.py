@@ -48,7 +48,7 @@ def test_a_compiled_run_ends_as_an_eager_one_begins(demo_boxes, demo_root, tmp_p
     """Through the command: it compiles, logs its diagnoses, saves, evaluates; the first losses are the eager ones."""
     from trainer import journal
 
-    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w16", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--workers", 1, "--epochs", 1, "--log-every", 1]  # fmt: skip
     rows = {}
     for name, more in (("eager", []), ("compiled", ["--compile"])):

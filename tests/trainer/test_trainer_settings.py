@@ -55,6 +55,8 @@ def test_small_sets_get_a_batch_they_can_fill_or_a_remedy() -> None:
         decide(RunConfig(batch_size=32), 30, 512, CPU)
     with pytest.raises(UserError, match="must be a multiple of processes × accumulate = 2 × 1"):
         decide(RunConfig(batch_size=7), 30, 512, Hardware("cpu", "CPU", False, world=2))
+    with pytest.raises(UserError, match=r"--compile --arch resnet10w8.*width of 16"):
+        decide(RunConfig(arch="resnet10w8", compile=True), 100, 64, CPU)
     with pytest.raises(UserError, match="fp16 needs CUDA"):
         decide(RunConfig(amp="fp16"), 100, 512, CPU)
 
