@@ -4,6 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
+
 from trainer.compare import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,12 +36,14 @@ def test_readme_shows_how_the_settings_were_chosen() -> None:
     assert argv[argv.index("--arms") + 1 : cut] == result["arms"]
 
 
-def test_readme_tells_what_six_seeds_say() -> None:
-    result = json.loads((ROOT / "trainer" / "results" / "cub25-six-seeds.json").read_text())
-    assert result["seeds"] == 6
+@pytest.mark.parametrize(("name", "seeds", "own"), [("six-seeds", 6, "0.25"), ("own0", 3, "0")])
+def test_readme_tells_what_other_runs_of_it_say(name: str, seeds: int, own: str) -> None:
+    result = json.loads((ROOT / "trainer" / "results" / f"cub25-{name}.json").read_text())
+    assert result["seeds"] == seeds
+    assert result["flags"][result["flags"].index("--own") + 1] == own
     text = " ".join((ROOT / "trainer" / "README.md").read_text().split())
-    for name in ("probe AUC, off-centre crops", "kNN accuracy"):
-        gain = result["measures"][name]["cvsa:saliencyswap"]["paired"]
+    for measure in ("probe AUC, off-centre crops", "kNN accuracy"):
+        gain = result["measures"][measure]["cvsa:saliencyswap"]["paired"]
         told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-        assert f"{name.split(', ')[0]}" in text
+        assert f"{measure.split(', ')[0]}" in text
         assert told.replace("0.", ".") in text
