@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,26 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@pytest.fixture(autouse=True)
-def _threads_are_put_back() -> Iterator[None]:
-    """Sums depend on the number of torch's threads, and the benchmarks' programs, made to own a process, set it."""
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> tuple[int, str | None]:
+    """How many threads torch has before the first test, and what the environment says of it."""
     import torch
 
-    before = torch.get_num_threads()
-    yield
-    if torch.get_num_threads() != before:
-        torch.set_num_threads(before)
+    return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_put_back(_threads: tuple[int, str | None]) -> None:
+    """Sums depend on the number of threads, here and in child processes. The benchmarks' programs set it for good."""
+    import torch
+
+    count, told = _threads
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+    if told is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    else:
+        os.environ["OMP_NUM_THREADS"] = told
 
 
 @pytest.fixture(scope="session")

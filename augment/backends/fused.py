@@ -7,6 +7,7 @@ With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, pla
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -82,12 +83,14 @@ class FusedBackend:
         self._cache = cache
         self.name = "fused" if compiled else "eager"
         self._library = native.load(say) if compiled else None
-        # Torch's own threads would fight with ours: one each, and what was set for everybody else stays.
+        # Torch's own threads would fight with ours: one each, and what was set for everybody else stays. All of ours
+        # begin here (each waits for the others): one that began later would set it again.
         threads = torch.get_num_threads()
         self._threads = ThreadPoolExecutor(
             self.workers, thread_name_prefix="augment-fused", initializer=torch.set_num_threads, initargs=(1,)
         )
-        list(self._threads.map(lambda _: None, range(self.workers)))
+        begun = Barrier(self.workers)
+        list(self._threads.map(lambda _: begun.wait(), range(self.workers)))
         torch.set_num_threads(threads)
         self._buffer = np.empty(0, np.uint8)
         self._memory = Recycled(dtype)
