@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from augment import geometry
 from augment.imageset import ImageSet
 from augment.policy import Policy
 from precompute.cache import BadFile, BoxCache
-from precompute.cli import UserError
+from precompute.cli import UserError, cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +65,7 @@ def _batches(
     import torch
 
     mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in normalisation)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     with ThreadPoolExecutor(workers, thread_name_prefix="augment-eval") as threads:
         # A bounded window of futures: `map` would decode the whole set at once.
         todo = iter(rows.tolist())

@@ -1,6 +1,5 @@
 """`open_views`: from a box file and its images to a loader, in one call."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from augment.imageset import CHECKS, ImageSet
 from augment.policy import CACHES, ON_BAD, Policy
 from augment.schedule import Schedule
 from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.cli import UserError, cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,22 +92,15 @@ def open_views(
     if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
         raise UserError(f"cache={cache} for views on {where}: use {'gpu' if where.type == 'cuda' else 'ram'} or off")
     kept = None if cache == "off" else _decoded_cache(images, policy, rows, where, (cache_bytes, cache_side), say)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     made = backends.build(chosen, policy, where, dtype or torch.float32, workers, schedule.largest, say, kept)
     say(
         f"{chosen} backend on {where} ({reason}); {policy}; {len(rows)} images, {len(schedule)} batches of {batch_size}"
     )
-    soft = None if maps is None else MapFolder(maps, images, rows)
-    options = {
-        "check": check,
-        "on_bad": on_bad,
-        "workers": workers,
-        "prefetch": prefetch,
-        "say": say,
-        "maps": soft,
-        "device": where,
-    }
-    return ViewLoader(images, schedule, made, **options)
+    return ViewLoader(
+        images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say, device=where,
+        maps=None if maps is None else MapFolder(maps, images, rows),
+    )  # fmt: skip
 
 
 def _decoded_cache(

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from precompute.cli import cores
+
 _TICK = os.sysconf("SC_CLK_TCK")
 LIBRARIES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy", "h5py", "pillow",
@@ -139,7 +141,7 @@ def facts() -> dict[str, Any]:
     return {
         "machine": {
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "gpu": _gpu(),
             "system": f"{platform.system()} {platform.machine()}",
@@ -183,16 +185,17 @@ def _versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Its name, and on x86 the widest vectors that it has: a name alone ("AMD EPYC") hides a factor of two."""
+    """Its name and, on x86, the widest vectors that it has, of which a name like "AMD EPYC" says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    told = dict(reversed([line.split(":", 1) for line in lines if ":" in line]))
-    told = {key.strip(): value.strip() for key, value in told.items()}
-    flags = told.get("flags", "").split()
-    vectors = next((f" ({name})" for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
-    return told.get("model name", "unknown") + vectors
+    name, flags = (
+        next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+        for key in ("model name", "flags")
+    )
+    vectors = next((f" ({v})" for f, v in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f in flags.split()), "")
+    return (name or "unknown") + vectors
 
 
 def _gpu() -> str | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UserError, add_options, main, option, progress, read_options
+from precompute.cli import UserError, add_options, cores, main, option, progress, read_options
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
 from precompute.team import Team
@@ -273,11 +273,6 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
         summary |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
         summary |= {"notes": dict(cache.provenance.get("notes", {})), "reused": reused, "seconds": round(seconds, 3)}
         print(json.dumps(summary))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def say(text: str) -> None:

@@ -162,6 +162,11 @@ def _fail(message: object) -> None:
     print(f"{program}: error: {message}", file=sys.stderr)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def progress(items: Iterable[T], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterator[T]:
     """Iterates with a progress bar on stderr, or quietly when stderr is not a terminal."""
     if not sys.stderr.isatty():

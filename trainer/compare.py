@@ -230,7 +230,7 @@ def _about(config: CompareConfig) -> dict[str, list[Any]]:
     folders = [folder_of(arm, seed, Path(config.out)) for arm in config.arms for seed in range(config.seeds)]
     journals = [path for folder in folders if (path := folder / journal.NAME).exists()]
     headers = [journal.read(path)[0]["about"] for path in journals]
-    return {key: sorted({h[key] for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
+    return {key: sorted({h.get(key) for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
 
 
 def missing_controls(arms: tuple[str, ...]) -> list[str]:

@@ -90,7 +90,7 @@ class FusedBackend:
             self.workers, thread_name_prefix="augment-fused", initializer=torch.set_num_threads, initargs=(1,)
         )
         begun = Barrier(self.workers)
-        list(self._threads.map(lambda _: begun.wait(), range(self.workers)))
+        list(self._threads.map(lambda _: begun.wait(timeout=60), range(self.workers)))
         torch.set_num_threads(threads)
         self._buffer = np.empty(0, np.uint8)
         self._memory = Recycled(dtype)

@@ -23,6 +23,15 @@ def flags_of_this_cpu() -> set[str]:
     return set(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
+def test_all_threads_begin_at_once_and_torch_keeps_its_own(birds: ImageSet):  # noqa: F811
+    """One that began later would set torch's number of threads for everybody."""
+    before = torch.get_num_threads()
+    backend = fused.FusedBackend(Policy(size=32), torch.float32, 16, compiled=False)
+    assert len(backend._threads._threads) == 16
+    assert torch.get_num_threads() == before
+    backend.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("march", FLAGS_OF)
 @pytest.mark.parametrize("colour", ["linear", "torchvision"])
