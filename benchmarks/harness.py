@@ -32,6 +32,7 @@ class Arm:
     """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done.
 
     Several works are the parts of one job, between which other arms take turns: together they do the `samples`.
+    `before()` goes ahead of every part, untimed: it brings what goes on in the background to where it is measured.
     `after()` waits for what goes on in the background and returns the seconds in which nothing did any more.
     """
 
@@ -39,6 +40,7 @@ class Arm:
     work: Callable[[], object] | Sequence[Callable[[], object]]
     samples: int
     after: Callable[[], float] = lambda: 0.0
+    before: Callable[[], object] = lambda: None
     cpu: list[float] = field(default_factory=list)  # CPU seconds of the process tree, one a repeat
     wall: list[float] = field(default_factory=list)  # seconds, one a repeat
 
@@ -90,6 +92,7 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
     for arm in arms:
         for _ in range(warmup):
             for part in arm.parts:
+                arm.before()
                 part()
             arm.after()
     # What the warm-ups leave behind (a compiler's objects) is nobody's time: one look through it takes 0.4 s.
@@ -104,6 +107,7 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
             # Every other turn goes backwards, so that no arm always follows the same one.
             for arm in arms if (repeat * turns + turn) % 2 == 0 else reversed(arms):
                 for part in arm.parts[turn : turn + 1]:
+                    arm.before()
                     cpu, wall = _timed(part, arm.after)
                     arm.cpu[-1] += cpu
                     arm.wall[-1] += wall

@@ -3,8 +3,9 @@
     python -m benchmarks.step                                   # the demo set, a narrow net on a CPU
     python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
 
-Live over frozen tells what the views cost the trainer; it is 1.00 where the loader keeps up. Arms take turns; on CUDA
-the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
+Live over frozen tells what the views cost the trainer; it is 1.00 where the loader keeps up. Batches made ahead while
+others had their turn are used up before the timer starts, and nothing is made ahead in the time of others. Arms take
+turns; on CUDA the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from trainer.config import RunConfig
 from trainer.settings import Hardware, let_idle_threads_sleep
 
 if TYPE_CHECKING:
-    import torch
 
     from benchmarks.harness import Arm
     from trainer.data import Data
@@ -49,7 +49,7 @@ class Config:
     cache: str = option("off", "keep decoded pictures from epoch to epoch", choices=("off", "ram", "gpu"))
     workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    steps: int = option(10, "steps per repeat")
+    steps: int | None = option(None, "steps per repeat; default 30 on CUDA, else 10")
     repeats: int = option(5, "repeats of every arm, in turns")
     out: str | None = option(None, "write the result to this .json file")
     json: bool = option(False, "print the result as one JSON document at the end")
@@ -78,9 +78,9 @@ def program(argv: list[str] | None = None) -> int:
     config = _decided(config, hardware)
     data = open_data(config.dataset, config.boxes, config.root, print)
     with ExitStack() as stack:
-        arms, inside, flops = make_arms(config, data, hardware, stack)
-        measure(arms, config.repeats, say=lambda text: print(text, flush=True))
-        document = result(config, arms, inside, flops, hardware)
+        bench = make_arms(config, data, hardware, stack)
+        measure(bench.arms, config.repeats, say=lambda text: print(text, flush=True))
+        document = result(config, bench, hardware)
     _show(document)
     if config.out:
         save(document, config.out)
@@ -93,19 +93,32 @@ def program(argv: list[str] | None = None) -> int:
 def _decided(config: Config, hardware: Hardware) -> Config:
     """The config with what depends on the device filled in."""
     cuda = hardware.device.startswith("cuda")
-    arch, size, batch = ("resnet50", 224, 256) if cuda else ("resnet10w16", 64, 32)
+    arch, size, batch, steps = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
     return dataclasses.replace(
-        config, arch=config.arch or arch, size=config.size or size, batch_size=config.batch_size or batch
-    )
+        config, arch=config.arch or arch, size=config.size or size, batch_size=config.batch_size or batch,
+        steps=config.steps or steps,
+    )  # fmt: skip
 
 
-def make_arms(
-    config: Config, data: "Data", hardware: Hardware, stack: ExitStack
-) -> tuple[list["Arm"], dict[str, str], dict[str, float]]:
-    """The arms; what is inside the timer of each; FLOPs of a step per source image of each."""
+@dataclass(frozen=True)
+class Bench:
+    """The arms, and by the name of each what is inside its timer, the FLOPs of its step per source image, and its peak
+    of memory on the GPU so far (nothing on a CPU).
+    """
+
+    arms: list["Arm"]
+    inside: dict[str, str]
+    flops: dict[str, float]
+    memory: dict[str, float]
+    skipped: dict[str, str]  # the peer, where it is not installed, and why
+
+
+def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack) -> Bench:
+    """The arms for the loader, the networks and the peer that `config` asks for."""
     import torch
 
     from benchmarks.harness import Arm
+    from benchmarks.lightly_loop import lightly_byol
     from trainer.cost import step_flops
 
     torch.backends.cudnn.benchmark = True
@@ -115,26 +128,37 @@ def make_arms(
     live = _without_end(state.loader)
     frozen = next(live)
     assert config.size is not None
+    assert config.steps is not None
+    assert config.arch is not None
     flops = {method: step_flops(s.method, config.size) for method, (s, _) in states.items()}
     amp = state.settings.amp
 
-    def stepping(method: str, batches: Iterator[Any]) -> Callable[[], None]:
-        return _work(lambda: _our_step(*states[method], next(batches), amp, hardware.device), config.steps, hardware)
+    def step(method: str, batches: Iterator[Any]) -> Callable[[], object]:
+        return lambda: _our_step(*states[method], next(batches), amp, hardware.device)
 
-    peer = lightly_byol(config, state.settings, amp, hardware)
-    work = {
-        LIVE: (stepping("cvsa", live), "cvsa", "views made while training, and the whole step"),
-        FROZEN: (stepping("cvsa", _repeat(frozen)), "cvsa", "the whole step on one batch"),
-        OURS: (stepping("byol", _repeat(frozen)), "byol", "the whole step on the same batch"),
-        PEER: (
-            _work(lambda: peer(frozen.views), config.steps, hardware), "byol",
-            f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch",
-        ),
-    }  # fmt: skip
-    samples = config.steps * state.settings.batch_size
-    arms = [Arm(name, run, samples) for name, (run, _, _) in work.items()]
-    inside = {name: f"{text}; {config.arch}, {config.size} px, autocast {amp}" for name, (_, _, text) in work.items()}
-    return arms, inside, {name: flops[method] for name, (_, method, _) in work.items()}
+    steps = {
+        LIVE: (step("cvsa", live), "cvsa", "views made while training, and the whole step"),
+        FROZEN: (step("cvsa", _repeat(frozen)), "cvsa", "the whole step on one batch"),
+        OURS: (step("byol", _repeat(frozen)), "byol", "the whole step on the same batch"),
+    }
+    skipped: dict[str, str] = {}
+    try:
+        peer = lightly_byol(config.arch, config.optimizer, state.settings, amp, hardware)
+        text = f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch"
+        steps[PEER] = lambda: peer(frozen.views), "byol", text
+    except UserError as error:
+        skipped[PEER] = str(error)
+        print(f"skipped: {PEER}: {error}", flush=True)
+
+    memory: dict[str, float] = {}
+    made_ahead = state.loader.prefetch + 2
+    arms = []
+    for name, (run, _, _) in steps.items():
+        before = _warmed(run, live, made_ahead, hardware) if name == LIVE else _settled(hardware)
+        work = _work(run, config.steps, hardware, lambda peak, name=name: memory.update({name: peak}))
+        arms.append(Arm(name, work, config.steps * state.settings.batch_size, before=before))
+    inside = {name: f"{text}; {config.arch}, {config.size} px, autocast {amp}" for name, (_, _, text) in steps.items()}
+    return Bench(arms, inside, {name: flops[method] for name, (_, method, _) in steps.items()}, memory, skipped)
 
 
 def _run_config(config: Config, method: str) -> RunConfig:
@@ -179,75 +203,59 @@ def _our_step(state: Any, grids: dict[int, int], batch: Any, amp: str, device: s
     advance(state, batch, grids, autocast_of(amp, device))
 
 
-def lightly_byol(
-    config: Config, settings: Any, amp: str, hardware: Hardware
-) -> "Callable[[tuple[torch.Tensor, ...]], torch.Tensor]":
-    """One step of lightly's BYOL example on two views: its heads, criterion, EMA and LARS, our head widths and rates.
+def _work(
+    step: Callable[[], object], steps: int, hardware: Hardware, tell: Callable[[float], object]
+) -> Callable[[], None]:
+    """`steps` steps, done when it returns; `tell` takes the peak of memory in GiB that they needed of the GPU."""
 
-    Raises UserError where lightly is not installed.
-    """
-    import copy
-
-    import torch
-
-    try:
-        from lightly.loss import NegativeCosineSimilarity
-        from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
-        from lightly.models.utils import deactivate_requires_grad, update_momentum
-        from lightly.utils.lars import LARS
-    except ImportError as error:
-        raise UserError(f"the peer is missing ({error}): pip install 'saliencyswap[peers]'") from error
-
-    from trainer.model import build_encoder, feature_widths
-    from trainer.train import autocast_of
-
-    assert config.arch is not None
-    backbone = build_encoder(config.arch)
-    width, dim = feature_widths(backbone)[4], RunConfig.dim
-    online = torch.nn.Sequential(backbone, torch.nn.Flatten(1), BYOLProjectionHead(width, settings.hidden, dim))
-    online = online.to(hardware.device)
-    predictor = BYOLPredictionHead(dim, settings.hidden, dim).to(hardware.device)
-    target = copy.deepcopy(online)
-    deactivate_requires_grad(target)
-    criterion = NegativeCosineSimilarity()
-    parameters = [*online.parameters(), *predictor.parameters()]
-    kind = LARS if config.optimizer == "lars" else torch.optim.SGD
-    optimizer = kind(parameters, lr=settings.peak_lr, momentum=0.9, weight_decay=settings.weight_decay)
-    scaler = torch.amp.GradScaler(hardware.device.split(":")[0], enabled=amp == "fp16")
-    autocast = autocast_of(amp, hardware.device)
-
-    def step(views: "tuple[torch.Tensor, ...]") -> "torch.Tensor":
-        update_momentum(online, target, m=0.996)
-        with autocast():
-            p0, p1 = (predictor(online(view)) for view in views)
-            z0, z1 = (target(view).detach() for view in views)
-            loss = 0.5 * (criterion(p0, z1) + criterion(p1, z0))
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        return loss.detach()
-
-    return step
-
-
-def _work(step: Callable[[], object], steps: int, hardware: Hardware) -> Callable[[], None]:
-    """`steps` steps, done when it returns."""
+    from trainer.cost import peak_memory, restart_peak_memory
 
     def work() -> None:
+        restart_peak_memory(hardware.device)
         for _ in range(steps):
             step()
+        _synchronize(hardware)
         if hardware.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.synchronize(hardware.device)
+            tell(peak_memory(hardware.device) or 0.0)
 
     return work
 
 
-def result(
-    config: Config, arms: list["Arm"], inside: dict[str, str], flops: dict[str, float], hardware: Hardware
-) -> dict[str, Any]:
+def _warmed(
+    step: Callable[[], object], batches: Iterator[Any], made_ahead: int, hardware: Hardware
+) -> Callable[[], None]:
+    """Uses up what was made ahead and steps on until as much lies ready as does at this pace."""
+
+    def before() -> None:
+        for _ in range(made_ahead):
+            next(batches)
+        for _ in range(made_ahead):
+            step()
+        _synchronize(hardware)
+
+    return before
+
+
+def _settled(hardware: Hardware) -> Callable[[], None]:
+    """Waits until what the loader makes ahead is made, so that it takes nothing from this arm's time."""
+
+    from benchmarks.scopes import settle
+
+    def before() -> None:
+        settle()
+        _synchronize(hardware)
+
+    return before
+
+
+def _synchronize(hardware: Hardware) -> None:
+    if hardware.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(hardware.device)
+
+
+def result(config: Config, bench: Bench, hardware: Hardware) -> dict[str, Any]:
     """The measured arms as a result document."""
     from benchmarks.harness import facts, ratio, spread
     from benchmarks.results import SCHEMA
@@ -255,7 +263,8 @@ def result(
 
     # GPU steps are judged by the clock; on a CPU that others use by CPU time, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
-    amp = inside[LIVE].rsplit(" ", 1)[1]
+    arms, flops = bench.arms, bench.flops
+    amp = bench.inside[LIVE].rsplit(" ", 1)[1]
     peak = peak_flops(hardware.name, amp)
     rows = []
     for arm in arms:
@@ -263,21 +272,23 @@ def result(
         rate = 1e3 / spreads["wall_ms"]["median"]
         rows.append(
             {
-                "name": arm.name, "inside": inside[arm.name], "samples": arm.samples, **spreads,
+                "name": arm.name, "inside": bench.inside[arm.name], "samples": arm.samples, **spreads,
                 "images_per_second": rate,
                 "gflops_per_image": flops[arm.name] / 1e9,
                 "gflops_per_second": rate * flops[arm.name] / 1e9,
                 "mfu": None if peak is None else rate * flops[arm.name] / peak,
+                **({"gpu_memory_gib": round(bench.memory[arm.name], 2)} if bench.memory else {}),
             }
         )  # fmt: skip
     by_name = {arm.name: arm for arm in arms}
     ratios = {}
     for label, above, below in (("live / frozen", LIVE, FROZEN), ("lightly / ours, byol", PEER, OURS)):
         for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms")):
-            ratios[f"{label}, {kind}"] = ratio(by_name[above], by_name[below], of)
+            if above in by_name:
+                ratios[f"{label}, {kind}"] = ratio(by_name[above], by_name[below], of)
     return {
         "schema": SCHEMA, "benchmark": "step", "unit": unit, "settings": as_json(config), **facts(),
-        "arms": rows, "ratios": ratios,
+        "skipped": bench.skipped, "arms": rows, "ratios": ratios,
     }  # fmt: skip
 
 
@@ -287,7 +298,9 @@ def _show(document: dict[str, Any]) -> None:
         print(
             f"{arm['name']:<28} {wall['median']:8.3f} ms a source image ({wall['q25']:.3f}-{wall['q75']:.3f}), CPU "
             f"{arm['cpu_ms']['median']:.3f} ms; {arm['images_per_second']:.1f} images/s, "
-            f"{arm['gflops_per_second']:.1f} GFLOP/s" + ("" if mfu is None else f", MFU {mfu:.1%}")
+            f"{arm['gflops_per_second']:.1f} GFLOP/s"
+            + ("" if mfu is None else f", MFU {mfu:.1%}")
+            + (f", {memory} GiB at most" if (memory := arm.get("gpu_memory_gib")) else "")
         )
     for name, values in document["ratios"].items():
         print(f"{name:<28} {values['median']:8.3f}  ({values['q25']:.3f}-{values['q75']:.3f})")

@@ -6,8 +6,8 @@ python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --only 
 
 A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. What
 follows an @ in the name of a committed result is where else its recipe was run: on other photographs, on another
-machine. On CUDA the checks come first: the backends' parity there, and the decoder against queued kernels. They need
-1,024 images.
+machine. On CUDA the checks come first: the backends' parity there, and the decoder against queued kernels; then the
+trainer's step, before what can be done without. They need 1,024 images.
 """
 
 import os
@@ -25,6 +25,10 @@ _LOADERS = ["--backends", "fused", "eager:linear", "dali", "--peers", "pillow", 
 _TRAIN = ["--backends", "fused:linear", "--peers", "opencv", "pillow", "--batch", "16", "--batches", "2"]
 _RRC = ["--policy", "rrc", "--backends", "fused", "eager", "--peers", "lightly", "opencv", "torchvision"]
 _ZOOM = ["--backends", "fused", "eager:linear", "dali", "--peers", "opencv", "pillow"]  # what trainer.run does
+_CUDA = ["--device", "cuda", "--batch", "256", "--rounds", "1", "--repeats", "4"]
+_STREAM = ["--device", "cuda", "--batch", "256", "--threads", "16"]
+_CACHED = ["--device", "cuda", "--pipeline", "fused", "--cache", "gpu"]
+_LARGE = ["--batch-size", "1024", "--steps", "10", "--split", "all"]  # the peer keeps 84 GiB for its backward pass
 # Name of the result: program and its flags; the data's flags and --out are added.
 RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "cpu": {
@@ -46,14 +50,17 @@ RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "boxes-scale": ("boxes_scale", []),
     },
     "cuda": {
-        "stream-cuda": ("stream", ["--device", "cuda", "--batch", "256", "--batches", "300", "--threads", "16"]),
-        "throughput-cuda-apply": ("throughput", ["--device", "cuda", "--scope", "apply", "--batch", "256"]),
-        "throughput-cuda-decode-apply": ("throughput", ["--device", "cuda", "--batch", "256"]),
-        "roofline-cuda": ("roofline", ["--device", "cuda", "--backends", "fused", "--batch", "256"]),
-        "step-cuda-resnet50": ("step", ["--device", "cuda"]),
         "step-cuda-resnet50-compiled": ("step", ["--device", "cuda", "--compile"]),
+        "step-cuda-resnet18-compiled": ("step", ["--device", "cuda", "--arch", "resnet18", "--compile"]),
+        "step-cuda-resnet50": ("step", ["--device", "cuda"]),
+        "stream-cuda": ("stream", [*_STREAM, "--batches", "60", "--peers", "plain dali"]),
         "step-cuda-resnet18": ("step", ["--device", "cuda", "--arch", "resnet18"]),
-        "stream-cuda-long": ("stream", ["--device", "cuda", "--batch", "256", "--batches", "1200", "--threads", "16"]),
+        "step-cuda-resnet18-fused-cached": ("step", [*_CACHED, "--arch", "resnet18", "--compile"]),
+        "step-cuda-resnet50-1024": ("step", [*_CACHED, *_LARGE, "--compile"]),
+        "throughput-cuda-decode-apply": ("throughput", [*_CUDA, "--peers", "plain dali"]),
+        "throughput-cuda-apply": ("throughput", [*_CUDA, "--scope", "apply", "--peers", "kornia"]),
+        "roofline-cuda": ("roofline", ["--device", "cuda", "--backends", "fused", "--batch", "256"]),
+        "stream-cuda-long": ("stream", [*_STREAM, "--batches", "600", "--peers", "none"]),
     },
 }
 
@@ -62,7 +69,9 @@ RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
 class Settings(DataSettings):
     device: str = option("cpu", "which machine's part: cpu or cuda", choices=tuple(RECIPES))
     only: tuple[str, ...] = option((), "names of results; default: all of the device's")
-    minutes: float | None = option(None, "begin nothing more after this time; what is left is named")
+    minutes: float | None = option(
+        None, "end after this time: what runs then is cut off; it and what is left are named"
+    )
     again: bool = option(False, "measure what is there already, too")
 
     def __post_init__(self) -> None:
@@ -80,7 +89,8 @@ def program(argv: list[str] | None = None) -> int:
     if settings.json:
         raise UsageError("--json: each result is a JSON file in --out already")
     folder = Path(settings.out or "results")
-    began, ended = time.monotonic(), {"failed": [], "left for want of time": []}
+    began = time.monotonic()
+    ended: dict[str, list[str]] = {"failed": [], "cut off": [], "left for want of time": []}
     todo: list[tuple[str, list[str]]] = [] if settings.device == "cpu" or settings.only else _checks(settings)
     for name in settings.only or RECIPES[settings.device]:
         path = folder / f"{name}.json"
@@ -88,13 +98,20 @@ def program(argv: list[str] | None = None) -> int:
             settings.say(f"{name}: there already")
         else:
             todo.append((name, [*_command(settings, name), "--out", str(path)]))
+    # The tests of the decoder take the photographs that the rest is measured on.
+    environment = {"GPU_TESTS_BOXES": settings.box_file, "GPU_TESTS_ROOT": str(settings.folder)}
+    environment["PYTHONUNBUFFERED"] = "1"
     for name, command in todo:
-        if settings.minutes is not None and time.monotonic() - began > 60 * settings.minutes:
+        rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)
+        if rest is not None and rest <= 0:
             ended["left for want of time"].append(name)
             continue
         settings.say(f"\n== {name}: python {' '.join(command)}")
-        if subprocess.run([sys.executable, *command], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode:
-            ended["failed"].append(name)
+        try:
+            if subprocess.run([sys.executable, *command], env=os.environ | environment, timeout=rest).returncode:
+                ended["failed"].append(name)
+        except subprocess.TimeoutExpired:
+            ended["cut off"].append(name)
     for what, names in ended.items():
         if names:
             settings.say(f"{what}: {', '.join(names)}")

@@ -93,9 +93,12 @@ def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
     """What else one needs to know to make the run again: versions, commit, data."""
     here = str(Path(__file__).parent)
     describe = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(describe, capture_output=True, text=True)
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
     return {
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),

@@ -150,7 +150,8 @@ def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
     """The flags of one run for trainer.run."""
     name, own = split_arm(arm)
     method, policy, *control = name.split(":")
-    command = [*flags, *own, "--method", method, "--policy", policy, "--seed", str(seed)]
+    # --evaluate also for runs that were trained without: what is compared comes from the evaluation.
+    command = [*flags, *own, "--method", method, "--policy", policy, "--seed", str(seed), "--evaluate"]
     return [*command, "--out", str(folder_of(arm, seed, out)), *(["--control", control[0]] if control else [])]
 
 

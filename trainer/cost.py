@@ -36,12 +36,20 @@ def _forward_flops(network: Network, images: Tensor) -> float:
 
 
 def peak_memory(device: str) -> float | None:
-    """GiB at most so far: allocated on a GPU, resident of this process on a CPU (None where that is not known)."""
+    """GiB at most: allocated on a GPU since `restart_peak_memory`, resident of this process on a CPU (None where that
+    is not known).
+    """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**30
     if resource is None or not sys.platform.startswith("linux"):  # others count in other units
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def restart_peak_memory(device: str) -> None:
+    """From here on `peak_memory` counts anew, on a GPU: several runs may follow each other in one process."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_flops(device_name: str, amp: str) -> float | None:

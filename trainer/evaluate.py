@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import UserError, add_options, main, option, read_options
+from precompute.cli import UsageError, UserError, add_options, main, option, read_options
 from trainer.config import positive
 from trainer.settings import let_idle_threads_sleep
 
@@ -86,7 +86,7 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     if weights == "random":
         if config.arch is None:
-            raise UserError("random weights need --arch, for example --arch resnet18")
+            raise UsageError("random weights need --arch, for example --arch resnet18")
         encoder, arch, remark = build_encoder(config.arch), config.arch, "weights: none, a random initialisation"
         size = config.size or (64 if NARROW.fullmatch(arch) else 224)
     else:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_builder, list_models, resnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from precompute.cli import UserError
+from precompute.cli import UsageError
 
 NARROW = re.compile(r"resnet(10|18|34)w([1-9]\d{0,3})")
 ONEDNN = torch.backends.mkldnn.enabled  # as this process found it
@@ -61,7 +61,7 @@ def build_encoder(arch: str) -> ResNet:
     elif arch in architectures():
         encoder = get_model_builder(arch)(weights=None)
     else:
-        raise UserError(
+        raise UsageError(
             f"--arch {arch}: unknown. Valid: {', '.join(architectures())}, "
             "or a narrow ResNet resnet{10,18,34}wWIDTH such as resnet10w16"
         )

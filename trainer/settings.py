@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from precompute.cli import UserError
+from precompute.cli import UsageError, UserError
 from trainer.config import QUEUED, SGD, RunConfig
 
 # The paper's 0.6 × 1024 / 256. LARS makes a layer's step independent of its gradient's length, so at small batches this
@@ -194,7 +194,7 @@ def find_hardware(device: str) -> tuple[Hardware, list[str]]:
     if device == "cpu":
         return Hardware("cpu", "CPU", bf16=False, world=world), reasons
     if not re.fullmatch(r"cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: valid are auto, cpu, cuda and cuda:N")
+        raise UsageError(f"--device {device}: valid are auto, cpu, cuda and cuda:N")
     if not torch.cuda.is_available():
         raise UserError(f"--device {device}: torch sees no CUDA device here. Use --device cpu, or auto")
     device = f"cuda:{local}" if world > 1 or device == "cuda" else device

@@ -19,7 +19,7 @@ from trainer.build import describe, make_method, make_policy, surroundings
 from trainer.card import write_card
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
-from trainer.cost import peak_flops, peak_memory, step_flops
+from trainer.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
 from trainer.data import Data, open_data
 from trainer.diagnostics import collapse_warning, diagnose, no_background
 from trainer.distributed import Process
@@ -43,6 +43,7 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         require_board()
     hardware, reasons = find_hardware(config.device)
     process = distributed.start(hardware.device)
+    restart_peak_memory(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     say = _say if process.first else _keep_quiet
     policy = make_policy(config)

@@ -3,6 +3,7 @@
 Strict: every weight of the encoder must be found with its shape, and what the file holds beside it is reported.
 """
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for files that are not its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run whatever is in the file
+            reason = "no weights file of torch's, or one that holds more than tensors and plain values"
         raise UserError(
             f"{path}: cannot be read as torch weights ({reason}); .safetensors and torch's .pth are read"
         ) from error

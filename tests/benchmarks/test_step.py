@@ -1,5 +1,6 @@
 """benchmarks.step for real on a few pictures: the peer's step is BYOL's step, and the result has the house's form."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.harness import Arm, measure
+from benchmarks.lightly_loop import lightly_byol
 from benchmarks.results import validate
-from benchmarks.step import FROZEN, LIVE, OURS, PEER, Config, _decided, lightly_byol
+from benchmarks.step import FROZEN, LIVE, OURS, PEER, _warmed
 from trainer.config import RunConfig
 from trainer.model import feature_widths
 from trainer.settings import Hardware, decide
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
@@ -34,17 +39,51 @@ def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable)
     }
 
 
+def test_without_lightly_the_rest_is_measured(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, run_module: Callable
+) -> None:
+    (tmp_path / "lightly.py").write_text("raise ImportError('not here')")
+    done = run_module(
+        "benchmarks.step", "--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--device",
+        "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2, "--workers", 1, "--json",
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    validate(document)
+    assert [arm["name"] for arm in document["arms"]] == [LIVE, FROZEN, OURS]
+    assert set(document["ratios"]) == {"live / frozen, wall", "live / frozen, CPU"}
+    assert "pip install" in document["skipped"][PEER]
+
+
+def test_what_lay_ready_is_used_up_before_live_views_are_timed() -> None:
+    """Else batches that the loader made during the turns of others would count as made in time."""
+    log: list[str] = []
+    batches = (log.append("batch") for _ in itertools.count())
+
+    def step() -> None:
+        next(batches)
+        log.append("step")
+
+    def work() -> None:
+        log.append("timed")
+        step()
+
+    measure([Arm("live", work, 1, before=_warmed(step, batches, 2, Hardware("cpu", "CPU", bf16=False)))], repeats=2)
+    turn = ["batch", "batch", "batch", "step", "batch", "step", "timed", "batch", "step"]
+    assert log == 3 * turn  # a warm-up and two repeats
+
+
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
 def test_the_peer_trains(optimizer: str) -> None:
     """lightly's arm is a training step and no empty loop: its loss falls on one batch."""
     pytest.importorskip("lightly")
     hardware = Hardware("cpu", "CPU", bf16=False)
-    config = _decided(Config(arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer), hardware)
     run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer)
     from trainer.model import build_encoder
 
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
     views = (torch.randn(16, 3, 32, 32), torch.randn(16, 3, 32, 32))
-    step = lightly_byol(config, settings, "off", hardware)
+    step = lightly_byol("resnet10w8", optimizer, settings, "off", hardware)
     losses = [step(views) for _ in range(12)]
     assert losses[-1] < losses[0]

@@ -28,7 +28,9 @@ def test_every_committed_result_is_in_the_recipe() -> None:
     assert {path.stem.partition("@")[0] for path in results.FOLDER.glob("*.json")} <= {name for _, name in ALL}
 
 
-def test_results_that_are_there_are_kept_and_failures_named(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_results_that_are_there_are_kept_and_failures_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "boxes").mkdir()
     flags = ["--boxes", str(tmp_path / "missing.h5"), "--root", str(tmp_path), "--out", str(tmp_path)]
     (tmp_path / "roofline-cpu.json").write_text("{}")
@@ -40,5 +42,8 @@ def test_results_that_are_there_are_kept_and_failures_named(tmp_path: Path, capf
     assert "missing.h5" in told.err
     assert suite.program([*flags, "--only", "sweep-cpu-size", "--minutes", "1e-9"]) == 1
     assert "left for want of time: sweep-cpu-size" in capfd.readouterr().out
+    monkeypatch.setattr(suite, "_command", lambda *_: ["-c", "import sys, time; time.sleep(60); sys.exit(sys.argv)"])
+    assert suite.program([*flags, "--only", "sweep-cpu-size", "stream-cpu", "--minutes", "0.01"]) == 1
+    assert "cut off: sweep-cpu-size\nleft for want of time: stream-cpu" in capfd.readouterr().out
     with pytest.raises(UsageError, match="--only typo"):
         suite.program([*flags, "--only", "typo"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from precompute.cli import UsageError
+from trainer import run
 from trainer.compare import CompareConfig, command_of, paired, program, summarise, table
 from trainer.run import config_of
 
@@ -71,6 +72,20 @@ def test_a_table_of_some_measures(tmp_path: Path) -> None:
 def test_mistakes_name_themselves(flags: list[str], match: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=match):
         program(["--out", str(tmp_path), *flags])
+
+
+def test_runs_that_were_trained_without_evaluation_are_evaluated(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Trained where a minute is dear, evaluated and compared elsewhere."""
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32", "--epochs",
+             "1", "--batch-size", "16", "--device", "cpu", "--pipeline", "kornia"]  # fmt: skip
+    folder = tmp_path / "byol-rrc-seed0"
+    assert run.program([*flags, "--method", "byol", "--policy", "rrc", "--no-evaluate", "--out", str(folder)]) == 0
+    assert not (folder / "evaluation.json").exists()
+    assert program(["--arms", "byol:rrc", "--seeds", "1", "--out", str(tmp_path), "--", *flags]) == 0
+    assert "resumed at step 3 of 3" in capsys.readouterr().out
+    assert "kNN accuracy" in json.loads((tmp_path / "compare.json").read_text())["measures"]
 
 
 @pytest.mark.slow

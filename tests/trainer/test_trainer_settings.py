@@ -1,12 +1,17 @@
 """What a run decides by itself, and that it says why."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from precompute.cli import UserError
+from augment import Policy
+from precompute.cli import UsageError, UserError
+from trainer.build import surroundings
 from trainer.config import RunConfig
+from trainer.data import open_data
 from trainer.model import build_encoder
-from trainer.settings import Hardware, decide
+from trainer.settings import Hardware, decide, find_hardware
 
 CPU = Hardware("cpu", "CPU", bf16=False)
 H200 = Hardware("cuda:0", "NVIDIA H200", bf16=True)
@@ -118,3 +123,18 @@ def test_narrow_nets_run_without_onednn_and_say_so() -> None:
         assert not torch.backends.mkldnn.enabled
     finally:
         torch.backends.mkldnn.enabled = before  # type: ignore[assignment]
+
+
+def test_names_that_no_machine_knows_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="--device potato"):
+        find_hardware("potato")
+    with pytest.raises(UsageError, match="--arch resnet99"):
+        build_encoder("resnet99")
+
+
+def test_a_machine_without_git_knows_no_commit(
+    demo_boxes: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    data = open_data(None, str(demo_boxes), str(demo_root), print)
+    assert surroundings(data, Policy())["commit"] is None

@@ -145,3 +145,11 @@ def test_an_export_loads_through_torch_hub_and_timm(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(hub(images), encoder(images))
         torch.testing.assert_close(theirs.eval()(images), encoder(images))
+
+
+def test_a_file_of_another_kind_is_named_without_advice_to_run_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes.md"
+    path.write_text("# notes\n")
+    with pytest.raises(UserError, match="no weights file") as caught:
+        load_encoder(path)
+    assert "weights_only" not in str(caught.value)
