@@ -59,6 +59,15 @@ class ImageSet:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    def digest(self, rows: np.ndarray) -> str:
+        """16 hex digits of what these images are and where their boxes lie: other views come of another one."""
+        found = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes())
+        for (cache, _), offset in zip(self.parts, self._offsets, strict=False):
+            own = rows[(rows >= offset) & (rows < offset + len(cache))] - offset
+            for column, kind in ((cache.hashes, "u1"), (cache.boxes, "<f4"), (cache.banners, "<i2")):
+                found.update(np.ascontiguousarray(column[own], kind).tobytes())
+        return found.hexdigest()[:16]
+
     def path(self, i: int) -> str:
         """Image i's path relative to its root."""
         cache, _, row = self._row(i)

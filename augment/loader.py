@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from augment.alpha import MapFolder
 from augment.backends import Backend
 from augment.batch import Batch
@@ -47,6 +49,8 @@ class ViewLoader:
     ) -> None:
         """`device`: where the backend's views are (None: the CPU); the rest as for `open_views`."""
         self.images, self.schedule, self.backend = images, schedule, backend
+        used = (schedule.rows,) if schedule.backgrounds is None else (schedule.rows, schedule.backgrounds)
+        self._digest = images.digest(np.concatenate(used))
         self.prefetch = prefetch
         self.epoch = 0
         self.wait_seconds = 0.0  # how long the training loop has waited for batches
@@ -90,6 +94,7 @@ class ViewLoader:
     def __iter__(self) -> Iterator[Batch]:
         if not self._end.alive:
             raise RuntimeError("this loader has been closed")
+        self._maker.begin_here()
         epoch, start = self.epoch, self._start
         self._step, self._start = start, 0
         if not self._producers or self._producers[0].next != (epoch, start):
@@ -120,14 +125,21 @@ class ViewLoader:
             "images": len(s.rows),
             "backgrounds": len(s.rows) if s.backgrounds is None else len(s.backgrounds),
             "policy": s.policy.to_json(),
+            "boxes": self._digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, on any backend and number of ranks.
 
-        Raises UserError where the seed, policy, images or global batch differ, since the views would then differ too.
+        Raises UserError where the seed, policy, images, their boxes or global batch differ, since the views would then
+        differ too. A state of a version that kept nothing of the boxes is taken as it is.
         """
         mine = self.state_dict()
+        if state.get("boxes", mine["boxes"]) != mine["boxes"]:
+            raise UserError(
+                "cannot resume: the images or their boxes are not those that the views began with. Use the box file of "
+                "then, or start anew"
+            )
         for name in ("seed", "batch_size", "drop_last", "images", "backgrounds", "policy"):
             was = Policy.from_json(state[name]).to_json() if name == "policy" else state[name]
             if was != mine[name]:

@@ -93,6 +93,12 @@ class BatchMaker:
         self._workers = max(workers, 1)
         self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
+        self._process: int | None = None  # whose threads these are, once they have begun
+
+    def begin_here(self) -> None:
+        """To be called before batches are asked for. RuntimeError where they were begun in another process."""
+        _check_process(self._process)
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Ends the threads and frees the backend."""
@@ -232,6 +238,15 @@ class BatchMaker:
         return self._order[1]
 
 
+def _check_process(begun: int | None) -> None:
+    """RuntimeError in another process than the one whose threads have begun (None: none have)."""
+    if begun not in (None, os.getpid()):
+        raise RuntimeError(
+            "views were opened and begun in another process, whose threads a fork does not copy: "
+            "call open_views in the process that uses them, or start processes by spawn"
+        )
+
+
 class Producer:
     """A thread that makes batches from a place onwards, epoch after epoch, a few ahead of the consumer."""
 
@@ -261,11 +276,7 @@ class Producer:
 
     def _wait(self) -> Any:
         """The queue's next item; never waits for a thread that is gone."""
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                "views were opened and begun in another process, whose threads a fork does not copy: "
-                "call open_views in the process that uses them, or start processes by spawn"
-            )
+        _check_process(self._process)
         while True:
             alive = self._thread.is_alive()  # asked first: what it put before it ended is in the queue by then
             try:

@@ -80,7 +80,7 @@ def open_views(
     if (policy.name == "copy-paste") != (maps is not None):
         raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
     where = backends.find_device(device)
-    chosen, reason = backends.choose(backend, where)
+    chosen, reason = backends.choose(backend, where, policy.colour, cache != "off")
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
     pool = None

@@ -65,10 +65,11 @@ def find_device(name: "torch.device | str | None") -> "torch.device":
     return found
 
 
-def choose(name: str, device: "torch.device") -> tuple[str, str]:
+def choose(name: str, device: "torch.device", colour: str = "linear", cached: bool = False) -> tuple[str, str]:
     """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
 
-    Raises UserError for an unknown name, or one whose packages are not installed.
+    `colour`: the policy's; `cached`: decoded pictures are to be kept. Raises UserError for an unknown name, one whose
+    packages are not installed, or one that does not have this colour.
     """
     if name not in NAMES:
         raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
@@ -76,9 +77,16 @@ def choose(name: str, device: "torch.device") -> tuple[str, str]:
     if name == "auto":
         if device.type == "cpu":
             return "fused", "the fastest on a CPU"
+        if missing is None and (colour != "linear" or cached):
+            why = "keeps decoded pictures" if cached else f"has {colour} colour"
+            if importlib.util.find_spec("triton") is not None:
+                return "fused", f"{why}, which dali does not"
+            return "kornia", f"fallback, slow: fused, which {why}, needs Triton on {device.type}"
         if missing is None:
             return "dali", f"decodes on {device.type}; not measured against fused there"
         return "kornia", f"fallback, slow: {missing}"
+    if name == "dali" and colour != "linear":
+        raise UserError(f"backend=dali has linear colour only, not {colour}: use backend=fused, or colour=linear")
     if name == "eager" and device.type != "cpu":
         raise UserError(f"backend=eager makes views on the CPU, not on {device}: use backend=fused, or device=cpu")
     if name == "fused" and device.type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from augment import backends
+from augment import backends, open_views
 from augment.imageset import ImageSet
 from augment.plan import draw, epoch_order, partners
 from augment.policy import Policy
@@ -190,6 +190,20 @@ def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
     names, soft = {op.name for op in graph._ops}, policy.name == "copy-paste"
     assert set(inputs(policy.views, policy.name == "rrc", policy.scene == "whole", soft)) <= names
     assert soft == any(name.startswith("alpha") for name in names)
+
+
+def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch):
+    """It would give linear ones, and the log line would say otherwise."""
+    with pytest.raises(backends.UserError, match="linear colour only, not torchvision: use backend=fused"):
+        open_views(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(backends, "why_no_dali", lambda: None)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: True)
+    assert backends.choose("auto", cuda)[0] == "dali"
+    assert backends.choose("auto", cuda, "torchvision") == ("fused", "has torchvision colour, which dali does not")
+    assert backends.choose("auto", cuda, cached=True) == ("fused", "keeps decoded pictures, which dali does not")
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: None)
+    assert backends.choose("auto", cuda, "torchvision")[0] == "kornia"
 
 
 def test_auto_says_why(monkeypatch):

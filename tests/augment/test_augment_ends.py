@@ -72,7 +72,7 @@ next(batches)
 child = os.fork()
 if child == 0:
     try:
-        for _ in batches:
+        for _ in eval(sys.argv[3]):
             pass
     except RuntimeError as error:
         print(error, flush=True)
@@ -90,9 +90,10 @@ sys.exit(os.waitstatus_to_exitcode(done[1]))
 """
 
 
-def test_a_forked_process_gets_an_error_and_never_hangs(demo):
+@pytest.mark.parametrize("loop", ["batches", "loader"], ids=["the loop goes on", "a new loop"])
+def test_a_forked_process_gets_an_error_and_never_hangs(demo, loop):
     root, boxes = demo
-    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(boxes), str(root)]
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(boxes), str(root), loop]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 7, run.stdout + run.stderr
     assert "call open_views in the process that uses them" in run.stdout

@@ -1,5 +1,6 @@
 """The loader: the same views whatever the batch, ranks and interruptions; bad files; mistakes."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -37,6 +38,20 @@ def test_views_do_not_depend_on_batch_workers_or_prefetch(demo):
     assert len(alone) == 2 * 48
     assert_equal(alone, views_of(demo, batch_size=20, workers=5, prefetch=4))
     assert not torch.equal(alone[0, 5][0], alone[1, 5][0]) if (0, 5) in alone else True
+
+
+def test_resume_on_other_boxes_is_refused(demo):
+    """Their number is the same, the views would not be."""
+    root, path = demo
+    boxes = BoxCache.open(path)
+    other = dataclasses.replace(boxes, boxes=boxes.boxes[::-1].copy())
+    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        state = loader.state_dict()
+    with open_views(other, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        with pytest.raises(UserError, match="the images or their boxes are not those that the views began with"):
+            loader.load_state_dict(state)
+        del state["boxes"]  # as a version before wrote it
+        loader.load_state_dict(state)
 
 
 def test_two_ranks_see_what_one_sees(demo):
