@@ -11,6 +11,7 @@ hull of {(area, largest sum of any box of that area)}: a few dozen boxes a map. 
 import argparse
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,12 @@ def program(argv: list[str] | None = None) -> int:
     assert config.out is not None
     old = BoxCache.open(config.boxes)
     new = retemper(old, config.value)
+    if os.path.exists(config.out):
+        there = BoxCache.open(config.out)  # a file of another kind says so
+        if (there.dataset, there.paths.tolist()) != (old.dataset, old.paths.tolist()):
+            raise UserError(
+                f"{config.out} exists and has the boxes of another set ({there.dataset}). Name another --out"
+            )
     write(config.out, new)
     changed = int((new.boxes != old.boxes).any(1).sum())
     before = old.provenance["config"]["value"]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UserError, add_options, cores, main, option, progress, read_options
+from precompute.cli import UsageError, UserError, add_options, cores, main, option, progress, read_options
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
 from precompute.team import Team
@@ -153,7 +153,7 @@ def choose_device(wanted: str, team: Team) -> tuple[str, str]:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU; take --device cpu")
     if wanted.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"--device {wanted}: auto, cpu or cuda")
+        raise UsageError(f"--device {wanted}: auto, cpu or cuda")
     return own if wanted == "cuda" else wanted, "as asked"
 
 

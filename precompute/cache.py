@@ -100,6 +100,8 @@ class BoxCache:
             right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
             if not right or column.shape != (n, *row):
                 raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
+        if not np.isfinite(self.boxes).all():
+            raise ValueError("column boxes: not of finite numbers")
         for name, column in self.extras.items():
             if len(column) != n:
                 raise ValueError(f"column {name}: {len(column)} rows, expected {n}")
@@ -175,6 +177,11 @@ class BoxCache:
             raise UserError(f"{path}: {error.strerror}") from error
         extras = {name: columns.pop(name) for name in sorted(columns) if name not in COLUMNS}
         quarantine = tuple(Quarantined(*pair) for pair in header.pop("quarantine"))
+        if len(bad := np.flatnonzero(~np.isfinite(columns["boxes"]).all(1))):
+            raise UserError(
+                f"{path}: the box of {columns['paths'][bad[0]].decode()} is not of finite numbers ({len(bad)} in all); "
+                "make it again with: python -m precompute.boxes --rebuild"
+            )
         names = {key: tuple(header.pop(key)) for key in ("class_names", "split_names", "source_names")}
         return BoxCache(**header, **names, **columns, quarantine=quarantine, extras=extras)
 

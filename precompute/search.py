@@ -263,7 +263,7 @@ def tau_step(form: Form) -> int:
 
 def brightest(maps: np.ndarray) -> np.ndarray:
     """int32 [B, 4]: the first brightest pixel by rows."""
-    y, x = np.divmod(maps.reshape(len(maps), -1).argmax(1), maps.shape[2])
+    y, x = np.divmod(maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).argmax(1), maps.shape[2])
     return np.stack((x, y, x + 1, y + 1), 1).astype(np.int32)
 
 

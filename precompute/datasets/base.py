@@ -25,11 +25,13 @@ class Box:
     """An annotated box in pixels of the picture as seen (x0, y0, x1, y1; end-exclusive), and where it is written.
 
     `size`: width and height that the annotation was made at, where it says so; the box is scaled if they differ.
+    `same_shape`: a size of other proportions than the picture's is a fault (a mask of another picture).
     """
 
     edges: tuple[float, float, float, float]
     where: str
     size: tuple[int, int] | None = None
+    same_shape: bool = False
 
 
 @dataclass(eq=False)
@@ -91,16 +93,24 @@ class Listing:
 def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, float, float], bool]:
     """The box in [0, 1] of a picture of width × height pixels, and whether it had to be clipped.
 
-    Raises BadRow where less than one pixel of it lies inside.
+    Raises BadRow where a number is not finite, the annotation is of a picture of another shape, or less than one pixel
+    of the box lies inside.
     """
     x0, y0, x1, y1 = box.edges
+    told = f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g}"
+    if not all(map(math.isfinite, box.edges)):
+        raise BadRow(f"{told} is not of finite numbers")
+    if box.same_shape and box.size is not None:
+        wide, high = box.size
+        if abs(width * high - height * wide) > max(width, height, wide, high):  # more than rounding to whole pixels
+            raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
     if box.size is not None and min(box.size) > 0 and box.size != (width, height):
         across, down = width / box.size[0], height / box.size[1]
         x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
     inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
         kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
-        raise BadRow(f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g} {kind}")
+        raise BadRow(f"{told} {kind}")
     relative = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
     return relative, inside != (x0, y0, x1, y1)
 

@@ -23,6 +23,7 @@ _TREE = """
 or
   car_ims/000001.jpg ...     cars_annos.mat"""
 TREES = {"read": _TREE}
+_EDGES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
 def read(root: Path, name: str, source: str) -> Listing:
@@ -63,6 +64,14 @@ def _names(values: Any) -> tuple[str, ...]:
     return tuple(str(value) for value in np.atleast_1d(values))
 
 
+def _number(value: Any) -> float:
+    """NaN for what is none: an empty field, a text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
+
+
 def _listing(root: Path, name: str, names: tuple[str, ...], rows: list[tuple[Path, str, Any, int]]) -> Listing:
     listing = Listing(name, root, names, ("train", "test"), [], np.empty(0, np.int32), np.empty(0, np.uint8))
     labels, splits, edges, lines = [], [], [], []
@@ -72,16 +81,19 @@ def _listing(root: Path, name: str, names: tuple[str, ...], rows: list[tuple[Pat
         if escapes(path):
             listing.quarantine.append(Quarantined(path, f"{file.name} row {number}: the path leaves the folder"))
             continue
-        label = int(row["class"]) - 1 if "class" in fields else -1
-        if not -1 <= label < len(names):
-            reason = f"{file.name} row {number}: class {label + 1}, but there are {len(names)}"
+        label = _number(row["class"]) - 1 if "class" in fields else -1.0
+        if not (-1 <= label < len(names) and label == int(label)):
+            reason = f"{file.name} row {number}: class {row['class']}, but there are {len(names)}"
             listing.quarantine.append(Quarantined(path, reason))
             continue
+        edges.append([_number(row[key]) for key in _EDGES])
+        if not np.isfinite(edges[-1]).all():
+            told = ", ".join(str(row[key]) for key in _EDGES)
+            listing.box_faults[len(listing.paths)] = f"{file.name} row {number}: {told} are not four numbers"
         listing.paths.append(path)
-        labels.append(label)
+        labels.append(int(label))
         splits.append(split)
         lines.append(number)
-        edges.append([float(row[key]) for key in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")])
     listing.labels, listing.splits = np.array(labels, np.int32), np.array(splits, np.uint8)
     listing.edges = np.array(edges, np.float64).reshape(-1, 4)
     listing.lines, listing.box_file, listing.every_has_box = np.array(lines, np.int32), "annotations", True

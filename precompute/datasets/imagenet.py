@@ -5,6 +5,7 @@ Data/CLS-LOC/val (the class is then read from the XML file). XML files: anywhere
 A box is scaled where the XML file gives another size than the picture has; of several boxes the largest counts.
 """
 
+import math
 import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -88,6 +89,8 @@ def largest_box(root: Path, xml: str) -> Box | None:
         shape = None if size is None else (int(size.findtext("width", "")), int(size.findtext("height", "")))
         for node in tree.iter("bndbox"):
             x0, y0, x1, y1 = (float(node.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            if not all(map(math.isfinite, (x0, y0, x1, y1))):
+                raise ValueError(f"{x0:g}, {y0:g}, {x1:g}, {y1:g}")
             boxes.append((x0, y0, x1, y1))
     except ValueError as error:
         raise BadRow(f"{xml}: a box or size in it is not a number ({error})") from error

@@ -1,6 +1,8 @@
 """Sets annotated in COCO's JSON format: COCO itself (the largest object's box), iNaturalist 2018 (no boxes)."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from precompute.cache import Quarantined
 from precompute.cli import UserError
-from precompute.datasets.base import Listing, escapes, expect
+from precompute.datasets.base import Box, Listing, escapes, expect
 
 _COCO = """
   annotations/instances_train2017.json   annotations/instances_val2017.json
@@ -40,13 +42,25 @@ def read_inat2018(root: Path, name: str, source: str) -> Listing:
     return listing.done(with_boxes=False)
 
 
+class JsonListing(Listing):
+    """A listing that names for every box the file and the annotation's id."""
+
+    wheres: list[str]
+
+    def box(self, i: int) -> Box | None:
+        box = super().box(i)
+        return box and dataclasses.replace(box, where=self.wheres[i])
+
+
 class _Reader:
     def __init__(self, name: str, root: Path, splits: tuple[str, ...]) -> None:
-        self.listing = Listing(name, root, (), splits, [], np.empty(0, np.int32), np.empty(0, np.uint8))
+        self.listing = JsonListing(name, root, (), splits, [], np.empty(0, np.int32), np.empty(0, np.uint8))
         self.categories: dict[int, str] = {}
         self.labels: list[int] = []  # category ids until done()
         self.splits: list[int] = []
         self.edges: list[tuple[float, ...]] = []
+        self.listing.wheres = []
+        self.seen: set[str] = set()
 
     def add(self, split: int, file: Path, folder: str) -> None:
         """All pictures of one JSON file. Raises UserError where it is not such a file."""
@@ -59,7 +73,8 @@ class _Reader:
                 if note.get("iscrowd"):
                     continue
                 best = largest.get(note["image_id"])
-                if best is None or _area(note) > _area(best):  # equal: the first
+                # Equal: the first. One whose box makes no sense counts as the largest: its picture is left out.
+                if best is None or _area(note) > _area(best):
                     largest[note["image_id"]] = note
             for image in content["images"]:
                 self._row(split, folder + image["file_name"], largest.get(image["id"]), file)
@@ -70,21 +85,33 @@ class _Reader:
         if escapes(path):
             self.listing.quarantine.append(Quarantined(path, f"{file.name}: the path leaves the folder"))
             return
+        if path in self.seen:
+            self.listing.quarantine.append(Quarantined(path, f"{file.name}: stands there twice"))
+            return
+        self.seen.add(path)
+        where = file.name if note is None else f"{file.name} annotation {note.get('id', 'without id')}"
+        label: Any = -1 if note is None else note.get("category_id")
+        if label not in self.categories and note is not None:
+            reason = f"{where}: category {label!r} is not among the categories"
+            self.listing.quarantine.append(Quarantined(path, reason))
+            return
         edges = (np.nan,) * 4
         if note is not None and "bbox" in note:
-            x, y, width, height = map(float, note["bbox"])
-            edges = (x, y, x + width, y + height)
+            if (box := _numbers(note["bbox"])) is None:
+                fault = f"{where}: the bbox {note['bbox']!r} is not four numbers (x y width height)"
+                self.listing.box_faults[len(self.listing.paths)] = fault
+            else:
+                x, y, width, height = box
+                edges = (x, y, x + width, y + height)
         self.listing.paths.append(path)
-        self.labels.append(-1 if note is None else int(note["category_id"]))
+        self.listing.wheres.append(where)
+        self.labels.append(int(label))
         self.splits.append(split)
         self.edges.append(edges)
 
     def done(self, with_boxes: bool) -> Listing:
         ids = sorted(self.categories)
         index_of = {key: i for i, key in enumerate(ids)} | {-1: -1}
-        unknown = sorted(set(self.labels) - index_of.keys())
-        if unknown:
-            raise UserError(f"{self.listing.root}: category {unknown[0]} of an annotation is not among the categories")
         self.listing.class_names = tuple(self.categories[key] for key in ids)
         self.listing.labels = np.array([index_of[key] for key in self.labels], np.int32)
         self.listing.splits = np.array(self.splits, np.uint8)
@@ -94,9 +121,21 @@ class _Reader:
             without = int(np.isnan(self.listing.edges[:, 0]).sum())
             if without:
                 self.listing.note("pictures without an annotated object", without)
+        elif without := self.labels.count(-1):
+            self.listing.note("pictures without a class", without)
         return self.listing
 
 
 def _area(note: dict[str, Any]) -> float:
-    box = note.get("bbox", (0, 0, 0, 0))
-    return box[2] * box[3]
+    """Infinite where the box makes no sense."""
+    box = _numbers(note.get("bbox", (0, 0, 0, 0)))
+    return math.inf if box is None else box[2] * box[3]
+
+
+def _numbers(box: Any) -> tuple[float, float, float, float] | None:
+    """Four finite numbers, or None where these are none."""
+    try:
+        x, y, width, height = map(float, box)
+    except (TypeError, ValueError):
+        return None
+    return (x, y, width, height) if all(map(math.isfinite, (x, y, width, height))) else None

@@ -54,7 +54,7 @@ class MaskListing(Listing):
         if not len(rows):
             raise BadRow(f"{self.masks[i]}: its mask has no foreground")
         edges = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-        return Box(edges, self.masks[i], (mask.shape[1], mask.shape[0]))
+        return Box(edges, self.masks[i], (mask.shape[1], mask.shape[0]), same_shape=True)
 
 
 def read_pets(root: Path, name: str, source: str) -> Listing:
