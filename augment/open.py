@@ -77,6 +77,9 @@ def open_views(
     for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
         if value not in valid:
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
+    for name, value in (("workers", workers), ("prefetch", prefetch), ("cache_bytes", cache_bytes)):
+        if value is not None and value < 0:
+            raise UserError(f"{name}={value}: must be at least 0")
     if (policy.name == "copy-paste") != (maps is not None):
         raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
     where = backends.find_device(device)

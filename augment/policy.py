@@ -91,7 +91,8 @@ class Policy:
         for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
             object.__setattr__(self, field, tuple(float(x) for x in getattr(self, field)))
         for field, least in (("size", 8), ("views", 1), ("group", 2)):
-            self._check(field, getattr(self, field) >= least, f"at least {least}")
+            whole = getattr(self, field) == int(getattr(self, field))
+            self._check(field, whole and getattr(self, field) >= least, f"a whole number, at least {least}")
         self._check("size", self.size <= 4096, "at most 4096")
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, 0 < getattr(self, field) <= 1, "above 0 and at most 1")

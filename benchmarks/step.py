@@ -21,7 +21,6 @@ from trainer.config import RunConfig
 from trainer.settings import Hardware, let_idle_threads_sleep
 
 if TYPE_CHECKING:
-
     from benchmarks.harness import Arm
     from trainer.data import Data
 

@@ -190,6 +190,8 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         ({"split": "val"}, "train"),
         ({"on_bad": "skip"}, "replace"),
         ({"check": "md5"}, "hash"),
+        ({"workers": -1}, "workers=-1: must be at least 0"),
+        ({"prefetch": -5}, "prefetch=-5"),
     ]:
         with pytest.raises(UserError, match=words):
             open_views(boxes, root, batch_size=8, device="cpu", **options)
