@@ -175,7 +175,6 @@ def _state(
 ) -> tuple[Any, dict[int, int]]:
     """The state that `trainer.run` would begin with, and its grids."""
     from augment import open_views
-    from trainer.build import make_policy
     from trainer.distributed import Process
     from trainer.model import build_encoder, feature_widths, grid_of, train_mode
     from trainer.settings import decide
@@ -186,7 +185,7 @@ def _state(
     settings, _ = decide(run, len(data.cache.indices(split)), feature_widths(encoder)[4], hardware)
     loader = stack.enter_context(
         open_views(
-            data.cache, data.root, policy=make_policy(run), split=split, backend=config.pipeline, cache=config.cache,
+            data.cache, data.root, policy=run.views(), split=split, backend=config.pipeline, cache=config.cache,
             batch_size=settings.batch_size, device=hardware.device, workers=config.workers, say=_quiet,
         )
     )  # fmt: skip

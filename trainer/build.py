@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from augment.policy import Policy
-from precompute.cli import UserError
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.methods import Alignment, Method, build_method
@@ -18,31 +17,6 @@ from trainer.model import Heads, build_model, freeze_stages
 from trainer.pretext import TURNS
 from trainer.settings import Settings
 from trainer.weights import load_encoder
-
-# What a policy takes from the flags of the same name.
-POLICY_VALUES = (
-    "mode", "size", "crop_scale", "paste_scale", "box_cap", "scene", "scene_scale", "colour", "group"
-)  # fmt: skip
-
-
-def make_policy(config: RunConfig) -> Policy:
-    """The augmentation policy that the flags ask for; UserError for values that no view could be made with."""
-    if config.method in ("cvsa", "instloc") and config.policy == "rrc":
-        other = "saliencyswap, or --method byol" if config.method == "cvsa" else "instloc, or --method mocov2"
-        raise UserError(
-            f"--method {config.method} --policy rrc: without a pasted rectangle there is nothing to align with. "
-            f"Use --policy {other}"
-        )
-    try:
-        return Policy(
-            name=config.policy,
-            own=config.own if config.policy == "saliencyswap" else 0.0,  # trainer.compare hands it to all arms
-            # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.
-            blur_sigma=(0.1, max(2.0 * min(config.size / 224, 1.0), 0.1)),
-            **{name: getattr(config, name) for name in POLICY_VALUES},
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None] = lambda _: None) -> Method:
@@ -103,6 +77,6 @@ def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "data": {"name": data.cache.dataset, "images": len(data.cache), "provenance": dict(data.cache.provenance)},
+        "data": data.identity(),
         "policy": policy.to_json(),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from precompute.files import replacing
 from trainer import journal
+from trainer.config import QUEUE_MOMENTUM, QUEUED
 
 NAME = "MODEL_CARD.md"
 
@@ -13,7 +14,7 @@ NAME = "MODEL_CARD.md"
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
     """MODEL_CARD.md in the run's folder, from metrics.jsonl and the evaluation alone."""
     rows = journal.read(folder / journal.NAME)
-    header, steps = rows[0], [r for r in rows if r["kind"] == "step"]
+    header, steps = journal.header(folder / journal.NAME), [r for r in rows if r["kind"] == "step"]
     config, settings, about = header["config"], header["settings"], header["about"]
     data = about["data"]
     lines = [
@@ -26,7 +27,7 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         "## Training",
         f"- {settings['steps']} steps of {settings['batch_size']} images ({config['epochs']} epochs), "
         f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
-        f"weight decay {settings['weight_decay']:g}, target momentum {config['ema']}, autocast {settings['amp']}, "
+        f"weight decay {settings['weight_decay']:g}, {_target(config)}, autocast {settings['amp']}, "
         f"seed {config['seed']}",
         *_method(config, settings),
         f"- views: {json.dumps(about['policy'])}",
@@ -56,16 +57,34 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
 
 def _method(config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What was learned with, beside the optimizer: the alignment, where the weights came from."""
-    lines = [f"- heads: d {config['dim']}, hidden {settings['hidden']} (MLP), {settings['conv_hidden']} (1x1 conv)"]
+    dim = {"rotpred": "4 (the turns)", "looc": f"2 x {config['dim']}"}.get(config["method"], config["dim"])
+    conv = f", {settings['conv_hidden']} (1x1 conv)" if config["method"] == "cvsa" else ""
+    lines = [f"- heads: d {dim}, hidden {settings['hidden']} (MLP){conv}"]
+    if config["accumulate"] > 1:
+        lines.append(f"- every step's batch in {config['accumulate']} parts; BatchNorm saw a part at a time")
+    if others := config.get("backgrounds"):
+        own = "beside the training images" if config["own_backgrounds"] else "alone"
+        lines.append(f"- backgrounds from {', '.join(others[::2])} {own}")
     if config["method"] == "cvsa":
         given = {k: config[k] for k in ("scale", "temperature", "reduction", "align_weight", "mask")}
         options = "".join(f", {k} {v}" for k, v in given.items() if v is not None)
         stages = " and ".join(map(str, config["align_stages"]))
         lines.append(f"- alignment: preset `{config['loss']}`{options}; stage {stages}")
-    if config["init"]:
-        frozen = f"the first {config['freeze_stages']} stages frozen" if config["freeze_stages"] else "nothing frozen"
-        lines.append(f"- started from {config['init']}, {frozen}")
+    if config["init"] or config["freeze_stages"]:
+        frozen = (
+            f"stem and stages 1 to {config['freeze_stages']} frozen" if config["freeze_stages"] else "nothing frozen"
+        )
+        lines.append(f"- started from {config['init'] or 'random weights'}, {frozen}")
     return lines
+
+
+def _target(config: dict[str, Any]) -> str:
+    """How the target network moved, if the method has one."""
+    if config["method"] in QUEUED:
+        return f"target momentum {QUEUE_MOMENTUM}"
+    return (
+        f"target momentum {config['ema']} rising to 1" if config["method"] in ("byol", "cvsa") else "no target network"
+    )
 
 
 def _results(evaluation: dict[str, Any] | None) -> list[str]:

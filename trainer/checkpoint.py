@@ -6,7 +6,6 @@ different run.
 """
 
 import os
-import pickle
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -77,16 +76,11 @@ def load(path: Path) -> dict[str, Any]:
         if bad is not None:
             raise DamagedCheckpoint(f"{path}: damaged (checksum of {bad} is wrong)")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-    ) as e:
-        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint ({str(e).splitlines()[0]})") from e
+    except (UserError, PermissionError):
+        raise
+    except Exception as error:  # zipfile, zlib and torch have a dozen kinds for damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint ({reason})") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         found = state.get("schema") if isinstance(state, dict) else type(state).__name__
         raise DamagedCheckpoint(f"{path}: not a checkpoint of this program (schema {found}, expected {SCHEMA})")
@@ -94,9 +88,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, str | None]:
-    """The newest good checkpoint of a run: its content, its path, and a sentence if the newest was damaged."""
+    """The newest good checkpoint of a run: its content, its path, and a sentence if the newest is damaged or gone."""
     sweep(folder / NAME)
     newest, previous = folder / NAME, folder / PREVIOUS
+    if previous.exists() and not newest.exists():
+        return load(previous), previous, f"{newest} is gone; the one before it is used"
     try:
         return load(newest), newest, None
     except DamagedCheckpoint as error:

@@ -96,7 +96,10 @@ def program(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m trainer.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, CompareConfig)
@@ -107,6 +110,8 @@ def program(argv: list[str] | None = None) -> int:
         _refuse_taken(flags, "after --")
     except ValueError as error:
         raise UsageError(str(error)) from error
+    from trainer.compare_plot import plot
+
     out = Path(config.out)
     with ending():
         for arm in config.arms:  # mistakes show before the first arm has trained for hours
@@ -121,7 +126,7 @@ def program(argv: list[str] | None = None) -> int:
         sweep(out / "compare.json")
         with replacing(out / "compare.json") as temporary:
             temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        _plot(result, out / "compare.png")
+        plot(result, out / "compare.png")
     if parsed.json:
         print(json.dumps(result, allow_nan=False))
     return 0
@@ -158,15 +163,22 @@ def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
 def _check(command: list[str], folder: Path) -> None:
     """UserError where the run cannot be, or where its folder holds one with other settings: no fair comparison."""
     from trainer import checkpoint, journal, run
-    from trainer.build import make_policy
+    from trainer.data import open_data
     from trainer.folder import EVALUATION
 
     wanted = run.config_of(command)
-    make_policy(wanted)
     begun = (folder / checkpoint.NAME).exists() or (folder / EVALUATION).exists()
     if not begun or not (folder / journal.NAME).exists():
         return
-    saved, now = journal.read(folder / journal.NAME)[0]["config"], as_json(wanted)
+    header = journal.header(folder / journal.NAME)
+    data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None).identity()
+    was = header["about"]["data"]
+    if any(was[key] != data[key] for key in ("digest", "name", "images") if key in was):
+        raise UserError(
+            f"{folder} was trained on other pictures or boxes ({was['name']}, {was['images']} images) than those now "
+            f"given ({data['name']}, {data['images']} images): no fair comparison. Give the same, or name another --out"
+        )
+    saved, now = header["config"], as_json(wanted)
     for name in now.keys() & saved.keys() - run.FREE:
         if saved[name] != now[name]:
             flag = "--" + name.replace("_", "-")
@@ -230,7 +242,7 @@ def _about(config: CompareConfig) -> dict[str, list[Any]]:
 
     folders = [folder_of(arm, seed, Path(config.out)) for arm in config.arms for seed in range(config.seeds)]
     journals = [path for folder in folders if (path := folder / journal.NAME).exists()]
-    headers = [journal.read(path)[0]["about"] for path in journals]
+    headers = [journal.header(path)["about"] for path in journals]
     return {key: sorted({h.get(key) for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
 
 
@@ -247,7 +259,7 @@ def paired(values: list[float], base: list[float]) -> dict[str, float | None]:
     if len(differences) > 1:
         from scipy.stats import t
 
-        half = float(t.ppf(0.975, len(differences) - 1)) * _sd(differences) / math.sqrt(len(differences))
+        half = float(t.ppf(0.975, len(differences) - 1)) * (_sd(differences) or 0.0) / math.sqrt(len(differences))
     mean = _mean(differences)
     return {"mean": mean, "low": None if half is None else mean - half, "high": None if half is None else mean + half}
 
@@ -257,17 +269,19 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
     width = max(36, *map(len, result["arms"]))
     lines = [
         f"{result['seeds']} seeds; mean ± sd; in brackets the paired difference to {result['against']}, 95 % interval"
+        if result["seeds"] > 1
+        else f"one seed, so no spread and no interval; in brackets the difference to {result['against']}"
     ]
     for name, arms in result["measures"].items():
         if show and name not in show:
             continue
         if len(arms) > 1 and len({tuple(f["values"]) for f in arms.values()}) == 1:  # of the pictures, not of the arms
             same = next(iter(arms.values()))
-            lines.append(f"{name}, all arms: {same['mean']:.3f} ± {same['sd']:.3f}")
+            lines.append(f"{name}, all arms: {_spread(same)}")
             continue
         lines.append(name)
         for arm, f in arms.items():
-            line = f"  {arm:{width}s} {f['mean']:.3f} ± {f['sd']:.3f}"
+            line = f"  {arm:{width}s} {_spread(f)}"
             d = f["paired"]
             if arm != result["against"] and d is not None:
                 interval = "" if d["low"] is None else f", {d['low']:+.3f} to {d['high']:+.3f}"
@@ -288,37 +302,6 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
-def _plot(result: dict[str, Any], path: Path) -> None:
-    """compare.png: every seed a point, every arm a colour, one panel per measure."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("plot: left out, matplotlib is not installed (pip install 'saliencyswap[plots]')")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    shown = {n: a for n, a in result["measures"].items() if not n.startswith(("centre prior", "box area share"))}
-    if not shown:
-        return
-    heights = [0.8 + 0.25 * len(arms) for arms in shown.values()]
-    figure, axes = plt.subplots(
-        len(shown), 1, figsize=(9, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
-    )
-    for axis, (name, arms) in zip(axes[:, 0], shown.items(), strict=True):
-        for place, (arm, f) in enumerate(arms.items()):
-            colour = f"C{result['arms'].index(arm) % 10}"
-            axis.scatter(f["values"], [place] * len(f["values"]), alpha=0.6, color=colour)
-            axis.plot([f["mean"]], [place], "k|", markersize=14)
-        axis.set_yticks(range(len(arms)), list(arms), fontsize=8)
-        axis.set_ylim(len(arms) - 0.5, -0.5)
-        axis.set_title(name, fontsize=9, loc="left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
-    plt.close(figure)
-    print(f"plot: {path}")
-
-
 def _at(document: Any, path: tuple[str, ...]) -> float | None:
     for key in path:
         if not isinstance(document, dict) or key not in document:
@@ -327,13 +310,18 @@ def _at(document: Any, path: tuple[str, ...]) -> float | None:
     return document
 
 
+def _spread(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" ± {found['sd']:.3f}")
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _sd(values: list[float]) -> float:
+def _sd(values: list[float]) -> float | None:
+    """None of one value, which says nothing about spread."""
     if len(values) < 2:
-        return 0.0
+        return None
     mean = _mean(values)
     return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 

@@ -3,16 +3,25 @@
 A field that is None means "chosen by the run, which says what it chose and why".
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from augment.policy import CACHES, ON_BAD, policy_option
+from augment.policy import CACHES, ON_BAD, Policy, policy_option
 from precompute.cli import option
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
 QUEUED = ("mocov2", "instloc", "looc")  # MoCo v2's way, with a queue of keys
+QUEUE_MOMENTUM = 0.999  # of the network that makes them (He et al. 2020)
 SGD = (*QUEUED, "rotpred", "relloc")  # methods whose papers train with SGD
 CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
+
+
+# What a policy takes from the flags of the same name.
+POLICY_VALUES = (
+    "mode", "size", "crop_scale", "paste_scale", "box_cap", "scene", "scene_scale", "colour", "group"
+)  # fmt: skip
+_BY_FLAG = re.compile(r"^policy (\w+)=([^:]*)")
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,13 @@ class RunConfig:
     )
     bias_lr: float = option(0.024, "rate of biases and norms under LARS, as a share of the weights' rate")
     warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run")
-    weight_decay: float | None = option(None, "default 1e-6 up to 300 epochs, else 1.5e-6 (with sgd 1e-4)")
+    weight_decay: float | None = option(
+        None, "default 1e-6 up to 300 epochs, else 1.5e-6; 1e-4 for mocov2, instloc, looc, rotpred, relloc"
+    )
     momentum: float = option(0.9, "momentum of the optimizer")
-    ema: float = option(0.996, "momentum of the target network at the start (it rises to 1 by cosine)")
+    ema: float = option(
+        0.996, "byol, cvsa: momentum of the target at the start (it rises to 1 by cosine); with a queue it is 0.999"
+    )
 
     out: str = option("out/run", "folder of the run: metrics, checkpoints, encoder, figures")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -186,10 +199,33 @@ class RunConfig:
             )
         if self.policy == "copy-paste" and self.maps is None:
             raise ValueError("--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR")
+        _in_range(self, "seed", 0, 2**63 - 1)
+        known_device(self.device)
+        if self.method in ("cvsa", "instloc") and self.policy == "rrc":
+            other = "saliencyswap, or --method byol" if self.method == "cvsa" else "instloc, or --method mocov2"
+            raise ValueError(
+                f"--method {self.method} --policy rrc: without a pasted rectangle there is nothing to align with. "
+                f"Use --policy {other}"
+            )
+        self.views()
         if self.control != "none" and self.method != "cvsa":
             raise ValueError(
                 f"--control {self.control} needs --method cvsa (given: {self.method}): it changes the alignment"
             )
+
+    def views(self) -> Policy:
+        """The augmentation policy that the flags ask for; ValueError names the flag that no view could be made with."""
+        values = {name: getattr(self, name) for name in POLICY_VALUES}
+        try:
+            return Policy(
+                name=self.policy,
+                own=self.own if self.policy == "saliencyswap" or not 0 <= self.own <= 1 else 0.0,  # compare's for all
+                # The usual 2 px belong to views of 224; on 64-pixel views they would wipe out what is to be seen.
+                blur_sigma=(0.1, max(2.0 * min(self.size / 224, 1.0), 0.1)),
+                **values,
+            )
+        except ValueError as error:
+            raise ValueError(_BY_FLAG.sub(lambda m: f"--{m[1].replace('_', '-')} {m[2]}", str(error))) from error
 
     @property
     def maps_used(self) -> str | None:
@@ -214,6 +250,12 @@ def positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be greater than 0, and finite")
+
+
+def known_device(device: str) -> None:
+    """ValueError for a name that no machine knows."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device {device}: valid are auto, cpu, cuda and cuda:N")
 
 
 def _not_negative(config: RunConfig, *names: str) -> None:

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from precompute.cache import BoxCache
 from precompute.cli import UserError
@@ -24,6 +27,24 @@ class Data:
             return None
         self.cache.indices(name)
         return name
+
+    def require_apart(self, train: str, test: str) -> None:
+        """UserError where two splits share images: what a net was trained on, or a kNN bank holds, is not held out."""
+        rows = (set(self.cache.indices(self.split(name)).tolist()) for name in (train, test))
+        if shared := len(set.intersection(*rows)):
+            raise UserError(
+                f"--train-split {train} and --eval-split {test} share {shared} images, which would not be held out. "
+                f"Name splits that share none ({', '.join(self.cache.split_names)}; NAME/fit and NAME/dev are two "
+                "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What this set is, for a run's header; `digest` of its pictures and boxes."""
+        from augment.imageset import ImageSet
+
+        digest = ImageSet([(self.cache, self.root)]).digest(np.arange(len(self.cache)))
+        provenance = dict(self.cache.provenance)
+        return {"name": self.cache.dataset, "images": len(self.cache), "provenance": provenance, "digest": digest}
 
 
 def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Callable[[str], None]) -> Data:

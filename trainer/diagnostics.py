@@ -1,7 +1,7 @@
 """What tells a healthy run from a sick one, measured on the batch of a log line (the only steps that may sync).
 
 saturated      share of the C map's cells below 0.01 or above 0.99, where the sigmoid passes next to no gradient
-gradient_ratio norm of the alignment's gradient over the contrastive one's, at the last stage's features
+gradient_ratio norm of the alignment's gradient over the contrastive one's, at the features of the (last) aligned stage
 crossview      drop of C's AUC when every view is held against another image's keys; near 0 means that C is a
                foreground classifier per cell and no correspondence between views
 feature_std    standard deviation of the normalised features over the batch, times sqrt(width): 1 for isotropic
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.distributed import of_others
 from trainer.localise import cell_auc
 from trainer.losses import correspondence
 from trainer.methods import Method, Part
@@ -30,12 +31,12 @@ def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
         c, mask = part.maps[stage].detach(), part.masks[stage]
         found["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
         found["c_auc"] = cell_auc(c, mask).nanmean()
-        if part.online.z[max(part.online.z)].requires_grad:  # not where every stage is frozen
+        if part.online.z[stage].requires_grad and (stage == max(part.online.z) or not method.online.compiled):
             found["gradient_ratio"] = gradient_ratio(part, stage)
         alignment = getattr(method, "alignment", None)
         if part.keys is not None and stage in part.keys.maps and alignment is not None:
             with torch.no_grad():
-                rolled = part.keys.maps[stage].roll(1, 0)
+                rolled = of_others(part.keys.maps[stage])
                 other = correspondence(part.online.predicted_maps[stage].detach(), rolled, alignment.settings)
             found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
     return found
@@ -58,12 +59,14 @@ def feature_health(features: Tensor) -> dict[str, Tensor]:
 
 
 def gradient_ratio(part: Part, stage: int) -> Tensor:
-    """‖∂(weighted alignment)/∂z‖ / ‖∂contrastive/∂z‖ at the stage's features z."""
+    """‖∂(weighted alignment)/∂z‖ / ‖∂contrastive/∂z‖ at the stage's features z, which must not be frozen.
+
+    At stage 3 not of a compiled network, whose maps come out of one piece: none is the other's origin.
+    """
     z = part.online.z[stage]
     weighted = part.loss - part.terms["contrastive"]
     (align,) = torch.autograd.grad(weighted, z, retain_graph=True)
-    source = part.online.z[max(part.online.z)]
-    (contrastive,) = torch.autograd.grad(part.terms["contrastive"], source, retain_graph=True)
+    (contrastive,) = torch.autograd.grad(part.terms["contrastive"], z, retain_graph=True)
     return align.float().norm() / contrastive.float().norm().clamp_min(1e-20)
 
 

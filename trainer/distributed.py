@@ -28,13 +28,12 @@ class Process:
 
 def start(device: str) -> Process:
     """Joins the group that torchrun announced (NCCL on CUDA, gloo on CPU); a single process otherwise."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Process()
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Process(dist.get_rank(), world)
+    return Process(dist.get_rank(), dist.get_world_size())
 
 
 def stop() -> None:
@@ -60,15 +59,15 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce
 
-        world = dist.get_world_size()
+        processes = world()
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        mean = all_reduce(input.mean(dims), op=dist.ReduceOp.SUM) / world
+        mean = all_reduce(input.mean(dims), op=dist.ReduceOp.SUM) / processes
         centred = input - mean.view(shape)
-        variance = all_reduce(centred.square().mean(dims), op=dist.ReduceOp.SUM) / world
+        variance = all_reduce(centred.square().mean(dims), op=dist.ReduceOp.SUM) / processes
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
-                count = world * input.numel() / input.shape[1]
+                count = processes * input.numel() / input.shape[1]
                 self.running_mean.lerp_(mean, MOMENTUM)
                 self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)
                 if self.num_batches_tracked is not None:
@@ -86,10 +85,49 @@ def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:
             synced = AllReduceBatchNorm(child.num_features, child.eps, MOMENTUM)
             synced = synced.to(child.weight)
             synced.load_state_dict(child.state_dict())
+            synced.weight, synced.bias = child.weight, child.bias  # themselves: frozen ones stay frozen
             setattr(module, name, synced.train(child.training))
         else:
             synchronise_batch_norm(child, device)
     return module
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def gather(x: Tensor, differentiable: bool = False) -> Tensor:
+    """[n, ...] of every process, of equal size each, as [world · n, ...]; x itself in a single process."""
+    if world() == 1:
+        return x
+    if differentiable:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(x))
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def of_others(x: Tensor) -> Tensor:
+    """For every sample of [n, ...] what the sample before it has, in the batch of all processes as a ring; no gradient.
+
+    A process holds a run of the batch, so only its first sample's is another process's.
+    """
+    last = gather(x[-1:].detach())
+    first = last.roll(1, 0)[rank(), None]
+    return torch.cat([first, x[:-1].detach()])
+
+
+def mine(common: Tensor) -> Tensor:
+    """This process's run [n, ...] of what every process drew alike for the whole batch [world · n, ...]."""
+    return common.chunk(world())[rank()]
 
 
 @contextmanager
@@ -104,11 +142,11 @@ def first_alone(process: Process) -> Iterator[None]:
 
 def average(values: dict[str, float], device: str) -> dict[str, float]:
     """The mean of every value over the processes; all must call it at the same step."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if world() == 1:
         return values
     shared = torch.tensor(list(values.values()), dtype=torch.float32, device=device)
     dist.all_reduce(shared)
-    return dict(zip(values, (shared / dist.get_world_size()).tolist(), strict=True))
+    return dict(zip(values, (shared / world()).tolist(), strict=True))
 
 
 class StopVote:

@@ -17,10 +17,18 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from precompute.cli import UserError
 from trainer.model import NARROW, architectures, feature_maps, feature_widths
-from trainer.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, some
+from trainer.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, refuse_broken, some
 
 _TIMM, _TORCHVISION = VIT_STEMS
-_HEADS = ("head.", "heads.", "fc_norm.", "pre_logits.", "decoder", "mask_token")  # of classifiers and decoders
+_HEADS = (
+    "head.",
+    "head_dist.",
+    "heads.",
+    "fc_norm.",
+    "pre_logits.",
+    "decoder",
+    "mask_token",
+)  # of classifiers and decoders
 _TIMM_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 
 
@@ -129,13 +137,17 @@ def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | P
             f"{path} has timm's key names, and timm is not installed ({error}): pip install timm"
         ) from error
     wide, patch = weights[_TIMM].shape[0], weights[_TIMM].shape[-1]
-    name = arch or f"vit_{_TIMM_SIZES.get(wide, '?')}_patch{patch}_224"
+    kind = ("deit_", "_distilled") if "dist_token" in weights else ("vit_", "")  # DeiT's second class token
+    name = arch or f"{kind[0]}{_TIMM_SIZES.get(wide, '?')}{kind[1]}_patch{patch}_224"
     if not timm.is_model(name):
         raise UserError(f"{path}: a ViT of width {wide} and patch {patch}; name timm's architecture with --arch")
     vit: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
     if not isinstance(vit, TimmViT):
         raise UserError(f"--arch {name}: timm builds a {type(vit).__name__}; only its VisionTransformer is known here")
-    resized = checkpoint_filter_fn(_without_heads(weights), vit)
+    try:
+        resized = checkpoint_filter_fn(_without_heads(weights), vit)
+    except RuntimeError as error:  # position embeddings that no interpolation makes fit
+        raise UserError(f"{path} does not fit {name}; name timm's architecture with --arch") from error
     return TokenGrid(_filled(vit, resized, name, path), wide, vit.num_prefix_tokens), name
 
 
@@ -153,5 +165,6 @@ def _filled(vit: Any, weights: Mapping[str, Tensor], name: str, path: str | Path
         what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
         what += [f"unknown {some(unknown)}"] * bool(unknown)
         raise UserError(f"{path} does not fit {name}: {'; '.join(what)}. Name another with --arch")
+    refuse_broken(weights, path)
     vit.load_state_dict(weights)
     return vit

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from precompute.cli import UsageError, UserError, add_options, main, option, read_options
-from trainer.config import positive
+from trainer.config import known_device, positive
 from trainer.settings import let_idle_threads_sleep
 
+NOTHING_TO_FIND = "no held-out picture has cells of both its box and its background (whole-picture boxes, or one cell)"
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
 # Weights files hold no heads, so what a localisation report needs them for stands elsewhere.
 NOT_HERE = """\
@@ -49,13 +50,19 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
+        known_device(self.device)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed}: must be at least 0 and less than 2^63")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Evaluates one weights file; exit status 0 done, 1 failed, 2 usage."""
     let_idle_threads_sleep()
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m trainer.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained encoder")
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
@@ -93,6 +100,7 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
         encoder, arch, size, remark = load_any(weights, config.arch, config.size)
     print(remark)
     data = open_data(config.dataset, config.boxes, config.root, print)
+    data.require_apart(config.train_split, config.eval_split)
     hardware, _ = find_hardware(config.device)
     encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
     result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config), "size": size}
@@ -128,7 +136,12 @@ def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
         return (
             f"{name}: {found['accuracy']:.4f} of {found['images']} images (most frequent class {bench.majority():.4f})"
         )
+    if found["probe"]["images"] == 0:
+        return f"localise: left out, {NOTHING_TO_FIND}"
     whole, crops = _table(found), _table(found["crops"])
+    if found["cells"] < 4:
+        few = "few to localise on: the figures mean little. A larger --size gives more"
+        whole = f"{whole}\n  note: maps of {found['cells']}×{found['cells']} cells are {few}"
     return f"localise, whole images: {whole}\nlocalise, off-centre crops: {crops}\n{NOT_HERE}"
 
 

@@ -25,7 +25,7 @@ def make_folder(out: Path, resumed: Path | None, say: Callable[[str], None]) -> 
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
-    present = [n for n in (journal.NAME, checkpoint.NAME, export.NAME) if (out / n).exists()]
+    present = [n for n in (journal.NAME, checkpoint.NAME, checkpoint.PREVIOUS, export.NAME) if (out / n).exists()]
     if present and (resumed is None or resumed.parent.resolve() != out.resolve()):
         if present != [journal.NAME] or any(row["kind"] != "config" for row in journal.read(out / journal.NAME)):
             raise UserError(

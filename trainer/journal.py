@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precompute.cli import UserError
 from precompute.files import replacing
 from trainer.board import Board
 
 NAME = "metrics.jsonl"
+# Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
+_NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
+_NONE = {"a line of no known kind"}
 
 
 class Journal:
@@ -61,14 +65,26 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file."""
+    """All whole lines of a metrics file; what is damaged is left out, as the last line of a killed run."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # the last line of a killed run
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(row, dict) and _NEEDED.get(str(row.get("kind")), _NONE) <= row.keys():
+            rows.append(row)
     return rows
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The first line: what a run was. UserError where it is damaged."""
+    found = next((row for row in read(path) if row["kind"] == "config"), None)
+    if found is None:
+        raise UserError(
+            f"{path}: the run's first line is damaged, so nothing tells what the run was. Take another copy"
+        )
+    return found
 
 
 def _line(row: dict[str, Any]) -> str:

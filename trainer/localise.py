@@ -42,7 +42,10 @@ def figures(scores: Tensor, masks: Tensor) -> Figures:
 
 
 def cell_auc(scores: Tensor, masks: Tensor) -> Tensor:
-    """Area under the ROC of each image's cells [N]: P(foreground > background) + P(equal) / 2; nan without both."""
+    """Area under the ROC of each image's cells [N]: P(foreground > background) + P(equal) / 2; nan without both.
+
+    Also nan for an image whose scores are not all numbers.
+    """
     scores, foreground = scores.flatten(1).float(), masks.flatten(1) >= 0.5
     n, cells = scores.shape
     ordered, order = scores.sort(1)
@@ -53,7 +56,11 @@ def cell_auc(scores: Tensor, masks: Tensor) -> Tensor:
     positive = foreground.sum(1).float()
     auc = (ranks * foreground).sum(1) - positive * (positive + 1) / 2
     pairs = positive * (cells - positive)
-    return torch.where(pairs > 0, auc / pairs.clamp_min(1), torch.full((n,), float("nan"), device=auc.device))
+    return torch.where(
+        (pairs > 0) & scores.isfinite().all(1),
+        auc / pairs.clamp_min(1),
+        torch.full((n,), float("nan"), device=auc.device),
+    )
 
 
 def centre_prior(grid: int, device: str | torch.device = "cpu") -> Tensor:

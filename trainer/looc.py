@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.distributed import mine, world
 from trainer.losses import info_nce
 from trainer.methods import Masks, MocoV2, Part
 
@@ -23,8 +24,10 @@ class LooC(MocoV2):
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
         """One part; the equally rotated keys enter the queue afterwards."""
         n = len(views[0])
-        turns = torch.randint(4, (n,))  # from the CPU's generator, which a checkpoint holds
-        others = (turns + torch.randint(1, 4, (n,))) % 4
+        # For all processes alike, from the CPU's generator, which a checkpoint holds and every process seeds equally.
+        turns, more = torch.randint(4, (world() * n,)), torch.randint(1, 4, (world() * n,))
+        others = mine((turns + more) % 4)
+        turns = mine(turns)
         same, turned = (self.key(rotated(views[1], t)) for t in (turns, others))
         out = self.forward_online(rotated(views[0], turns))
         invariant, aware = out.projection.chunk(2, 1)

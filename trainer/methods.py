@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import METHODS, LossPreset
+from trainer.config import METHODS, QUEUE_MOMENTUM, LossPreset
+from trainer.distributed import gather, of_others
 from trainer.losses import alignment_loss, correspondence, info_nce, negative_cosine, nt_xent
 from trainer.model import Network, Projections, ema_update, target_of
 
@@ -133,7 +134,7 @@ class Alignment:
         """Adds the weighted alignment term to `part.loss` (Eq. 7), and the maps to look at."""
         total = part.loss.new_zeros(())
         for stage in part.online.predicted_maps:
-            mask = masks[stage].roll(1, 0) if self.control == "shuffled-masks" else masks[stage]
+            mask = of_others(masks[stage]) if self.control == "shuffled-masks" else masks[stage]
             c = self.correspondence(part.online, part.keys, stage)
             total = total + alignment_loss(c, mask, self.settings.reduction)
             part.maps[stage], part.masks[stage] = c, masks[stage]
@@ -146,7 +147,7 @@ class Alignment:
         if self.control == "direct-head":
             return torch.sigmoid(predicted[:, 0].float())
         assert keys is not None
-        key = keys.maps[stage].roll(1, 0) if self.control == "rolled-keys" else keys.maps[stage]
+        key = of_others(keys.maps[stage]) if self.control == "rolled-keys" else keys.maps[stage]
         return correspondence(predicted, key, self.settings)
 
 
@@ -191,7 +192,7 @@ class MocoV2(Method):
 
     def momentum(self, scheduled: float) -> float:
         """Constant."""
-        return 0.999
+        return QUEUE_MOMENTUM
 
 
 class SimClr(Method):
@@ -207,19 +208,6 @@ class SimClr(Method):
         first, second = out.projection.chunk(2)
         loss = nt_xent(gather(first, differentiable=True), gather(second, differentiable=True), self.temperature)
         yield Part(loss, {"contrastive": loss}, out)
-
-
-def gather(x: Tensor, differentiable: bool = False) -> Tensor:
-    """[n, d] of every process as [world · n, d]; x itself in a single process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return x
-    if differentiable:
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(x))
-    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 def build_method(

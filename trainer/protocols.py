@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augment import Policy, eval_images, open_views
+from precompute.cli import UserError
 from trainer.data import Data
 from trainer.encoders import Encoder, maps, pooled, width
 from trainer.knn import knn_accuracy
@@ -80,7 +81,7 @@ def features(encoder: Encoder, bench: Bench, split: str) -> tuple[Tensor, Tensor
         found.append(pooled(encoder, images).float())
         truth.append(bench.labels[rows].to(images.device))
     known = torch.cat(truth) >= 0
-    return torch.cat(found)[known], torch.cat(truth)[known]
+    return _finite(torch.cat(found)[known]), torch.cat(truth)[known]
 
 
 def knn(encoder: Encoder, bench: Bench, k: int = 20) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def linear(encoder: Encoder, bench: Bench, say: Say, epochs: int = 100, lr: floa
         rms = features(encoder, bench, bench.train_split)[0].square().mean().sqrt().clamp_min(1e-6).item()
     scale = 0.06 / rms  # a rate of 30 wants small features; at this scale it is 0.1 on features of unit rms
     forward = lambda x: classifier(scale * pooled(encoder, x))  # noqa: E731
-    _classify(forward, optimizer, rate, bench, epochs, 0.08, say)
+    _classify(forward, optimizer, rate, bench, epochs, 0.08, say, "--linear-lr")
     with torch.no_grad():
         queries, truth = features(encoder, bench, bench.test_split)
         predicted = classifier(scale * queries).argmax(1)
@@ -126,7 +127,7 @@ def finetune(
     def rate(progress: float) -> float:
         return lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
 
-    _classify(lambda x: classifier(pooled(model, x)), optimizer, rate, bench, epochs, 0.5, say)
+    _classify(lambda x: classifier(pooled(model, x)), optimizer, rate, bench, epochs, 0.5, say, "--finetune-lr")
     with torch.no_grad():
         queries, truth = features(model.eval(), bench, bench.test_split)
         predicted = classifier(queries).argmax(1)
@@ -141,6 +142,7 @@ def _classify(
     epochs: int,
     crop_scale: float,
     say: Say,
+    flag: str,
 ) -> None:
     """Trains `forward` (images to logits) by cross-entropy on randomly cropped and flipped training images."""
     policy = Policy(name="rrc", views=1, size=bench.size, crop_scale=crop_scale, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
@@ -163,6 +165,8 @@ def _classify(
                 optimizer.step()
                 total += loss.detach()
                 step += 1
+            if not total.isfinite():
+                raise UserError(f"the classifier's training diverged in epoch {epoch + 1}: a lower {flag} may help")
             if (epoch + 1) % max(1, epochs // 5) == 0:
                 say(f"  epoch {epoch + 1}/{epochs}  cross-entropy {total.item() / len(loader):.4f}")
 
@@ -194,6 +198,7 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     }
     away = off_centre(boxes)
     result: dict[str, Any] = {"area_share": truth.mean().item(), "off_centre_images": int(away.sum())}
+    result["cells"] = truth.shape[-1]  # along a side
     for name, scores in found_maps.items():
         found: dict[str, Any] = asdict(figures(scores, truth))
         found["max_box_accuracy"] = max_box_accuracy(scores, boxes)
@@ -221,7 +226,16 @@ def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Ten
         all_boxes.append(boxes)
         if sum(map(len, cells)) >= MOST_IMAGES:
             break
-    return torch.cat(cells), torch.cat(masks), torch.cat(all_boxes)
+    return _finite(torch.cat(cells)), torch.cat(masks), torch.cat(all_boxes)
+
+
+def _finite(features: Tensor) -> Tensor:
+    """`features`; UserError where some are no numbers, of which no figure could be made."""
+    if not features.isfinite().all():
+        raise UserError(
+            "the encoder's features are not all finite: its weights are no result of a training that went well"
+        )
+    return features
 
 
 def _quiet(line: str) -> None:

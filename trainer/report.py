@@ -12,9 +12,9 @@ from torch import Tensor
 
 from augment import Batch, open_views
 from precompute.files import replacing
-from trainer.build import make_policy
 from trainer.card import area_shares, keys_sentence
 from trainer.data import Data
+from trainer.evaluate import NOTHING_TO_FIND
 from trainer.folder import EVALUATION, FIGURE
 from trainer.journal import finite
 from trainer.localise import Figures, cell_auc, centre_prior, figures, fit_probe, probe_maps
@@ -76,6 +76,9 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
     if isinstance(state.method, Byol) and state.method.alignment is not None:
         found, extra, pictures = _correspondence(state, bench)
     probed = localise(state.method.online.encoder, bench)
+    if probed["probe"]["images"] == 0:
+        say(f"localisation: left out, {NOTHING_TO_FIND}")
+        return None, []
     keys = {"linear probe": "probe", "shuffled probe": "shuffled probe", "feature energy": "energy",
             "centre prior": "centre prior"}  # fmt: skip
     for name, key in keys.items():
@@ -153,7 +156,7 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     """Batches of a split's views, each image once, as many as localisation looks at."""
     config, data, seen = state.config, bench.data, 0
     with open_views(
-        data.cache, data.root, policy=make_policy(config), split=data.split(split),
+        data.cache, data.root, policy=config.views(), split=data.split(split),
         backend=config.pipeline, drop_last=False, maps=config.maps_used,
         batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
     ) as loader:  # fmt: skip

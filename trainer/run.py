@@ -43,7 +43,10 @@ def program(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
     """The flags that were really given, the preset, and --resume's value ("" without one, None without the flag)."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m trainer.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="other defaults for several flags")
     parser.add_argument(

@@ -87,7 +87,9 @@ class TrainingState:
             raise UserError(
                 f"training diverged before step {self.step} ({what}) and is stopped. Last good checkpoint: "
                 f"{path} (step {good['step']}). "
-                "Try a lower --base-lr or --align-weight, --loss stable, or --amp off"
+                "A continuation keeps its settings, so it would diverge again. Begin anew with a lower --base-lr or "
+                "--align-weight, --loss stable or --amp off, from the weights so far if you like: "
+                f"--init {path} --out NEW"
             )
 
 

@@ -15,7 +15,7 @@ from precompute.cli import as_json
 from trainer import checkpoint, distributed
 from trainer.board import Board
 from trainer.board import require as require_board
-from trainer.build import describe, make_method, make_policy, surroundings
+from trainer.build import describe, make_method, surroundings
 from trainer.card import write_card
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
@@ -46,12 +46,12 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     restart_peak_memory(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     say = _say if process.first else _keep_quiet
-    policy = make_policy(config)
+    policy = config.views()
     with distributed.first_alone(process):
         out = make_folder(Path(config.out), resumed and resumed.path, say) if process.first else Path(config.out)
         data = open_data(config.dataset, config.boxes, config.root, say)
     if config.evaluate:
-        data.split(config.eval_split)  # a mistake here would show hours later
+        data.require_apart(config.train_split, config.eval_split)  # a mistake here would show hours later
     images = len(data.cache.indices(data.split(config.train_split)))
     torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - a run of compare's before may have done without
     encoder = build_encoder(config.arch)

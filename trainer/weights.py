@@ -4,6 +4,7 @@ Strict: every weight of the encoder must be found with its shape, and what the f
 """
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,19 @@ def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None 
         what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
         what += [f"{some(more)} left over"] * bool(more)
         raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}")
-    if broken := sorted(k for k in expected if k in weights and not weights[k].isfinite().all()):
-        raise UserError(f"{path}: not finite: {some(broken)}. Take the weights of an earlier step")
+    refuse_broken({k: weights[k] for k in expected if k in weights}, path)
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
     ignored = [k for k in state if not k.startswith(prefix) or k.removeprefix(prefix) not in expected]
     ignored.sort(key=lambda k: (not k.startswith(prefix), k))  # first what stands beside the encoder
     under = f" under {prefix!r}" if prefix else ""
     left = f"; not used: {some(ignored)}" if ignored else ""
     return encoder, found, f"weights: all {len(expected)} tensors of {found} from {path}{under}{left}"
+
+
+def refuse_broken(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """UserError that names the weights which are not finite."""
+    if broken := sorted(k for k, v in weights.items() if not v.isfinite().all()):
+        raise UserError(f"{path}: not finite: {some(broken)}. Take the weights of an earlier step")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -76,6 +82,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run whatever is in the file
             reason = "no weights file of torch's, or one that holds more than tensors and plain values"
+            if held := re.search(r"GLOBAL ([\w.]+)", str(error)):
+                reason = (
+                    f"it holds a {held[1]} beside its tensors, and what unpickles that could run anything. Where you "
+                    "trust the file, save its weights alone: torch.save(torch.load(FILE, weights_only=False)['model'], "
+                    "'weights.pth'), with the name that it has for them"
+                )
         raise UserError(
             f"{path}: cannot be read as torch weights ({reason}); .safetensors and torch's .pth are read"
         ) from error
@@ -83,7 +95,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found = found[inner]
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: holds {type(found).__name__}, no dictionary of weights")
-    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         held = some([str(k) for k in found])
         raise UserError(f"{path}: no weights in it, and nothing called {', '.join(_CONTAINERS)}. It holds {held}")

@@ -29,7 +29,9 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
             folder.mkdir()
             (folder / "evaluation.json").write_text(json.dumps({"knn": {"accuracy": value}, "localisation": None}))
             about = {"commit": f"c{seed}", "torch": "2", "python": "3", "threads": 2, "cores": 8}
-            (folder / "metrics.jsonl").write_text(json.dumps({"kind": "config", "about": about}) + "\n")
+            (folder / "metrics.jsonl").write_text(
+                json.dumps({"kind": "config", "config": {}, "settings": {}, "about": about}) + "\n"
+            )
     result = summarise(config, [])
     assert result["about"] == {"commit": ["c0", "c1"], "torch": ["2"], "python": ["3"], "threads": [2]}
     found = result["measures"]
