@@ -59,6 +59,29 @@ def test_damaged_newest_falls_back_aloud(tmp_path: Path) -> None:
     assert "damaged" in remark
 
 
+def test_previous_serves_where_the_newest_is_gone(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, state(step))
+    (tmp_path / checkpoint.NAME).unlink()
+    loaded, used, remark = checkpoint.load_latest(tmp_path)
+    assert (loaded["step"], used.name) == (1, checkpoint.PREVIOUS)
+    assert "is gone" in str(remark)
+
+
+def test_every_damaged_byte_of_the_directory_is_noticed_or_harmless(tmp_path: Path) -> None:
+    """The zip's directory and its headers, where zipfile and zlib have errors of their own."""
+    path = checkpoint.save(tmp_path, state(1))
+    good = path.read_bytes()
+    for position in range(good.index(b"PK\x01\x02"), len(good)):
+        data = bytearray(good)
+        data[position] ^= 0xFF
+        path.write_bytes(data)
+        try:
+            assert checkpoint.load(path)["step"] == 1
+        except checkpoint.DamagedCheckpoint:
+            continue
+
+
 def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint there"):
         checkpoint.load_latest(tmp_path)

@@ -10,7 +10,7 @@ from trainer.config import LOSS_PRESETS
 from trainer.cost import peak_flops, step_flops
 from trainer.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
 from trainer.methods import Alignment, Byol
-from trainer.model import Heads, build_model
+from trainer.model import Heads, build_model, freeze_stages
 
 HEADS = Heads(dim=16, hidden=32, conv_hidden=24)
 
@@ -27,6 +27,21 @@ def test_gradient_ratio_equals_two_backwards(photos: PhotoBatch) -> None:
         assert z.grad is not None
         norms.append(z.grad.norm())
     assert gradient_ratio(part, 4).item() == pytest.approx((norms[0] / norms[1]).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [0, 3, 4])
+def test_stage_3_is_held_against_its_own_contrastive_gradient(photos: PhotoBatch, frozen: int) -> None:
+    heads = Heads(dim=16, hidden=32, conv_hidden=24, stages=(3,))
+    method = Byol(build_model("resnet10w8", heads), Alignment(LOSS_PRESETS["stable"]))
+    freeze_stages(method.online, frozen)
+    part = next(method.parts(photos.views, [{3: photos.masks(i, 8)} for i in range(2)]))
+    found = diagnose(method, part)
+    assert ("gradient_ratio" in found) == (frozen == 0)
+    if frozen == 0:
+        z = part.online.z[3]
+        pair = (torch.autograd.grad(part.terms[n], z, retain_graph=True)[0] for n in ("alignment", "contrastive"))
+        align, contrastive = (g.norm().item() for g in pair)
+        assert found["gradient_ratio"].item() == pytest.approx(align / contrastive, rel=1e-4)
 
 
 def test_diagnoses_of_a_fresh_network(photos: PhotoBatch) -> None:

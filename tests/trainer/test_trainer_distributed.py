@@ -56,13 +56,22 @@ def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("method", ["cvsa", pytest.param("simclr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "cvsa --freeze-stages 1",
+        *(
+            pytest.param(method, marks=pytest.mark.slow)
+            for method in ("simclr", "looc", "cvsa --control shuffled-masks", "cvsa --control rolled-keys")
+        ),
+    ],
+)
 def test_two_processes_equal_one(
     demo_boxes: Path, demo_root: Path, tmp_path: Path, run_module: Callable, method: str
 ) -> None:
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--pipeline", "kornia", "--workers", 1, "--base-lr", 0.6, "--epochs", 2,
-             "--method", method, "--no-evaluate"]  # fmt: skip
+             "--method", *method.split(), "--no-evaluate"]  # fmt: skip
     one = run_module("trainer.run", *flags, "--out", tmp_path / "one", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
     two = torchrun("-m", "trainer.run", *flags, "--out", tmp_path / "two")

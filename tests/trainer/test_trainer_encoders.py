@@ -62,6 +62,34 @@ def test_what_does_not_fit_names_itself(tiny: Path, tmp_path: Path) -> None:
         load_any(tiny, "resnet18", None)
 
 
+def test_weights_that_are_no_numbers_are_named(tiny: Path, tmp_path: Path) -> None:
+    state = torch.load(tiny, weights_only=True)["state_dict"]
+    state["backbone.blocks.3.norm1.weight"][5] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"not finite: blocks.3.norm1.weight"):
+        load_any(tmp_path / "nan.pth", None, None)
+
+
+def test_distilled_deit_has_two_tokens_before_the_patches(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    own = timm.create_model("deit_tiny_distilled_patch16_224").eval()
+    torch.save({"model": own.state_dict()}, tmp_path / "deit.pth")
+    encoder, arch, _, _ = load_any(tmp_path / "deit.pth", None, None)
+    assert arch == "deit_tiny_distilled_patch16_224"
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = own.forward_features(images)
+        torch.testing.assert_close(maps(encoder.eval(), images)[:, :, 0, 1], tokens[:, 3])
+
+
+def test_siglip_without_arch_asks_for_it(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    own = timm.create_model("vit_base_patch16_siglip_224", depth=1)
+    torch.save(own.state_dict(), tmp_path / "siglip.pth")
+    with pytest.raises(UserError, match=r"siglip.pth.*--arch"):
+        load_any(tmp_path / "siglip.pth", None, None)
+
+
 @pytest.mark.slow  # a third of a gigabyte of weights
 def test_torchvision_vit_gives_torchvisions_features(tmp_path: Path) -> None:
     own = get_model("vit_b_16", weights=None).eval()

@@ -1,0 +1,160 @@
+"""What a user may get wrong in a run, its comparison and its evaluation: no figure that means nothing, no traceback."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_runs import TINY
+
+from precompute.cache import BoxCache, write
+from precompute.cli import UsageError, UserError
+from trainer import compare, evaluate, journal, run
+from trainer.card import write_card
+from trainer.config import RunConfig
+from trainer.localise import cell_auc
+from trainer.model import build_encoder
+from trainer.weights import read_state
+
+
+@pytest.fixture
+def data(demo_boxes: Path, demo_root: Path) -> list[str]:
+    return ["--boxes", str(demo_boxes), "--root", str(demo_root)]
+
+
+@pytest.fixture
+def whole(demo_boxes: Path, tmp_path: Path) -> Path:
+    """The demo set's box file, every box its whole picture."""
+    cache = BoxCache.open(demo_boxes)
+    write(tmp_path / "whole.h5", replace(cache, boxes=np.tile(np.float32([0, 0, 1, 1]), (len(cache), 1))))
+    return tmp_path / "whole.h5"
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ("--own 2", "--own 2.0: must be within 0 and 1"),
+        ("--size 7", "--size 7: must be a whole number, at least 8"),
+        ("--seed -1", "--seed -1: must be within 0 and"),
+        ("--group 1", "--group 1: must be"),
+        ("--box-cap 0", "--box-cap 0.0: must be above 0"),
+        ("--paste-scale 2", "--paste-scale 2.0: must be"),
+        ("--scene-scale 0", "--scene-scale 0.0: must be"),
+        ("--device tpu", "--device tpu: valid are"),
+        ("--method cvsa --policy rrc", "--policy saliencyswap, or --method byol"),
+    ],
+)
+def test_values_that_no_run_could_have_are_usage_errors(flags: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        run.config_of(flags.split())
+
+
+def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        run.config_of(["--no-eval"])
+    assert "--no-eval" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--train-split", "all"], ["--eval-split", "train"]])
+def test_splits_that_share_pictures_are_refused(data: list[str], tmp_path: Path, flags: list[str]) -> None:
+    match = "share .* images, which would not be held out"
+    with pytest.raises(UserError, match=match):
+        run.program([*data, *TINY, *flags, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    with pytest.raises(UserError, match=match):
+        evaluate.program(["random", "--arch", "resnet10w4", *data, *flags])
+
+
+def test_compare_refuses_runs_of_other_boxes(
+    data: list[str], whole: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--arms", "byol:rrc", "--seeds", "1", "--out", str(tmp_path / "runs"), "--json", "--"]
+    more = [*TINY, "--epochs", "1"]
+    assert compare.program([*flags, *data, *more]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(said.splitlines()[-1])["measures"]["kNN accuracy"]["byol:rrc"]
+    assert found["sd"] is None
+    assert "±" not in said.split("one seed, so no spread")[1].split("plot:")[0]
+    with pytest.raises(UserError, match="trained on other pictures or boxes"):
+        compare.program([*flags, "--boxes", str(whole), "--root", str(demo_root), *more])
+    assert compare.program([*flags, *data, *more]) == 0
+    assert "done before" in capsys.readouterr().out
+
+
+def test_boxes_that_are_whole_pictures_have_no_localisation(
+    whole: Path, demo_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--boxes", str(whole), "--root", str(demo_root), "--size", "32", "--device", "cpu"]
+    assert evaluate.program(["random", "--arch", "resnet10w4", *flags, "--protocol", "localise"]) == 0
+    said = capsys.readouterr().out
+    assert "localise: left out" in said
+    assert "nan" not in said
+
+
+def test_few_cells_are_said_to_be_few(data: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert evaluate.program(["random", "--arch", "resnet10w4", *data, "--size", "16", "--protocol", "localise"]) == 0
+    assert "maps of 2×2 cells are few" in capsys.readouterr().out
+
+
+def test_finetuning_that_diverges_names_its_rate(data: list[str]) -> None:
+    flags = [*data, "--size", "32", "--protocol", "finetune", "--finetune-epochs", "3", "--finetune-lr", "1e30"]
+    with pytest.raises(UserError, match=r"diverged in epoch .*--finetune-lr"):
+        evaluate.program(["random", "--arch", "resnet10w4", *flags])
+
+
+def test_scores_that_are_no_numbers_have_no_auc() -> None:
+    masks = torch.zeros(2, 4, 4)
+    masks[:, 1:3, 1:3] = 1
+    scores = torch.rand(2, 4, 4)
+    scores[1, 0, 0] = float("nan")
+    assert cell_auc(scores, masks).isnan().tolist() == [False, True]
+
+
+def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / journal.NAME
+    first = {"kind": "config", "config": {}, "settings": {}, "about": {}}
+    step = json.dumps({"kind": "step", "step": 1}).encode()
+    damaged = [b"[1, 2]", b'{"kind": "step", "st\xff', b'{"kind": ["x"]}', b"7", b'{"kind": "step"}']
+    path.write_bytes(b"\n".join([json.dumps(first).encode(), *damaged, step]))
+    assert [row["kind"] for row in journal.read(path)] == ["config", "step"]
+    path.write_bytes(b'{"kind": "config", "config": {}}\n' + step)
+    with pytest.raises(UserError, match="first line is damaged"):
+        journal.header(path)
+
+
+def test_weights_beside_other_objects_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    weights = build_encoder("resnet10w4").state_dict()
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
+    with pytest.raises(UserError, match=r"holds a argparse.Namespace .*torch.save\(torch.load"):
+        read_state(tmp_path / "args.pth")
+    torch.save({0: torch.ones(1), **weights}, tmp_path / "keys.pth")
+    assert read_state(tmp_path / "keys.pth").keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("mocov2", ["target momentum 0.999,", "d 16, hidden 16 (MLP)\n"]),
+        ("looc", ["target momentum 0.999,", "d 2 x 16,"]),
+        ("rotpred", ["no target network", "d 4 (the turns)"]),
+        ("byol", ["target momentum 0.996 rising to 1", "d 16, hidden 16 (MLP)\n"]),
+        (
+            "cvsa",
+            ["(MLP), 16 (1x1 conv)", "stem and stages 1 to 2 frozen", "in 2 parts", "backgrounds from b.h5 beside"],
+        ),
+    ],
+)
+def test_the_card_says_what_the_method_was(method: str, said: list[str], tmp_path: Path) -> None:
+    more = {"freeze_stages": 2, "accumulate": 2, "backgrounds": ("b.h5", "b")} if method == "cvsa" else {}
+    config = RunConfig(method=method, dim=16, **more)
+    settings = {"images": 8, "steps": 1, "batch_size": 8, "optimizer": "sgd", "peak_lr": 0.1, "warmup": 0,
+                "weight_decay": 0.0, "amp": "off", "hidden": 16, "conv_hidden": 16}  # fmt: skip
+    about = {"policy": {}, "torch": "2", "python": "3", "commit": None, "data": {"name": "demo", "provenance": {}}}
+    values = {f: getattr(config, f) for f in config.__dataclass_fields__}
+    journal.Journal(tmp_path).begin({"config": values, "settings": settings, "about": about})
+    card = write_card(tmp_path, None).read_text()
+    for words in said:
+        assert words in card
