@@ -20,6 +20,8 @@ _VISSL = ("classy_state_dict", "base_model", "trunk")  # the way down to its wei
 _CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student", *_VISSL)
 AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
 _STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
+_DEEP = "conv1.0.weight"  # of timm's resnet50d and the like
+_OTHERS = "ResNets of other kinds (deep stems, squeeze-and-excitation, group norm) are not taken"
 # A ResNet's children in an nn.Sequential, as lightly's examples keep them; 2 and 3 (ReLU, pooling) have no weights.
 _IN_SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 VIT_STEMS = ("patch_embed.proj.weight", "conv_proj.weight")  # timm's, torchvision's
@@ -114,7 +116,10 @@ def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
         layers = {k for k in shapes if k.startswith("layer") and not k.endswith("num_batches_tracked")}
         if layers <= wanted.keys() and all(shapes.get(k) == shape for k, shape in wanted.items()):
             return name
-    raise UserError(f"{path}: its shapes fit no ResNet of torchvision; name the architecture with --arch")
+    raise UserError(
+        f"{path}: its shapes are those of no ResNet that is known here ({', '.join(architectures())}, or narrow ones). "
+        f"If it should be one of them, --arch tells what differs; {_OTHERS}"
+    )
 
 
 def _named(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -142,6 +147,10 @@ def _find_prefix(state: Mapping[str, Tensor], path: str | Path) -> str:
     ]
     if not prefixes and any(k.endswith(VIT_STEMS) for k in state):
         raise UserError(f"{path}: no ResNet in it, but a ViT (trainer.evaluate takes those, without a ResNet's --arch)")
+    if not prefixes and any(k.endswith(_DEEP) for k in state):
+        raise UserError(
+            f"{path}: a ResNet with a stem of several convolutions, which torchvision has none of: {_OTHERS}"
+        )
     if not prefixes:
         raise UserError(
             f"{path}: no ResNet or ViT in it (no '{_STEM}' beside '{_FIRST}'). It holds {some(sorted(state))}"

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from precompute.cli import UserError
+from precompute.cli import UsageError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,6 @@ def make_detector(name: str, *, device: str = "cpu", weights: str | None = None)
     if weights is not None and not os.path.isfile(weights):
         raise UserError(f"--weights {weights}: no such file")
     if entry.needs_weights and weights is None:
-        raise UserError(f"--source {name} needs --weights FILE (.pth or .onnx)")
+        raise UsageError(f"--source {name} needs --weights FILE (.pth or .onnx)")
     factory = getattr(importlib.import_module(f"precompute.saliency.{entry.module}"), entry.factory)
     return factory(device=device, weights=weights) if entry.needs_weights else factory(device=device)

@@ -103,7 +103,7 @@ def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not fit --arch resnet50: missing layer1.0.bn3"):
         load_encoder(path, "resnet50")
     torch.save({k: v for k, v in resnet18.items() if "layer3.1" not in k}, path)
-    with pytest.raises(UserError, match="fit no ResNet of torchvision; name the architecture"):
+    with pytest.raises(UserError, match=r"no ResNet that is known here \(resnet101.*--arch tells what differs"):
         load_encoder(path)
     with pytest.raises(UserError, match=r"missing layer3.1.bn1.bias"):
         load_encoder(path, "resnet18")
@@ -116,6 +116,9 @@ def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: 
         load_encoder(path, "resnet18")  # each of whose tensors is there
     torch.save(resnet18 | {"bn1.weight": resnet18["bn1.weight"] * float("nan")}, path)
     with pytest.raises(UserError, match=r"not finite: bn1.weight"):
+        load_encoder(path)
+    torch.save({"conv1.0.weight": torch.zeros(8, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(8)}, path)
+    with pytest.raises(UserError, match=r"stem of several convolutions.*not taken"):
         load_encoder(path)
     torch.save({"network": {"trunk": resnet18}}, path)
     with pytest.raises(UserError, match=r"nothing called method, state_dict.*It holds network"):
