@@ -134,14 +134,16 @@ def _largest_regions(masks: "np.ndarray") -> "np.ndarray":
     apart[1] = ndimage.generate_binary_structure(2, 1)
     labels, count = ndimage.label(masks, apart)  # type: ignore[misc]
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    places = ndimage.find_objects(labels)
-    boxes = np.zeros((len(masks), 4))
-    largest = np.zeros(len(masks), np.int64)
-    for size, (layer, rows, columns) in zip(sizes, places, strict=True):
-        if size > largest[layer.start]:
-            largest[layer.start] = size
-            boxes[layer.start] = columns.start, rows.start, columns.stop, rows.stop
-    return boxes
+    # Labels are numbered layer by layer, so a layer has those up to its highest one.
+    last = np.maximum.accumulate(labels.max((1, 2)))
+    layers = np.repeat(np.arange(len(masks)), np.diff(last, prepend=0))
+    ascending = np.lexsort((-np.arange(count), sizes, layers))  # the last of a layer: its largest, of equals the first
+    largest = np.zeros(len(masks), labels.dtype)
+    largest[layers[ascending]] = ascending + 1
+    hit = (labels == largest[:, None, None]) & (labels > 0)
+    sides = (hit.any(1), hit.any(2))  # columns, rows
+    (x0, x1), (y0, y1) = ((s.argmax(1), s.shape[1] - s[:, ::-1].argmax(1)) for s in sides)
+    return np.where(largest[:, None] > 0, np.stack([x0, y0, x1, y1], 1), 0).astype(np.float64)
 
 
 def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":

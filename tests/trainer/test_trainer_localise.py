@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from trainer.localise import (
+    _largest_regions,
     box_masks,
     cell_auc,
     centre_prior,
@@ -65,6 +68,20 @@ def test_probe_finds_a_linear_direction() -> None:
 def test_box_masks_hold_the_box_area(grid: int) -> None:
     boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9]])
     assert box_masks(boxes, grid).mean().item() == pytest.approx(0.6 * 0.7, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.3, 0.5, 0.9, 1])
+def test_the_largest_region_is_that_of_each_picture_alone(share: float) -> None:
+    """Empty, full and noisy masks; of equally large regions the one that begins first."""
+    masks = np.random.default_rng(0).random((40, 12, 12)) < share
+    masks[::7] = False
+    expected = np.zeros((40, 4))
+    for box, mask in zip(expected, masks, strict=True):
+        labels, count = ndimage.label(mask)  # type: ignore[misc]
+        if count:
+            rows, columns = np.nonzero(labels == np.bincount(labels.ravel())[1:].argmax() + 1)
+            box[:] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    np.testing.assert_array_equal(_largest_regions(masks), expected)
 
 
 def test_max_box_accuracy_finds_exact_boxes_and_misses_shifted_ones() -> None:
