@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,18 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     method, config = state.method, state.config
     assert isinstance(method, Byol) and method.alignment is not None  # noqa: PT018
     assert method.target is not None
-    right, rolled = (Alignment(method.alignment.settings, c) for c in ("none", "rolled-keys"))
     trained_head = config.control == "direct-head"
-    if trained_head:
-        right = rolled = method.alignment
+    alignment = method.alignment if trained_head else Alignment(method.alignment.settings)
     stage = max(config.align_stages)
     head = _direct_head(state, bench, stage)
     maps: dict[str, list[Tensor]] = {"C": [], "rolled": [], "head": [], "mask": []}
     pictures = []
     for batch in _views(state, bench, bench.test_split):
         online, keys = method.online(batch.q), method.target(batch.k)
-        maps["C"].append(right.correspondence(online, keys, stage))
-        maps["rolled"].append(rolled.correspondence(online, keys, stage))
+        maps["C"].append(alignment.correspondence(online, keys, stage))
+        # Rolled here: this process evaluates alone, and the arm of that name rolls over all processes.
+        rolled = replace(keys, maps={s: m.roll(1, 0) for s, m in keys.maps.items()})
+        maps["rolled"].append(alignment.correspondence(online, rolled, stage))
         maps["head"].append(probe_maps(online.z[stage], head))
         maps["mask"].append(batch.masks(0, maps["C"][-1].shape[-1]))
         if not pictures:

@@ -71,12 +71,13 @@ def test_two_processes_equal_one(
 ) -> None:
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--pipeline", "kornia", "--workers", 1, "--base-lr", 0.6, "--epochs", 2,
-             "--method", *method.split(), "--no-evaluate"]  # fmt: skip
+             "--method", *method.split()]  # fmt: skip
     one = run_module("trainer.run", *flags, "--out", tmp_path / "one", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
     two = torchrun("-m", "trainer.run", *flags, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("training: ") == 1  # the first process alone talks
+    assert (tmp_path / "two" / "evaluation.json").exists()  # by the first process alone
     rows = [[r for r in journal.read(tmp_path / n / journal.NAME) if r["kind"] == "step"] for n in ("one", "two")]
     assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(*rows, strict=True):
