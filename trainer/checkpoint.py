@@ -87,6 +87,11 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def any_in(folder: Path) -> bool:
+    """Whether a run can go on here: the newest checkpoint is there, or the one before it."""
+    return (folder / NAME).exists() or (folder / PREVIOUS).exists()
+
+
 def load_latest(folder: Path) -> tuple[dict[str, Any], Path, str | None]:
     """The newest good checkpoint of a run: its content, its path, and a sentence if the newest is damaged or gone."""
     sweep(folder / NAME)

@@ -167,7 +167,7 @@ def _check(command: list[str], folder: Path) -> None:
     from trainer.folder import EVALUATION
 
     wanted = run.config_of(command)
-    begun = (folder / checkpoint.NAME).exists() or (folder / EVALUATION).exists()
+    begun = checkpoint.any_in(folder) or (folder / EVALUATION).exists()
     if not begun or not (folder / journal.NAME).exists():
         return
     header = journal.header(folder / journal.NAME)
@@ -198,7 +198,7 @@ def _run(arm: str, seed: int, flags: list[str], out: Path) -> int:
         print(f"== {arm} seed {seed}: done before")
         return 0
     print(f"== {arm} seed {seed}", flush=True)
-    resume = ["--resume"] if (folder / checkpoint.NAME).exists() else []
+    resume = ["--resume"] if checkpoint.any_in(folder) else []
     return run.program([*command_of(arm, seed, flags, out), *resume])
 
 

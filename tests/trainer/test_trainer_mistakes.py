@@ -82,6 +82,10 @@ def test_compare_refuses_runs_of_other_boxes(
         compare.program([*flags, "--boxes", str(whole), "--root", str(demo_root), *more])
     assert compare.program([*flags, *data, *more]) == 0
     assert "done before" in capsys.readouterr().out
+    for name in ("checkpoint.pt", "evaluation.json"):
+        (tmp_path / "runs" / "byol-rrc-seed0" / name).unlink()
+    assert compare.program([*flags, *data, *more]) == 0
+    assert "is gone; the one before it is used" in capsys.readouterr().out
 
 
 def test_boxes_that_are_whole_pictures_have_no_localisation(
