@@ -78,10 +78,13 @@ class Runs:
         lane.pipe.schedule_run()
 
     def finish(self, key: object) -> Any:
-        """The outputs of the run of that key, once; on CUDA they are ready in torch's current stream."""
-        while self._begun[0][0] is not key:  # begun, and then never asked for
-            self._forget_first()
-        _, lane = self._begun.popleft()
+        """The outputs of the run of that key, once; on CUDA they are ready in torch's current stream.
+
+        Other runs stay under way: one that is never asked for gives up its lane when a new one needs it.
+        """
+        entry = next(entry for entry in self._begun if entry[0] is key)
+        self._begun.remove(entry)
+        lane = entry[1]
         self._free.append(lane)
         if self.device.type == "cuda":
             return lane.pipe.outputs(cuda_stream=torch.cuda.current_stream(self.device))

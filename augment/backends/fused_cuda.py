@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from augment import colour, geometry
+from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out
 from augment.plan import Plan
@@ -37,21 +38,27 @@ class FusedCudaBackend:
 
         self.policy, self.device, self.dtype, self._cache = policy, device, dtype, cache
         self._decoder = Decoder(device, workers, batch + 2 * policy.group)
-        self._begun: deque[tuple[Plan, list[int]]] = deque()  # plans, and which of their images are being decoded
+        # Plans, and which of their images are being decoded (may be none): as many as the decoder works on at once.
+        self._begun: deque[tuple[Plan, list[int]]] = deque(maxlen=LANES["cuda"])
 
     def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
         """See `augment.backends.Backend`."""
-        if new := self._missing(plan):
-            self._decoder.begin(plan, [files[slot] for slot in new])
-            self._begun.append((plan, new))
+        entry = plan, self._missing(plan)
+        self._begun.append(entry)
+        if new := entry[1]:
+            self._decoder.begin(entry, [files[slot] for slot in new])
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         cache = self._cache
-        while self._begun and self._begun[0][0] is not plan:  # begun, and then never asked for
-            self._begun.popleft()
-        new = self._begun.popleft()[1] if self._begun else self._missing(plan)
-        decoded = self._decoder.decode([files[slot] for slot in new], plan) if new else []
+        # Images that were begun, though fewer may be missing by now: so the decoder's key is the entry, not the plan.
+        entry = next((entry for entry in self._begun if entry[0] is plan), None)
+        if entry is None:
+            entry = plan, self._missing(plan)
+        else:
+            self._begun.remove(entry)
+        new = entry[1]
+        decoded = self._decoder.decode([files[slot] for slot in new], entry) if new else []
         if cache is None:
             pictures = [Picture(image) for image in decoded]
         else:

@@ -9,6 +9,7 @@ from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 
 from augment import backends
 from augment.backends import dali_runs
+from augment.backends.torch_ops import decode
 from augment.handover import Handover
 from augment.making import Made
 from augment.policy import Policy
@@ -72,29 +73,86 @@ def test_a_run_that_failed_ahead_is_known_when_its_batch_is_asked_for(birds, two
     backend.close()
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_the_fused_backends_decoder_runs_ahead(birds, two_lanes, monkeypatch, cached):  # noqa: F811
+@pytest.fixture
+def fused(monkeypatch, birds, two_lanes):  # noqa: F811
+    """A function (cached) to the fused backend of CUDA on a CPU; its views are the pictures its kernels would get."""
     from augment.backends import fused_cuda
     from augment.backends.decoded import DecodedCache
-    from augment.backends.torch_ops import decode
 
-    # What the kernels are given, in place of the kernels (they have tests of their own).
     monkeypatch.setattr(fused_cuda, "make_views", lambda policy, plan, pictures, *_: [p.pixels for p in pictures])
-    cache = DecodedCache(POLICY.replace(scene="zoom"), birds.pool, 1 << 30) if cached else None  # keeps whole pictures
-    backend = fused_cuda.FusedCudaBackend(POLICY, torch.device("cpu"), torch.float32, 2, 8, cache)
-    work = batches(birds, 3)
+
+    def build(cached: bool):
+        # Whole pictures are kept.
+        cache = DecodedCache(POLICY.replace(scene="zoom"), birds.pool, 1 << 30) if cached else None
+        return fused_cuda.FusedCudaBackend(POLICY, torch.device("cpu"), torch.float32, 2, 8, cache)
+
+    return build
+
+
+def assert_decoded(pictures, files):
+    """Right pictures in the right places."""
+    for picture, data in zip(pictures, files, strict=True):
+        height, width = picture.shape[:2]
+        assert torch.equal(picture, decode(data).permute(1, 2, 0)[:height, :width])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_fused_backends_decoder_runs_ahead(birds, fused, cached):  # noqa: F811
+    backend, work = fused(cached), batches(birds, 3)
     for turn in range(2):
         backend.begin(*work[0])
         for k in range(3):
             backend.begin(*work[(k + 1) % 3])
-            pictures = backend.render(*work[k])
-            for picture, data in zip(pictures, work[k][1], strict=True):
-                height, width = picture.shape[:2]
-                assert torch.equal(picture, decode(data).permute(1, 2, 0)[:height, :width])
+            assert_decoded(backend.render(*work[k]), work[k][1])
         assert all(backend.holds(int(row)) == cached for row in work[0][0].images), turn
     backend.reset()
     assert len(backend.render(*work[1])) == len(work[1][1])
     backend.close()
+
+
+def test_batches_of_kept_pictures_between_others_leave_those_that_were_begun(birds, fused):  # noqa: F811
+    """As when an epoch that was left in its middle begins again: kept pictures first, then new ones, some of both."""
+    backend = fused(cached=True)
+    plans = [plan_of(POLICY, birds, 8, start=start) for start in (0, 6, 12, 14)]
+    work = [(plan, [birds.read(i) for i in plan.images.tolist()]) for plan in plans]
+    assert_decoded(backend.render(*work[0]), work[0][1])
+    before = counted(backend._decoder._runs)
+    backend.begin(*work[0])
+    for k in range(4):
+        if k < 3:
+            backend.begin(*work[k + 1])
+        assert_decoded(backend.render(*work[k]), work[k][1])
+    assert before == [1, 1, 1], "each batch is decoded once"
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["dali", "fused"])
+def test_after_a_reset_every_batch_is_still_decoded_once(birds, two_lanes, fused, name):  # noqa: F811
+    backend = fused(cached=False) if name == "fused" else built(birds)
+    work = batches(birds, 4)
+    backend.begin(*work[0])
+    backend.begin(*work[1])
+    backend.reset()  # as after a bad file in the first batch, with the second one begun
+    begun = counted(backend._runs if name == "dali" else backend._decoder._runs)
+    backend.render(*work[0])
+    for k in range(1, 4):
+        if k < 3:
+            backend.begin(*work[k + 1])
+        backend.render(*work[k])
+    assert len(begun) == 4
+    backend.close()
+
+
+def counted(runs: dali_runs.Runs) -> list[int]:
+    """A list that gets a 1 for every run that begins."""
+    begun, begin = [], runs.begin
+
+    def count(*args):
+        begun.append(1)
+        begin(*args)
+
+    runs.begin = count  # type: ignore[method-assign]
+    return begun
 
 
 class Recorder:
