@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, device, from_numpy
 
 from augment import geometry
+from augment.handover import put
 from augment.plan import Plan
 
 if TYPE_CHECKING:  # torchvision takes seconds to import
@@ -60,7 +61,7 @@ class Batch:
     def parameters(self) -> Parameters:
         """What was drawn for each view, as tensors."""
         names = (f.name for f in fields(Parameters))
-        return Parameters(*(from_numpy(getattr(self.plan, n).copy()).to(self.sources.device) for n in names))
+        return Parameters(*(put(from_numpy(getattr(self.plan, n).copy()), self.sources.device) for n in names))
 
     def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
         """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid].
@@ -69,13 +70,13 @@ class Batch:
         """
         if self.plan.alpha is None:
             return geometry.masks(self.rects[:, view], self.size, grid)
-        alpha = from_numpy(self.plan.alpha[:, view].astype("float32") / 255)
-        flip = from_numpy(self.plan.flip[:, view])[:, None, None]
-        turns = from_numpy(self.plan.turns[:, view])[:, None, None]
+        names = ("alpha", "flip", "turns")
+        alpha, flip, turns = (put(from_numpy(getattr(self.plan, n)[:, view]), self.rects.device) for n in names)
+        flip, turns = (x[:, None, None] for x in (flip, turns))
         alpha = alpha.where(~flip, alpha.flip(-1))
         for turn in (1, 2, 3):
             alpha = alpha.where(turns != turn, alpha.rot90(turn, (1, 2)))
-        return geometry.cell_means(alpha, grid).to(self.rects.device)
+        return geometry.cell_means(alpha.float() / 255, grid)
 
     def patch_masks(self, view: int) -> "Mask":
         """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""

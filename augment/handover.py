@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 
+def put(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`, without waiting for what its stream does; on a CPU the tensor itself.
+
+    By way of pinned memory: a copy from pageable memory would wait.
+    """
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
 class Handover:
     """The producing side's stream; on a CPU there is none and nothing happens."""
 
@@ -24,10 +32,8 @@ class Handover:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def put(self, values: Tensor) -> Tensor:
-        """A tensor of the host on the device, without waiting for what the stream does."""
-        if self._stream is None:
-            return values
-        return values.pin_memory().to(self.device, non_blocking=True)
+        """`put` on the producing side's device."""
+        return put(values, self.device)
 
     def give(self) -> Any:
         """An event behind all that has been asked of the stream so far; None on a CPU."""
