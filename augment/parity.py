@@ -27,6 +27,9 @@ YARDSTICK = "kornia"
 _OFF: dict[str, Any] = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "flip": 0.0}
 STAGES: dict[str, dict[str, Any]] = {  # what differs from the policy, one stage at a time
     "geometry": _OFF,
+    "own scene": {**_OFF, "own": 0.5},
+    "zoom": {**_OFF, "scene": "zoom"},
+    "rrc": {**_OFF, "name": "rrc"},
     "flip": {**_OFF, "flip": 1.0},
     "jitter, linear": {**_OFF, "jitter_p": 1.0, "colour": "linear"},
     "jitter, torchvision": {**_OFF, "jitter_p": 1.0, "colour": "torchvision"},

@@ -90,6 +90,7 @@ class Policy:
             object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
         for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
             object.__setattr__(self, field, tuple(float(x) for x in getattr(self, field)))
+            self._check(field, all(map(math.isfinite, getattr(self, field))), "finite numbers")
         for field, least in (("size", 8), ("views", 1), ("group", 2)):
             whole = getattr(self, field) == int(getattr(self, field))
             self._check(field, whole and getattr(self, field) >= least, f"a whole number, at least {least}")

@@ -61,7 +61,7 @@ class DaliBackend:
         others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
         slots = np.concatenate((plan.source_slot, others))
         values, rows = arguments(plan, slots, self._covered, self._shared), len(slots)
-        fed: dict[str, Any] = {name: _filled(name, value, rows) for name, value in values.items()}
+        fed: dict[str, Any] = {name: _filled(name, value, rows, plan.size) for name, value in values.items()}
         fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
         if self._soft:
             fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
@@ -178,7 +178,9 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
         if not covered:
             whole = np.full_like(shape, plan.size)
             empty = shape.min(axis=1) == 0
-            corner = np.where(empty[:, None], 0, rects[:, [1, 0]])
+            # Beyond the view where nothing is pasted: on CUDA an empty region inside of it would never be closed, and
+            # what lies beside it (at 0, 0: the whole view) be read from the patch, beyond its end.
+            corner = np.where(empty[:, None], plan.size, rects[:, [1, 0]])
             out[f"background{v}"] = sample_of[plan.background_slot[:, v]]
             out[f"anchor{v}"] = np.stack((np.zeros_like(corner), corner), axis=1)
             out[f"shape{v}"] = np.stack((whole, np.where(empty[:, None], 0, shape)), axis=1)
@@ -193,11 +195,14 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
     return {name: np.ascontiguousarray(value) for name, value in out.items()}
 
 
-def _filled(name: str, value: np.ndarray, rows: int) -> np.ndarray:
+def _filled(name: str, value: np.ndarray, rows: int, size: int) -> np.ndarray:
     """`value` with further rows, cheap ones that fit any image: crops of one pixel, nothing pasted, no blur."""
-    ones = name.startswith(("extent", "window", "scene_size")) or name.endswith("_to")
-    filler = np.full((rows - len(value), *value.shape[1:]), int(ones), value.dtype)
-    return np.concatenate((value, filler))
+    filler = np.zeros(value.shape[1:], value.dtype)
+    if name.startswith(("extent", "window", "scene_size")) or name.endswith("_to"):
+        filler[...] = 1
+    elif name.startswith("anchor"):
+        filler[...] = size  # see `arguments`
+    return np.ascontiguousarray(np.concatenate((value, np.repeat(filler[None], rows - len(value), axis=0))))
 
 
 def _alphas(plan: Plan, v: int, rows: int) -> list[np.ndarray]:
