@@ -38,6 +38,8 @@ def graph(*, device: str, views: int, size: int, window: int, mean: list[float],
         patch: Any = fn.resize(fn.slice(source, **roi, axes=[0, 1]), size=given(f"extent{v}", types.FLOAT, 1))
         scene: Any = fn.resize(decoded(f"background{v}"), size=[size, size])
         places = {"out_anchors": given(f"anchors{v}", types.INT32, 2), "shapes": given(f"shapes{v}", types.INT32, 2)}
+        if device == "gpu":  # where `multi_paste` takes all inputs to be as wide as the first
+            patch = fn.pad(patch, axes=[1], shape=[size])
         view = fn.multi_paste(scene, patch, **places, output_size=[size, size])
         twist = given(f"twist{v}", types.FLOAT, 1)
         view = fn.color_twist(

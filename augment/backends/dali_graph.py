@@ -86,7 +86,11 @@ def views_graph(
             if not shared_scene:
                 background = crop_resize(background, given[f"scene{v}_from"], given[f"scene{v}_to"], [size, size])
             view = fn.multi_paste(
-                background, view, out_anchors=given[f"anchor{v}"], shapes=given[f"shape{v}"], output_size=[size, size]
+                background,
+                as_wide(view, size, device),
+                out_anchors=given[f"anchor{v}"],
+                shapes=given[f"shape{v}"],
+                output_size=[size, size],
             )
             if soft:
                 view = blend(view, background, given[f"alpha{v}"], device)
@@ -124,6 +128,11 @@ def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:
     """The ROI, resized bilinearly with antialiasing."""
     crop = fn.slice(image, start=start, end=end, axes=[0, 1])
     return fn.resize(crop, size=size, interp_type=types.INTERP_LINEAR, antialias=True, minibatch_size=MINIBATCH)
+
+
+def as_wide(patch: Any, size: int, device: str) -> Any:
+    """The patch with rows of `size` pixels on CUDA, where `multi_paste` takes all inputs to be as wide as the first."""
+    return fn.pad(patch, axes=[1], shape=[size]) if device == "gpu" else patch
 
 
 def blend(view: Any, background: Any, alpha: Any, device: str) -> Any:
