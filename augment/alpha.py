@@ -12,15 +12,16 @@ import numpy as np
 
 from augment.imageset import ImageSet
 from augment.plan import Plan
+from precompute import images
 from precompute.cli import UserError
 
 
 class MapFolder:
     """A folder of maps in the layout of `precompute.boxes --source maps`: PATH-OF-THE-PICTURE.png below it."""
 
-    def __init__(self, folder: Path | str, images: ImageSet, rows: np.ndarray) -> None:
+    def __init__(self, folder: Path | str, pictures: ImageSet, rows: np.ndarray) -> None:
         """`rows`: the images that may be sources. Raises UserError where the folder or a map of theirs is missing."""
-        self.folder, self._images = Path(folder), images
+        self.folder, self._images = Path(folder), pictures
         if not self.folder.is_dir():
             raise UserError(f"maps={folder}: no such folder; it should hold a grey PNG a picture")
         missing = [path for row in rows.tolist() if not (path := self.path(row)).is_file()]
@@ -37,12 +38,9 @@ class MapFolder:
 
     def __call__(self, row: int) -> np.ndarray:
         """uint8 [h, w]. Raises UserError for a file that is no picture."""
-        from PIL import Image
-
         try:
-            with Image.open(self.path(row)) as picture:
-                return np.asarray(picture.convert("L"))
-        except (OSError, ValueError) as error:
+            return images.decode(self.path(row).read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
+        except (OSError, images.BadImage) as error:
             raise UserError(f"{self.path(row)}: cannot be read as a map: {error}") from error
 
 

@@ -57,6 +57,7 @@ def random_resized_crop(
     own = width / height
     w = np.where(found, w, np.where(own > aspect[1], np.rint(height * aspect[1]), width))
     h = np.where(found, h, np.where(own < aspect[0], np.rint(width / aspect[0]), height))
+    w, h = np.maximum(w, 1), np.maximum(h, 1)  # a region one pixel wide has no crop twice as wide as high
     y = np.where(found, np.floor(u[..., 20] * (height - h + 1)), (height - h) // 2)
     x = np.where(found, np.floor(u[..., 21] * (width - w + 1)), (width - w) // 2)
     x, y = x + region[..., 0], y + region[..., 1]

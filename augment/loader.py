@@ -135,6 +135,11 @@ class ViewLoader:
         differ too. A state of a version that kept nothing of the boxes is taken as it is.
         """
         mine = self.state_dict()
+        what = "" if isinstance(state, dict) else f"is a {type(state).__name__}"
+        if not what and (missing := sorted(mine.keys() - {"boxes"} - state.keys())):
+            what = f"lacks {', '.join(missing)}"
+        if what:
+            raise UserError(f"cannot resume: the state {what}; give load_state_dict what state_dict returned")
         if state.get("boxes", mine["boxes"]) != mine["boxes"]:
             raise UserError(
                 "cannot resume: the images or their boxes are not those that the views began with. Use the box file of "
@@ -144,7 +149,11 @@ class ViewLoader:
             was = Policy.from_json(state[name]).to_json() if name == "policy" else state[name]
             if was != mine[name]:
                 raise UserError(f"cannot resume: {name} was {was}, now it is {mine[name]}")
-        self.epoch, self._step = int(state["epoch"]), int(state["step"])
+        for name, end in (("epoch", float("inf")), ("step", len(self))):
+            if not isinstance(state[name], int) or not 0 <= state[name] < end:
+                last = "" if end == float("inf") else f", below {end}"
+                raise UserError(f"cannot resume: {name}={state[name]!r}: must be a whole number, at least 0{last}")
+        self.epoch, self._step = state["epoch"], state["step"]
         self._start = self._step
 
     def report(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def open_views(
     workers: threads for reading and for the backend; None: the cores this process may use.
     prefetch: batches made ahead. check: "size" or "hash" (see `ImageSet.read`). on_bad: "replace" or "fail".
     background_sets: further (boxes, root) whose images, of all splits, may be backgrounds, beside those of the split
-    (own_backgrounds) or instead of them; their rows are numbered on after those of `boxes`.
+    (own_backgrounds) or instead of them, but for those that are in the split; their rows are numbered on after those
+    of `boxes`.
     cache: "ram" or "gpu" keep decoded pictures from epoch to epoch in at most cache_bytes (None: half of what is free);
     the views stay the same to the bit, and backgrounds may come from anywhere (policy.group) at no cost.
     cache_side: keeps at most this many pixels of a picture's (or its box's) longer side, so that more fit; views are
@@ -77,9 +78,17 @@ def open_views(
     for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
         if value not in valid:
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
+    dtypes = torch.float32, torch.bfloat16, torch.float16
+    if dtype not in (None, *dtypes):
+        raise UserError(f"dtype={dtype}: must be one of {', '.join(map(str, dtypes))}")
     for name, value in (("workers", workers), ("prefetch", prefetch), ("cache_bytes", cache_bytes)):
         if value is not None and value < 0:
             raise UserError(f"{name}={value}: must be at least 0")
+    if not own_backgrounds and not background_sets:
+        raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
+    if cache == "off" and (cache_bytes is not None or cache_side is not None):
+        given = f"cache_bytes={cache_bytes}" if cache_side is None else f"cache_side={cache_side}"
+        raise UserError(f"{given} without a cache: name one, cache=ram or cache=gpu")
     if (policy.name == "copy-paste") != (maps is not None):
         raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
     where = backends.find_device(device)
@@ -89,7 +98,7 @@ def open_views(
     pool = None
     if background_sets:
         images = ImageSet([*images.parts, *(part for pair in background_sets for part in ImageSet.open(*pair).parts)])
-        others = np.arange(images.offsets[1], len(images))
+        others = _others(images, rows, say)
         pool = np.concatenate((rows, others)) if own_backgrounds else others
     schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size, pool)
     if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
@@ -104,6 +113,18 @@ def open_views(
         images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say, device=where,
         maps=None if maps is None else MapFolder(maps, images, rows),
     )  # fmt: skip
+
+
+def _others(images: ImageSet, rows: "np.ndarray", say: Callable[[str], None]) -> "np.ndarray":
+    """Images of the further sets, int64; without those of `rows` among them: none may be its own background."""
+    import numpy as np
+
+    others = np.arange(images.offsets[1], len(images))
+    hashes = [np.ascontiguousarray(cache.hashes[:]).view("V16")[:, 0] for cache, _ in images.parts]
+    also = np.isin(np.concatenate(hashes[1:]), hashes[0][rows])
+    if also.any():
+        say(f"background_sets: {also.sum()} of {len(others)} images are of the split too, and left out")
+    return others[~also]
 
 
 def _decoded_cache(

@@ -6,8 +6,9 @@ settled in METHOD.md's "SaliencySwap (one view)"; the numbers of a single view a
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from precompute.cli import UserError, option
@@ -89,19 +90,24 @@ class Policy:
         if self.crop_scale is None:
             object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
         for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
-            object.__setattr__(self, field, tuple(float(x) for x in getattr(self, field)))
-            self._check(field, all(map(math.isfinite, getattr(self, field))), "finite numbers")
+            values = getattr(self, field)
+            numbers = isinstance(values, Iterable) and not isinstance(values, str) and all(map(_is_number, values))
+            self._check(field, numbers, "finite numbers")
+            object.__setattr__(self, field, tuple(map(float, values)))
         for field, least in (("size", 8), ("views", 1), ("group", 2)):
-            whole = getattr(self, field) == int(getattr(self, field))
-            self._check(field, whole and getattr(self, field) >= least, f"a whole number, at least {least}")
+            value = getattr(self, field)
+            whole = _is_number(value) and value == int(value)
+            self._check(field, whole and value >= least, f"a whole number, at least {least}")
+            object.__setattr__(self, field, int(value))
         self._check("size", self.size <= 4096, "at most 4096")
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
-            self._check(field, 0 < getattr(self, field) <= 1, "above 0 and at most 1")
+            self._check(field, _is_number(value := getattr(self, field)) and 0 < value <= 1, "above 0 and at most 1")
         for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):
-            self._check(field, 0 <= getattr(self, field) <= 1, "within 0 and 1")
+            self._check(field, _is_number(value := getattr(self, field)) and 0 <= value <= 1, "within 0 and 1")
         self._check("own", not self.own or self.name == "saliencyswap", f"0 for {self.name}")
         low, high = self._pair("aspect")
         self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
+        self._check("aspect", low >= 0.01 and high <= 100, "within 0.01 and 100")
         low, high = self._pair("blur_sigma")
         self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
         # A reflected border needs the window's half inside the view.
@@ -111,8 +117,9 @@ class Policy:
         self._check("shared", len(self.shared) < self.views and set(self.shared) <= set(SHARED), valid)
         self._check("jitter", len(self.jitter) == 4 and min(self.jitter) >= 0, "four numbers of at least 0")
         self._check("jitter", max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5, "at most 1 1 1 0.5")
-        self._check("mean", len(self.mean) == 3, "three numbers")
-        self._check("std", len(self.std) == 3 and min(self.std) > 0, "three positive numbers")
+        # Not within 0 and 255, which would make nearly constant views.
+        self._check("mean", len(self.mean) == 3 and 0 <= min(self.mean) <= max(self.mean) <= 1, "three within 0 and 1")
+        self._check("std", len(self.std) == 3 and 0.001 <= min(self.std) <= max(self.std) <= 1, "three, 0.001 to 1")
 
     def replace(self, **changes: Any) -> "Policy":
         """This policy with some values changed."""
@@ -148,6 +155,10 @@ class Policy:
     def _pair(self, field: str) -> tuple[float, float]:
         self._check(field, len(getattr(self, field)) == 2, "two numbers")
         return getattr(self, field)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def policy_option(name: str, default: Any = dataclasses.MISSING) -> Any:

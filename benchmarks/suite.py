@@ -67,6 +67,7 @@ RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 @dataclass(frozen=True)
 class Settings(DataSettings):
+    out: str | None = option(None, "folder of the results (default: results)")
     device: str = option("cpu", "which machine's part: cpu or cuda", choices=tuple(RECIPES))
     only: tuple[str, ...] = option((), "names of results; default: all of the device's")
     minutes: float | None = option(

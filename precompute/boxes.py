@@ -126,6 +126,9 @@ def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", 
         why = "the set's annotation (gt)" + ("" if config.source == "gt" else ": every picture of this set has one")
         if config.store_path:
             raise UserError("--store-path: annotated boxes have no path; take a detector with --source")
+        for flag, given in (("--form", config.form != "tempered"), ("--value", config.value is not None)):
+            if given:
+                raise UserError(f"{flag}: annotated boxes are not searched for; take a detector with --source")
         return Settings(truth=True, detector=None), why
     detector = config.source
     if detector == "auto":

@@ -28,7 +28,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no plain file, so it will not be replaced by one", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = _begin(path)
+    try:
+        handle, temporary = _begin(path)
+    except OSError as error:  # it would name the temporary
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         yield temporary
         with open(temporary, "rb+") as file:

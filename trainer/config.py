@@ -197,6 +197,10 @@ class RunConfig:
             raise ValueError(
                 f"--backgrounds {' '.join(self.backgrounds)}: each box file with its image folder, FILE DIR FILE DIR"
             )
+        if not self.own_backgrounds and not self.backgrounds:
+            raise ValueError("--no-own-backgrounds without --backgrounds FILE DIR: no backgrounds are left")
+        if self.cache_side is not None and self.cache == "off":
+            raise ValueError(f"--cache-side {self.cache_side} without a cache: add --cache ram, or gpu")
         if self.policy == "copy-paste" and self.maps is None:
             raise ValueError("--policy copy-paste without --maps: name the folder of its saliency maps with --maps DIR")
         _in_range(self, "seed", 0, 2**63 - 1)

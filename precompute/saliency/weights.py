@@ -5,6 +5,7 @@ further package is needed. Nothing of a file is ever executed.
 """
 
 import hashlib
+import pickle
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,8 @@ def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on foreign files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run whatever is in the file
+            reason = "no file of torch's, or one that holds more than tensors and plain values"
         raise UserError(f"{path}: not a file of tensors that torch can load ({reason})") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

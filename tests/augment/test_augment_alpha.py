@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from augment import Policy, backends, open_views
-from augment.alpha import with_alpha
+from augment.alpha import MapFolder, with_alpha
 from augment.imageset import ImageSet
 from augment.plan import Plan, draw, epoch_order, partners
 from precompute import images
@@ -95,6 +95,17 @@ def test_a_white_map_is_saliencyswap(name, birds):
     swap = draw(hard, pictures.pool, plan.sources, plan.backgrounds, seed=1, epoch=0)
     assert np.array_equal(plain, render(name, hard, swap, files))
     assert np.array_equal(plain, render(name, SOFT, swap, files))  # without an alpha all of a patch is seen
+
+
+def test_maps_of_sixteen_bits_are_read_as_those_of_eight(birds, tmp_path):
+    """Pillow's own conversion would make all of them white."""
+    pictures, rows = ImageSet.open(*birds[:2]), np.array([0])
+    eight = MapFolder(birds[2], pictures, rows)
+    deep = (tmp_path / pictures.path(0)).with_suffix(".png")
+    deep.parent.mkdir(parents=True)
+    Image.fromarray(eight(0).astype(np.uint16) * 257).save(deep)
+    assert eight(0).min() < 50
+    assert np.array_equal(MapFolder(tmp_path, pictures, rows)(0), eight(0))
 
 
 @pytest.mark.parametrize(("backend", "cache"), [("fused", "off"), ("fused", "ram"), ("dali", "off")])

@@ -78,8 +78,8 @@ def test_backgrounds_from_further_sets(demo, own, tmp_path):
     cache = BoxCache.open(boxes)
     options = {"policy": SMALL, "batch_size": 8, "backend": "fused", "device": "cpu", "drop_last": False}
     more = {"background_sets": [(boxes, root), (cache, root)], "own_backgrounds": own}
-    used = set()
-    with open_views(boxes, root, say=lambda _: None, **options, **more) as loader:
+    used, said = set(), []
+    with open_views(boxes, root, say=said.append, **options, **more) as loader:
         assert len(loader.images) == 3 * len(cache)
         for epoch in range(4):
             sources = []
@@ -89,7 +89,10 @@ def test_backgrounds_from_further_sets(demo, own, tmp_path):
                 assert len(batch.plan.images) <= 2 * len(batch)
                 assert (batch.sources[:, None] != batch.backgrounds).all()
             assert sorted(sources) == cache.indices("train").tolist(), epoch
-        assert len(used) > 100
+        assert len(used) > 50
+        train, n = set(cache.indices("train").tolist()), len(cache)
+        assert any(f"{2 * len(train)} of {2 * n} images are of the split too, and left out" in line for line in said)
+        assert not {row % n for row in used if row >= n} & train  # it could be the source itself
         assert (min(used) < len(cache)) == own
         assert max(used) >= 2 * len(cache)
         path = loader.images.path(2 * len(cache) + 5)

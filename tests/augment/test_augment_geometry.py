@@ -40,6 +40,15 @@ def test_crop_rule_agrees_with_torchvision():
     assert narrow.tolist() == [[0, 198, 3, 202]]  # central, 3 × 4
 
 
+def test_a_region_of_one_pixel_has_crops_of_any_aspect():
+    region = np.array([[3, 4, 4, 9], [3, 4, 9, 5], [3, 4, 4, 5]])
+    for aspect in ((3.0, 4.0), (0.2, 0.3), (100.0, 100.0)):
+        crops = geometry.random_resized_crop(region, (0.5, 1.0), aspect, np.full((3, 22), 0.5))
+        assert (crops[:, 2:] > crops[:, :2]).all()
+        assert (crops[:, :2] >= region[:, :2]).all()
+        assert (crops[:, 2:] <= region[:, 2:]).all()
+
+
 @given(
     rect=st.tuples(*[st.integers(0, 64)] * 4),
     grid=st.one_of(st.integers(1, 20), st.tuples(st.integers(1, 20), st.integers(1, 20))),

@@ -54,6 +54,29 @@ def test_resume_on_other_boxes_is_refused(demo):
         loader.load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, "the state is a NoneType"),
+        ([1], "the state is a list"),
+        ({}, "lacks backgrounds, batch_size, drop_last, epoch, images, policy, seed, step"),
+        ({"step": 99}, "step=99: must be a whole number, at least 0, below 6"),
+        ({"step": 6}, "step=6"),
+        ({"step": -1}, "step=-1"),
+        ({"step": 1.5}, r"step=1\.5"),
+        ({"epoch": -1}, "epoch=-1: must be a whole number, at least 0$"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(demo, change, words):
+    root, boxes = demo
+    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        assert len(loader) == 6
+        state = loader.state_dict() | change if isinstance(change, dict) and change else change
+        with pytest.raises(UserError, match=words):
+            loader.load_state_dict(state)
+        assert loader.state_dict()["step"] == 0
+
+
 def test_two_ranks_see_what_one_sees(demo):
     both = {}
     for rank in (0, 1):
@@ -192,6 +215,11 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         ({"check": "md5"}, "hash"),
         ({"workers": -1}, "workers=-1: must be at least 0"),
         ({"prefetch": -5}, "prefetch=-5"),
+        *(({"dtype": torch.uint8, "backend": name}, "float32, torch.bfloat16") for name in ("kornia", "dali", "fused")),
+        ({"dtype": "float16"}, "dtype=float16: must be one of"),
+        ({"own_backgrounds": False}, "own_backgrounds=False without background_sets"),
+        ({"cache_side": 64}, "cache_side=64 without a cache: name one"),
+        ({"cache_bytes": 1 << 20}, "cache_bytes=1048576 without a cache"),
     ]:
         with pytest.raises(UserError, match=words):
             open_views(boxes, root, batch_size=8, device="cpu", **options)

@@ -72,6 +72,9 @@ def test_what_has_no_path_is_said(run_here, demo_root, tmp_path):
     common = ("--dataset", "demo", "--root", demo_root, "--out", out)
     refused = run_here("precompute.boxes", *common, "--store-path")
     assert (refused.returncode, "annotated boxes have no path" in refused.stderr) == (1, True)
+    for flag, value in (("--form", "mass"), ("--value", "0.5")):
+        refused = run_here("precompute.boxes", *common, flag, value)
+        assert (refused.returncode, f"{flag}: annotated boxes are not searched" in refused.stderr) == (1, True)
     refused = run_here("precompute.boxes", *common, "--source", "geodesic", "--store-path", "--form", "mass")
     assert (refused.returncode, "for --form tempered only" in refused.stderr) == (2, True)
     assert run_here("precompute.boxes", *common).returncode == 0
