@@ -22,7 +22,11 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 40
 def step_flops(method: Method, size: int) -> float:
     """FLOPs (two per multiply-add) of one training step per source image: forward + backward = 3 forwards online."""
     image = torch.empty(1, 3, size, size, device="meta")
-    total = 3 * _forward_flops(method.online, method.sees(image))
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # some draw; a run that goes on counts again, and must draw as it would have
+        seen = method.sees(image)
+    total = 3 * _forward_flops(method.online, seen)
     return total + (method.target_views * _forward_flops(method.target, image) if method.target is not None else 0)
 
 
