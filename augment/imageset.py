@@ -16,8 +16,6 @@ from precompute import images
 from precompute.cache import BadFile, BoxCache
 from precompute.cli import UserError
 
-CHECKS = ("size", "hash")
-
 
 def _has_jpeg_ends(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8") and (data.endswith(b"\xff\xd9") or b"\xff\xd9" in data[-4096:])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from augment import backends
 from augment.alpha import MapFolder
-from augment.imageset import CHECKS, ImageSet
-from augment.policy import CACHES, ON_BAD, Policy
+from augment.imageset import ImageSet
+from augment.policy import CACHES, CHECKS, ON_BAD, Policy
 from augment.schedule import Schedule
 from precompute.cache import BoxCache
 from precompute.cli import UserError, cores

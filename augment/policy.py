@@ -21,6 +21,7 @@ SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # w
 SCENES = ("whole", "crop", "zoom")
 # Of a stream of views (`augment.open_views`), not of a policy; programs' command lines name them too.
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+CHECKS = ("size", "hash")  # what a file is held against: see `augment.imageset.ImageSet.read`
 ON_BAD = ("replace", "fail")  # what is done about a file that went bad
 _CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 

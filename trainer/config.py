@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from augment.policy import CACHES, ON_BAD, Policy, policy_option
+from augment.policy import CACHES, CHECKS, ON_BAD, Policy, policy_option
 from precompute.cli import option
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
@@ -107,6 +107,9 @@ class RunConfig:
     own_backgrounds: bool = option(True, "backgrounds from the training split too; --no-own-backgrounds: only others")
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
+    check: str = option(
+        "size", "what shows that a file is the one that boxes were made of: its size, or all of it", choices=CHECKS
+    )
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
     workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
 

@@ -18,7 +18,19 @@ from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending, held_back
 
 # What may differ between a run and its continuation: it does not enter the mathematics.
-FREE = {"out", "boxes", "root", "device", "workers", "cache", "log_every", "save_every", "tensorboard", "evaluate"}
+FREE = {
+    "out",
+    "boxes",
+    "root",
+    "device",
+    "workers",
+    "cache",
+    "check",
+    "log_every",
+    "save_every",
+    "tensorboard",
+    "evaluate",
+}
 CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a checkpoint
 _UNSET = object()
 

@@ -64,8 +64,8 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
         batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,
         rank=process.rank, world_size=process.world, workers=config.workers,
         background_sets=list(zip(config.backgrounds[::2], config.backgrounds[1::2], strict=True)),
-        own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side, on_bad=config.on_bad,
-        say=lambda line: say("views: " + line),
+        own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side, check=config.check,
+        on_bad=config.on_bad, say=lambda line: say("views: " + line),
     ) as loader:  # fmt: skip
         masked = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())  # stages that need masks
         grids = {stage: grid_of(encoder, config.size, stage) for stage in masked}

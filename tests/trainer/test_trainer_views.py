@@ -57,3 +57,10 @@ def test_a_file_that_went_bad_is_replaced_or_ends_the_run(
     assert path in capsys.readouterr().out
     with pytest.raises(BadFile, match=path):
         run(tmp_path / "failed", demo_boxes, root, "--on-bad", "fail")
+    whole = (demo_root / path).read_bytes()
+    (root / path).write_bytes(whole[:-40] + bytes(20) + whole[-20:])  # of the same size: seen by all of it only
+    capsys.readouterr()
+    run(tmp_path / "size", demo_boxes, root)
+    assert path not in capsys.readouterr().out
+    with pytest.raises(BadFile, match=path):
+        run(tmp_path / "hash", demo_boxes, root, "--on-bad", "fail", "--check", "hash")
