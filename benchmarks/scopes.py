@@ -109,13 +109,27 @@ def _apply_ours(backend: Any, plan: Plan, images: Any) -> None:
 
 def _render_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
     plans = job.plans["torchvision"]
-    yield Arm("decode only", _works(job, lambda _, files: [*map(decode, files)], plans, job.files), job.samples)
+    decoded = _decoder(job, stack)
+    yield Arm("decode only", _works(job, lambda _, files: decoded(files), plans, job.files), job.samples)
     for name, colour in chosen:
         backend = build(job, name, colour, stack)
         yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
     for peer in wanted:
         render = partial(_theirs, peer.way(job.device.type).render, job.policy("torchvision"))
         yield Arm(peer.name, _works(job, render, plans, job.files), job.samples)
+
+
+def _decoder(job: Job, stack: ExitStack) -> Callable[[Sequence[bytes]], object]:
+    """What our backends decode with: torchvision's on a CPU; DALI's on CUDA, where that is what they must wait for."""
+    from augment.backends import why_no_dali
+
+    if job.device.type == "cpu" or why_no_dali() is not None:
+        return lambda files: [*map(decode, files)]
+    from augment.backends.dali import Decoder
+
+    decoder = Decoder(job.device, job.threads, max(map(len, job.files)))
+    stack.callback(decoder.close)
+    return lambda files: decoder.keep(decoder.decode(files))
 
 
 class _PeerBatches:

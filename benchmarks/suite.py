@@ -25,10 +25,11 @@ _LOADERS = ["--backends", "fused", "eager:linear", "dali", "--peers", "pillow", 
 _TRAIN = ["--backends", "fused:linear", "--peers", "opencv", "pillow", "--batch", "16", "--batches", "2"]
 _RRC = ["--policy", "rrc", "--backends", "fused", "eager", "--peers", "lightly", "opencv", "torchvision"]
 _ZOOM = ["--backends", "fused", "eager:linear", "dali", "--peers", "opencv", "pillow"]  # what trainer.run does
-_CUDA = ["--device", "cuda", "--batch", "256", "--rounds", "1", "--repeats", "4"]
+_CUDA = ["--device", "cuda", "--batch", "256", "--rounds", "1", "--repeats", "4", "--threads", "16"]
+_STEP = ["--device", "cuda", "--steps", "12", "--repeats", "4"]  # a minute each, the compiler apart
 _STREAM = ["--device", "cuda", "--batch", "256", "--threads", "16"]
-_CACHED = ["--device", "cuda", "--pipeline", "fused", "--cache", "gpu"]
-_LARGE = ["--batch-size", "1024", "--steps", "10", "--split", "all"]  # the peer keeps 84 GiB for its backward pass
+_CACHED = [*_STEP, "--pipeline", "fused", "--cache", "gpu"]
+_LARGE = ["--batch-size", "1024", "--steps", "6", "--split", "all"]  # the peer keeps 84 GiB for its backward pass
 # Name of the result: program and its flags; the data's flags and --out are added.
 RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "cpu": {
@@ -50,11 +51,11 @@ RECIPES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "boxes-scale": ("boxes_scale", []),
     },
     "cuda": {
-        "step-cuda-resnet50-compiled": ("step", ["--device", "cuda", "--compile"]),
-        "step-cuda-resnet18-compiled": ("step", ["--device", "cuda", "--arch", "resnet18", "--compile"]),
-        "step-cuda-resnet50": ("step", ["--device", "cuda"]),
+        "step-cuda-resnet50-compiled": ("step", [*_STEP, "--compile"]),
         "stream-cuda": ("stream", [*_STREAM, "--batches", "60", "--peers", "plain dali"]),
-        "step-cuda-resnet18": ("step", ["--device", "cuda", "--arch", "resnet18"]),
+        "step-cuda-resnet18-compiled": ("step", [*_STEP, "--arch", "resnet18", "--compile"]),
+        "step-cuda-resnet50": ("step", _STEP),
+        "step-cuda-resnet18": ("step", [*_STEP, "--arch", "resnet18"]),
         "step-cuda-resnet18-fused-cached": ("step", [*_CACHED, "--arch", "resnet18", "--compile"]),
         "step-cuda-resnet50-1024": ("step", [*_CACHED, *_LARGE, "--compile"]),
         "throughput-cuda-decode-apply": ("throughput", [*_CUDA, "--peers", "plain dali"]),

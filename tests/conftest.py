@@ -49,7 +49,8 @@ def run_module() -> Callable[..., subprocess.CompletedProcess]:
     """`run_module("precompute.boxes", "--dataset", "cub", cwd=..., timeout=...)` as a subprocess of the checkout."""
 
     def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 120, **env: str):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | env
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # packages may lie there
+        environment = os.environ | {"PYTHONPATH": path} | env
         command = [sys.executable, "-m", module, *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 

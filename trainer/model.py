@@ -205,9 +205,11 @@ def project(network: Network, z: dict[int, Tensor], cover: Tensor | None = None)
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` by torch.compile: once, for all networks."""
+    import torch._dynamo.config
     import torch._functorch.config
 
     torch._functorch.config.donated_buffer = False  # diagnoses go backward through a graph that is used again
+    torch._dynamo.config.recompile_limit = 64  # trainer.compare's arms follow each other in one process
     return torch.compile(function)
 
 

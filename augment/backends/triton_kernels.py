@@ -186,7 +186,7 @@ def coloured(view, red, green, blue, sums, jittered, order, jitter, gray, matrix
         red, green, blue = clamped(r), clamped(g), clamped(b)
     else:
         if tl.load(jittered + view) != 0:
-            centre = tl.load(sums + 3 * view).to(tl.float32) / (256 * pixels)
+            centre = tl.load(sums + 3 * view).to(tl.float32) / 256 / pixels
             for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
                 op = tl.load(order + 4 * view + step)
                 red, green, blue = operate(op, tl.load(jitter + 4 * view + op), centre, red, green, blue)
