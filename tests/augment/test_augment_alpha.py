@@ -1,5 +1,7 @@
 """Copy-paste by saliency maps: one meaning on every backend, soft masks, errors before the first batch."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,33 @@ def test_a_loader_gives_soft_masks(birds, backend, cache):
         assert torch.allclose(batch.masks(view, 64), alpha, atol=1e-6)
         assert torch.allclose(batch.masks(view, 8), alpha.view(16, 8, 8, 8, 8).mean((2, 4)), atol=1e-5)
         assert torch.allclose(batch.masks(view, 7).mean((1, 2)), alpha.mean((1, 2)), atol=1e-5)
+
+
+def test_turned_views_have_turned_masks(birds):
+    boxes, root, maps = birds
+    options = {"batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
+    with open_views(boxes, root, policy=SOFT.replace(rotate=0.75, flip=0.0), backend="fused", **options) as loader:
+        batch = next(iter(loader))
+    assert set(batch.plan.turns.ravel().tolist()) == {0, 1, 2, 3}
+    for i, view in np.ndindex(batch.plan.turns.shape):
+        alpha = torch.from_numpy(batch.plan.alpha[i, view]).float() / 255
+        expected = alpha.rot90(int(batch.plan.turns[i, view]), (0, 1))
+        assert torch.allclose(batch.masks(view, 64)[i], expected, atol=1e-6)
+
+
+def test_a_batch_with_a_stand_in_keeps_its_maps(birds, tmp_path):
+    boxes, root, maps = birds
+    copy = tmp_path / "CUB"
+    shutil.copytree(root, copy)
+    pictures = ImageSet.open(boxes, root)
+    (copy / pictures.path(3)).write_bytes(b"no picture")
+    options = {"policy": SOFT, "batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
+    with open_views(boxes, copy, backend="fused", **options) as loader:
+        batches = list(loader)
+        assert loader.report()["replaced"] > 0
+    for batch in batches:
+        soft = (batch.plan.alpha > 0) & (batch.plan.alpha < 255)
+        assert soft.any(axis=(1, 2, 3)).all()
 
 
 def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):

@@ -18,6 +18,14 @@ def cub(shared_data, tmp_path_factory, run_module):
     return boxes, root
 
 
+def test_a_batch_moves_as_a_whole(cub):
+    options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
+    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+        moved = next(iter(loader)).to("meta")
+    tensors = [*moved.views, moved.rects, moved.sources, moved.backgrounds, moved.labels]
+    assert {t.device.type for t in tensors} == {"meta"}
+
+
 def test_geometry_as_tv_tensors(cub):
     from torchvision import tv_tensors
     from torchvision.transforms import v2

@@ -155,6 +155,39 @@ def counted(runs: dali_runs.Runs) -> list[int]:
     return begun
 
 
+def test_a_lanes_memory_is_released_before_its_next_run(monkeypatch):
+    """What kernels read of the run that was finished last is kept by its own lane, until that lane runs again."""
+    told = []
+
+    class Lane:
+        def __init__(self, device):
+            self.name, self.rows, self.fed = sum(1 for t in told if t[0] == "lane"), 8, {}
+            told.append(("lane", self.name))
+            self.held = SimpleNamespace(
+                keep=lambda tensors: told.append(("keep", self.name, tensors)),
+                release=lambda: told.append(("release", self.name)),
+            )
+            self.pipe = SimpleNamespace(
+                schedule_run=lambda: told.append(("run", self.name)), outputs=lambda: f"of {self.name}"
+            )
+
+    monkeypatch.setattr(dali_runs, "_Lane", Lane)
+    monkeypatch.setitem(dali_runs.LANES, "cpu", 2)
+    runs = dali_runs.Runs(torch.device("cpu"), lambda rows: (None, rows))
+    told.clear()
+    runs.begin("a", 8, {})
+    runs.begin("b", 8, {})
+    assert runs.finish("a") == "of 0"
+    runs.keep("views of a")
+    runs.begin("c", 8, {})
+    assert runs.finish("b") == "of 1"
+    runs.keep("views of b")
+    assert told == [
+        ("release", 0), ("run", 0), ("release", 1), ("run", 1), ("keep", 0, "views of a"),
+        ("release", 0), ("run", 0), ("keep", 1, "views of b"),
+    ]  # fmt: skip
+
+
 class Recorder:
     """Stands for torch.cuda where there is none: writes down what is asked of streams, in order."""
 

@@ -157,6 +157,9 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
     with open_views(boxes, root, say=said.append, **options) as loader:
         batches = list(loader)
         report = loader.report()
+        known = len(said)
+        list(loader)
+        assert not any("bad file" in line for line in said[known:]), "each is named once"
     sources = torch.cat([b.sources for b in batches]).tolist()
     others = torch.cat([b.backgrounds for b in batches])
     assert len(sources) == 48

@@ -10,6 +10,14 @@ from augment.schedule import Schedule
 from precompute.cli import UserError
 
 
+def test_a_stand_in_is_the_next_of_the_group_cyclically():
+    schedule = Schedule(Policy(group=4), np.arange(8), 4, 7, True)
+    order = schedule.order(0)
+    first = list(schedule.stand_ins(order, int(order[2]), 0))
+    assert first[:3] == order[[3, 0, 1]].tolist()
+    assert first[3:] == order[[3, 4, 5, 6, 7, 0, 1]].tolist()
+
+
 @given(
     n=st.integers(2, 150),
     batch=st.integers(1, 40),
