@@ -56,6 +56,8 @@ class ParityConfig:
     def __post_init__(self) -> None:
         if self.boxes is None or self.root is None:
             raise ValueError("--boxes FILE and --root DIR are needed: the box file and its images")
+        if not 8 <= self.size <= 4096:
+            raise ValueError(f"--size {self.size}: must be within 8 and 4096")
         if self.count < 2:
             raise ValueError(f"--count {self.count}: must be at least 2")
 

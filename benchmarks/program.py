@@ -1,6 +1,7 @@
 """What the benchmarks' programs share: where the photographs come from, how a result is told, printed and kept."""
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from precompute.cli import add_options, as_json, option, read_options
+from precompute.cli import UsageError, add_options, as_json, option, read_options
 
 if TYPE_CHECKING:
     from augment.imageset import ImageSet
@@ -26,6 +27,7 @@ class DataSettings:
     out: str | None = option(None, "also write the result to this file")
     json: bool = option(False, "print the result as one JSON document at the end")
 
+    out_is_a_file = True
     positive = ("batch", "batches", "repeats", "rounds", "samples", "threads")
 
     def __post_init__(self) -> None:
@@ -34,6 +36,7 @@ class DataSettings:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if (self.boxes is None) != (self.root is None):
             raise ValueError("--boxes and --root go together")
+        check_size(getattr(self, "size", None))
 
     @property
     def box_file(self) -> str:
@@ -68,11 +71,32 @@ class DataSettings:
             self.say(text)
 
 
+def check_size(size: int | None) -> None:
+    """ValueError for a side that no view can have."""
+    if size is not None and not 8 <= size <= 4096:
+        raise ValueError(f"--size {size}: must be within 8 and 4096")
+
+
+def check_out(out: str | None) -> None:
+    """UsageError for a result that could not be written: better before the measurement than after it."""
+    if out is None:
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a .json file in it")
+    parent = next((p for p in path.absolute().parents if p.exists()), path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: {parent} is no folder that can be written to")
+
+
 def parse(kind: type[S], name: str, words: str | None, argv: list[str] | None) -> S:
     """The settings from a command line."""
     parser = ArgumentParser(prog=f"python -m {name}", description=words, formatter_class=RawDescriptionHelpFormatter)
     add_options(parser, kind)
-    return read_options(kind, parser.parse_args(argv))
+    settings = read_options(kind, parser.parse_args(argv))
+    if kind.out_is_a_file:
+        check_out(settings.out)
+    return settings
 
 
 def deliver(document: dict[str, Any], settings: DataSettings, table: Callable[[dict[str, Any]], str]) -> None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.program import check_out, check_size
 from precompute.cli import UserError, add_options, as_json, main, option, read_options
 from trainer.config import RunConfig
 from trainer.settings import Hardware, let_idle_threads_sleep
@@ -57,6 +58,7 @@ class Config:
         for name in ("steps", "repeats", "size", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+        check_size(self.size)
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -67,6 +69,7 @@ def program(argv: list[str] | None = None) -> int:
     )
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
+    check_out(config.out)
 
     from benchmarks.harness import measure
     from benchmarks.results import save

@@ -74,6 +74,7 @@ class Settings(DataSettings):
     minutes: float | None = option(
         None, "end after this time: what runs then is cut off; it and what is left are named"
     )
+    out_is_a_file = False
     again: bool = option(False, "measure what is there already, too")
 
     def __post_init__(self) -> None:
@@ -81,6 +82,8 @@ class Settings(DataSettings):
         if unknown := set(self.only) - set(RECIPES[self.device]):
             known = ", ".join(RECIPES[self.device])
             raise ValueError(f"--only {' '.join(sorted(unknown))}: on {self.device} there are {known}")
+        if self.out is not None and Path(self.out).is_file():
+            raise ValueError(f"--out {self.out}: is a file; name a folder")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"--minutes {self.minutes:g}: must be above 0")
 

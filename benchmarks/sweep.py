@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import DataSettings, deliver, parse, row
+from benchmarks.program import DataSettings, check_size, deliver, parse, row
 from precompute.cli import UsageError, main, option
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Settings(DataSettings):
         if len(self.values) < 2 or min(self.values) <= 0 or (whole and any(v != int(v) for v in self.values)):
             kind = "whole numbers" if whole else "numbers"
             raise ValueError(f"--values {' '.join(map(str, self.values))}: must be at least two positive {kind}")
+        for value in self.values if self.over == "size" else ():
+            check_size(int(value))
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from augment import policy as policies
 from benchmarks.program import DataSettings, parse, row
-from precompute.cli import as_json, main, option
+from precompute.cli import UserError, as_json, main, option
 
 if TYPE_CHECKING:
     from benchmarks.harness import Arm
@@ -129,6 +129,8 @@ def measure_scope(settings: Settings, scope: str) -> dict[str, Any]:
     # The DALI graph decodes and has no decoded cache.
     chosen = job.choose(settings.backends, device=settings.device, without=("dali",) if scope == "apply" else ())
     wanted, skipped = _peers(settings)
+    if not chosen and not wanted:
+        raise UserError(f"nothing to measure in scope {scope}: name peers, or a backend that has it (dali decodes too)")
     work = _job(settings)
     with ExitStack() as stack:
         checks = {p.name: job.check(work, p, stack) for p in wanted}

@@ -120,6 +120,7 @@ def program(argv: list[str] | None = None) -> int:
         for arm in config.arms:
             for seed in range(config.seeds):
                 if (status := _run(arm, seed, flags, out)) != 0:
+                    print("the comparison is not done: give the same trainer.compare command again to go on with it")
                     return status
         result = summarise(config, flags)
         print(table(result, config.show))

@@ -51,6 +51,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
         known_device(self.device)
+        if self.gallery is not None and not self.gallery.lower().endswith(".png"):
+            raise ValueError(f"--gallery {self.gallery}: name a .png file")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed}: must be at least 0 and less than 2^63")
 
@@ -64,7 +66,7 @@ def program(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained encoder")
+    parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained ResNet")
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, EvaluateConfig)
     parsed = parser.parse_args(argv)

@@ -68,6 +68,8 @@ def refuse_broken(weights: Mapping[str, Tensor], path: str | Path) -> None:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The flat tensors of a weights file (.safetensors, or torch's formats read with weights_only)."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file of weights in it, such as encoder.safetensors")
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
@@ -82,13 +84,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for files that are not its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run whatever is in the file
+        # Torch's text advises to run whatever is in the file.
+        if isinstance(error, pickle.UnpicklingError | IndexError | EOFError):
             reason = "no weights file of torch's, or one that holds more than tensors and plain values"
             if held := re.search(r"GLOBAL ([\w.]+)", str(error)):
                 reason = (
                     f"it holds a {held[1]} beside its tensors, and what unpickles that could run anything. Where you "
                     "trust the file, save its weights alone: torch.save(torch.load(FILE, weights_only=False)['model'], "
-                    "'weights.pth'), with the name that it has for them"
+                    "'weights.pth'), with the name that it has for them (a whole model: .state_dict() instead)"
                 )
         raise UserError(
             f"{path}: cannot be read as torch weights ({reason}); .safetensors and torch's .pth are read"

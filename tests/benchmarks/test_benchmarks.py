@@ -244,6 +244,14 @@ def test_unknown_names_are_usage_errors(run_module, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_scope_without_arms_says_so(run_module, demo_boxes, demo_root):
+    flags = ["--scope", "apply", "--backends", "dali", "--peers", "none", "--rounds", "1", "--batch", "4"]
+    done = run_module("benchmarks.throughput", "--boxes", demo_boxes, "--root", demo_root, *flags)
+    assert done.returncode == 1
+    assert "nothing to measure in scope apply" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_missing_peer_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install" in str(PEERS["opencv"].missing())

@@ -114,6 +114,12 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         ("sweep", ["--peers", "opencw"], "opencw"),
         ("stream", ["--batches", "7"], "multiple of --repeats"),
         ("roofline", ["--boxes", "x.h5"], "--root"),
+        ("sweep", ["--over", "size", "--values", "4", "8"], "--size 4: must be within 8 and 4096"),
+        ("step", ["--size", "7"], "--size 7: must be within 8 and 4096"),
+        ("roofline", ["--size", "5000"], "--size 5000: must be within 8 and 4096"),
+        ("roofline", ["--out", "tests"], "--out tests: is a folder; name a .json file in it"),
+        ("step", ["--out", "README.md/x.json"], "is no folder that can be written to"),
+        ("suite", ["--out", "README.md"], "--out README.md: is a file; name a folder"),
     ],
 )
 def test_usage_errors(module, arguments, said, run_module):

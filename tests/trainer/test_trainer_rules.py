@@ -14,7 +14,7 @@ from trainer_runs import TINY, assert_same_run, rows_of
 
 from precompute.cache import BoxCache
 from precompute.cli import UsageError, UserError, as_json
-from trainer import checkpoint, compare, journal, run
+from trainer import checkpoint, compare, evaluate, journal, run
 from trainer.compare import CompareConfig, command_of, folder_of, summarise, table
 from trainer.config import RunConfig
 from trainer.data import Data
@@ -29,8 +29,9 @@ FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "
 
 
 def test_warm_up_is_never_longer_than_the_run() -> None:
-    settings, _ = decide(RunConfig(epochs=2, warmup_epochs=5.0), 114, 512, CPU)
+    settings, reasons = decide(RunConfig(epochs=2, warmup_epochs=5.0), 114, 512, CPU)
     assert settings.warmup == settings.steps
+    assert any("--warmup-epochs 5 is the whole run" in reason for reason in reasons)
 
 
 def test_weight_decay_follows_method_and_length() -> None:
@@ -204,6 +205,19 @@ def test_rolled_keys_that_do_harm_are_a_fall(tmp_path: Path) -> None:
     result = summarise(written(tmp_path, *runs), [])
     assert result["rolled_keys"]["cvsa:saliencyswap"]["mean"] == pytest.approx(-0.205)
     assert "some correspondence" in table(result)
+
+
+def test_a_comparison_that_was_stopped_says_how_to_go_on(
+    done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "program", lambda argv: 130)
+    assert compare.program(["--arms", "byol:rrc", "--seeds", "1", "--out", str(tmp_path), "--", *done]) == 130
+    assert "give the same trainer.compare command again" in capsys.readouterr().out
+
+
+def test_a_gallery_is_a_png() -> None:
+    with pytest.raises(UsageError, match=r"--gallery sheet\.txt: name a \.png file"):
+        evaluate.program(["random", "--arch", "resnet10w4", "--gallery", "sheet.txt"])
 
 
 def test_a_measure_that_one_seed_lacks_is_left_out(tmp_path: Path) -> None:

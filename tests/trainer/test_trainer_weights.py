@@ -93,6 +93,11 @@ def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     with pytest.raises(UserError, match="no such weights file"):
         load_encoder(path)
+    with pytest.raises(UserError, match="is a folder; name the file of weights in it"):
+        load_encoder(tmp_path)
+    torch.save(build_encoder("resnet10w4"), path)  # a whole model
+    with pytest.raises(UserError, match=r"\.state_dict\(\) instead"):
+        load_encoder(path)
     path.write_text("hello")
     with pytest.raises(UserError, match="cannot be read as torch weights"):
         load_encoder(path)
