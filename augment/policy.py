@@ -101,6 +101,7 @@ class Policy:
             self._check(field, whole and value >= least, f"a whole number, at least {least}")
             object.__setattr__(self, field, int(value))
         self._check("size", self.size <= 4096, "at most 4096")
+        self._check("group", self.group <= 65536, "at most 65536")
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, _is_number(value := getattr(self, field)) and 0 < value <= 1, "above 0 and at most 1")
         for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):

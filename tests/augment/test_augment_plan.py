@@ -26,7 +26,7 @@ def test_policy_goes_to_json_and_back_and_names_bad_values():
     bad = [
         {"name": "mixup"}, {"mode": "cut"}, {"size": 4}, {"views": 0}, {"flip": 1.5}, {"aspect": (2, 1)},
         {"jitter": (0.4, 0.4, 0.4)}, {"jitter": (0, 0, 0, 0.6)}, {"std": (0, 1, 1)}, {"crop_scale": 0.0},
-        {"group": 1}, {"size": 8, "blur_sigma": (1, 4)}, {"blur_sigma": (0.0, 1.0)},
+        {"group": 1}, {"group": 10**12}, {"size": 8, "blur_sigma": (1, 4)}, {"blur_sigma": (0.0, 1.0)},
         {"aspect": (math.inf, math.inf)}, {"aspect": (1e-3, 1.0)}, {"aspect": 1}, {"aspect": ("a", "b")}, {"flip": "x"},
         {"mean": (math.nan, 0, 0)}, {"mean": (123.7, 116.3, 103.5)}, {"std": (58.4, 57.1, 57.4)}, {"size": math.inf},
         {"size": "x"}, {"views": 1.5}, {"paste_scale": math.nan},

@@ -185,11 +185,16 @@ def test_the_correspondence_of_a_run_is_that_of_held_out_views(
         return found, extra, pictures
 
     monkeypatch.setattr(report, "_correspondence", recorded)
+    fitted, views = [], report._views
+    monkeypatch.setattr(
+        report, "_views", lambda state, bench, split: fitted.append(split) or views(state, bench, split)
+    )
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY, "--epochs", "1", "--pipeline", "kornia"]
     assert program([*flags, "--out", str(tmp_path / "run")]) == 0
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())["localisation"]
     data = open_data(None, str(demo_boxes), str(demo_root), lambda line: None)
     assert set(kept["sources"]) <= set(data.cache.indices("test").tolist())
+    assert fitted[:2] == ["train", "test"], "the linear head is fitted on training views alone"
     c, rolled, mask = (kept[name] for name in ("c", "rolled", "mask"))
     for name, expected in (
         ("views: C map", figures(c, mask)),

@@ -22,7 +22,7 @@ from trainer.folder import EVALUATION
 from trainer.journal import Meter
 from trainer.model import build_encoder
 from trainer.settings import Hardware, decide
-from trainer.state import TrainingState
+from trainer.state import Saver, TrainingState
 from trainer.weights import load_encoder
 
 FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "--device", "cpu"]
@@ -117,6 +117,19 @@ def test_weights_that_are_no_numbers_never_become_the_good_checkpoint(tmp_path: 
         state.method.online.weight[0, 0] = float("nan")  # type: ignore[index]
     with pytest.raises(UserError, match=r"weights nan.*step 7"):
         state.check_finite({"loss": 1.0}, tmp_path, weights=True)
+
+
+def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, None, True)
+    now = saver.last
+    assert not saver.due(5)
+    saver.last = now - 61
+    assert saver.due(5)
+    saver.cost = 10.0  # a fiftieth of the time at most
+    assert not saver.due(5)
+    saver.last = now - 501
+    assert saver.due(5)
+    assert [step for step in range(1, 7) if Saver(tmp_path, 3, True).due(step)] == [3, 6]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
