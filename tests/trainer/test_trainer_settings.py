@@ -39,7 +39,7 @@ def test_every_choice_has_its_reason() -> None:
     ):
         assert word in said
     _, reasons = decide(
-        RunConfig(epochs=1, batch_size=38, base_lr=0.3, warmup_epochs=1, amp="off", hidden=64, conv_hidden=64),
+        RunConfig(epochs=2, batch_size=38, base_lr=0.3, warmup_epochs=1, amp="off", hidden=64, conv_hidden=64),
         114,
         512,
         CPU,
