@@ -75,22 +75,13 @@ def open_views(
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = policy or Policy()
-    for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
-        if value not in valid:
-            raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
-    dtypes = torch.float32, torch.bfloat16, torch.float16
-    if dtype not in (None, *dtypes):
-        raise UserError(f"dtype={dtype}: must be one of {', '.join(map(str, dtypes))}")
-    for name, value in (("workers", workers), ("prefetch", prefetch), ("cache_bytes", cache_bytes)):
-        if value is not None and value < 0:
-            raise UserError(f"{name}={value}: must be at least 0")
+    _refuse_values(check=check, on_bad=on_bad, cache=cache, dtype=dtype, policy=policy, maps=maps)
+    _refuse_numbers(workers=workers, prefetch=prefetch, cache_bytes=cache_bytes)
     if not own_backgrounds and not background_sets:
         raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
     if cache == "off" and (cache_bytes is not None or cache_side is not None):
         given = f"cache_bytes={cache_bytes}" if cache_side is None else f"cache_side={cache_side}"
         raise UserError(f"{given} without a cache: name one, cache=ram or cache=gpu")
-    if (policy.name == "copy-paste") != (maps is not None):
-        raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
     where = backends.find_device(device)
     chosen, reason = backends.choose(backend, where, policy.colour, cache != "off")
     images = ImageSet.open(boxes, root)
@@ -113,6 +104,28 @@ def open_views(
         images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say, device=where,
         maps=None if maps is None else MapFolder(maps, images, rows),
     )  # fmt: skip
+
+
+def _refuse_values(
+    *, check: str, on_bad: str, cache: str, dtype: "torch.dtype | None", policy: Policy, maps: Path | str | None
+) -> None:
+    """UserError for values that `open_views` does not know, or that do not go together."""
+    import torch
+
+    dtypes = None, torch.float32, torch.bfloat16, torch.float16
+    if dtype not in dtypes:
+        raise UserError(f"dtype={dtype}: must be one of {', '.join(map(str, dtypes[1:]))}")
+    for name, value, valid in (("check", check, CHECKS), ("on_bad", on_bad, ON_BAD), ("cache", cache, CACHES)):
+        if value not in valid:
+            raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
+    if (policy.name == "copy-paste") != (maps is not None):
+        raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
+
+
+def _refuse_numbers(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 0:
+            raise UserError(f"{name}={value}: must be at least 0")
 
 
 def _others(images: ImageSet, rows: "np.ndarray", say: Callable[[str], None]) -> "np.ndarray":
