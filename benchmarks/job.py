@@ -14,7 +14,8 @@ from augment.plan import Plan
 from augment.policy import COLOURS, Policy
 from augment.schedule import Schedule
 from benchmarks.peers import Peer
-from precompute.cli import UsageError, UserError
+from benchmarks.program import backend_of, known_backends
+from precompute.cli import UserError
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,12 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
 
 def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(backend, colour) pairs from "name" or "name:colour"; all that are installed where none is wanted."""
-    known = [n for n in backends.NAMES if n != "auto"]
+    known = known_backends()
     absent = {"dali"} if backends.why_no_dali() else set()
     absent |= {"eager"} if device == "cuda" else set()
     out = []
     for item in wanted or [n for n in known if n not in absent]:
-        name, _, colour = item.partition(":")
-        if name not in known or (colour and colour not in COLOURS):
-            raise UsageError(
-                f"--backends {item}: known are {', '.join(known)}, each with :{' or :'.join(COLOURS)} behind it"
-            )
+        name, colour = backend_of(item)
         backends.choose(name, backends.find_device(device))  # says why not, if it cannot run there
         if name not in without:
             colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS

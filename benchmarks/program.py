@@ -37,6 +37,8 @@ class DataSettings:
         if (self.boxes is None) != (self.root is None):
             raise ValueError("--boxes and --root go together")
         check_size(getattr(self, "size", None))
+        for item in getattr(self, "backends", ()):
+            backend_of(item)
 
     @property
     def box_file(self) -> str:
@@ -56,7 +58,9 @@ class DataSettings:
 
     def told(self) -> dict[str, Any]:
         """As a result tells them: names of files and folders, not where they lie on this machine."""
-        told = as_json(self)
+        from precompute.cache import BoxCache
+
+        told = as_json(self) | {"dataset": BoxCache.open(self.box_file).dataset}
         for name in ("out", "json", "rounds"):
             told.pop(name, None)
         return told | {n: Path(told[n]).name if told[n] else None for n in ("boxes", "root")}
@@ -69,6 +73,24 @@ class DataSettings:
         """A line that is only of use to somebody who waits for it."""
         if sys.stderr.isatty():
             self.say(text)
+
+
+def known_backends() -> list[str]:
+    """Names of the backends that --backends takes."""
+    from augment import backends
+
+    return [name for name in backends.NAMES if name != "auto"]
+
+
+def backend_of(item: str) -> tuple[str, str]:
+    """Name and colour ("": not given) of a "backend" or "backend:colour". ValueError names those there are."""
+    from augment.policy import COLOURS
+
+    name, _, colour = item.partition(":")
+    if name not in known_backends() or (colour and colour not in COLOURS):
+        known = ", ".join(known_backends())
+        raise ValueError(f"--backends {item}: known are {known}, each with :{' or :'.join(COLOURS)} behind it")
+    return name, colour
 
 
 def check_size(size: int | None) -> None:

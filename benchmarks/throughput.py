@@ -67,6 +67,10 @@ def program(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from benchmarks import results
 
+    if settings.peers not in ((), ("none",)):
+        from benchmarks.peers import find
+
+        find(settings.peers)  # an unknown one shows before the first round
     if settings.rounds == 1:
         documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:

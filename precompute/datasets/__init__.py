@@ -149,7 +149,8 @@ def how_to_get(name: str) -> str:
     """One sentence: where the set is to be had."""
     entry = DATASETS[name]
     if entry.archives:
-        return f"--download fetches it ({', '.join(a.url for a in entry.archives)})."
+        urls = ", ".join(archive.url for archive in entry.archives)
+        return f"python -m precompute.boxes --dataset {name} --download fetches it ({urls})."
     return entry.get
 
 

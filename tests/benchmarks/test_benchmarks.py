@@ -182,6 +182,7 @@ def test_throughput_result(demo_result):
     assert document["checked_levels"]["pillow"] < 2
     assert "bound" in document["verdict"]
     assert document["rounds"] == 2
+    assert (document["settings"]["boxes"], document["settings"]["dataset"]) == ("demo.h5", "cub")  # the box file's word
     assert all(len(a["cpu_ms"]["values"]) == 4 for a in document["arms"])
     assert results.agreement(document, document) == dict.fromkeys(document["ratios"], True)
     assert document["versions"]["torch"]
@@ -235,6 +236,10 @@ def test_unknown_names_are_usage_errors(run_module, tmp_path):
 
     with pytest.raises(UsageError, match="opencv"):
         find(["opencw"])
+    for flag, known in (("--backends", "known are dali, fused"), ("--peers", "known are pillow")):
+        done = run_module("benchmarks.throughput", flag, "opencw")
+        assert (done.returncode, done.stdout) == (2, "")  # before any round
+        assert known in done.stderr
     done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5")
     assert done.returncode == 2
     assert "--root" in done.stderr

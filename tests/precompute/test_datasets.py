@@ -235,7 +235,8 @@ def test_a_wrong_root_shows_the_tree(name, tmp_path):
     with pytest.raises(UserError, match=r"is not an? .* folder: .*not found below it(.|\n)*Expected:\n  ") as caught:
         read_dataset(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
-    assert "download" in str(caught.value) or DATASETS[name].get in str(caught.value)
+    command = f"python -m precompute.boxes --dataset {name} --download"
+    assert command in str(caught.value) or DATASETS[name].get in str(caught.value)
 
 
 def test_no_archive_says_what_to_get():
