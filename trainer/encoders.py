@@ -15,8 +15,8 @@ from torchvision.models import get_model, list_models
 from torchvision.models.resnet import ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from precompute.cli import UserError
-from trainer.model import NARROW, architectures, feature_maps, feature_widths
+from precompute.cli import UsageError, UserError
+from trainer.model import NARROW, architectures, build_encoder, feature_maps, feature_widths
 from trainer.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, refuse_broken, some
 
 _TIMM, _TORCHVISION = VIT_STEMS
@@ -90,15 +90,41 @@ def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Enco
             prefix = min(prefixes, key=lambda p: (any(word in p.lower() for word in AVERAGED), len(p)))
             weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             side = size or 224
-            patch = weights[stem].shape[-1]
-            if side % patch:
-                raise UserError(f"--size {side}: must be a multiple of the ViT's patch of {patch} pixels")
+            _refuse_cut_patches(side, weights[stem].shape[-1])
             encoder, name = build(weights, arch, side, path)
             remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}"
             ignored = sorted(k for k in state if not k.startswith(prefix) or k.removeprefix(prefix).startswith(_HEADS))
             return encoder, name, side, remark + (f"; not used: {some(ignored)}" if ignored else "")
     encoder, name, remark = fit_encoder(state, path, arch)
     return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
+
+
+def untrained(arch: str, size: int | None) -> tuple[Encoder, int]:
+    """A ResNet, or torchvision's or timm's ViT, of this name at random weights, and the side of its images.
+
+    `size` as for `load_any`. UsageError names what there is, where no such architecture is known.
+    """
+    side = size or (64 if NARROW.fullmatch(arch) else 224)
+    if arch in list_models(include="vit_*"):
+        _refuse_cut_patches(side, _meta(arch).patch_size)
+        return _torchvision_vit(arch, side), side
+    if arch.startswith(("vit_", "deit_")):
+        encoder = _timm_vit(arch, side)
+        _refuse_cut_patches(side, encoder.vit.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+        return encoder, side
+    return build_encoder(arch), side
+
+
+def _refuse_cut_patches(side: int, patch: int) -> None:
+    if side % patch:
+        raise UserError(f"--size {side}: must be a multiple of the ViT's patch of {patch} pixels")
+
+
+def _torchvision_vit(name: str, size: int) -> TokenGrid:
+    vit = get_model(name, weights=None, image_size=size)
+    assert isinstance(vit, VisionTransformer)
+    vit.heads = nn.Identity()  # type: ignore[assignment]
+    return TokenGrid(vit, vit.hidden_dim, prefix=1)
 
 
 def _torchvision(weights: dict[str, Tensor], arch: str | None, size: int, path: str | Path) -> tuple[TokenGrid, str]:
@@ -112,11 +138,10 @@ def _torchvision(weights: dict[str, Tensor], arch: str | None, size: int, path: 
             break
     else:
         raise UserError(f"{path}: a ViT of width {wide}, patch {patch}, depth {depth}, which no {arch or 'vit_*'} has")
-    vit = get_model(name, weights=None, image_size=size)
-    assert isinstance(vit, VisionTransformer)
-    vit.heads = nn.Identity()  # type: ignore[assignment]
     resized = interpolate_embeddings(size, patch, _without_heads(weights))  # type: ignore[arg-type]
-    return TokenGrid(_filled(vit, resized, name, path), wide, prefix=1), name
+    encoder = _torchvision_vit(name, size)
+    _fill(encoder.vit, resized, name, path)
+    return encoder, name
 
 
 def _meta(name: str) -> VisionTransformer:
@@ -126,11 +151,25 @@ def _meta(name: str) -> VisionTransformer:
     return vit
 
 
+def _timm_vit(name: str, size: int) -> TokenGrid:
+    """UserError where timm is not installed, or has no ViT of this name."""
+    try:
+        import timm
+        from timm.models.vision_transformer import VisionTransformer as TimmViT
+    except ImportError as error:
+        raise UserError(f"--arch {name} is timm's, and timm is not installed ({error}): pip install timm") from error
+    if not timm.is_model(name):
+        raise UsageError(f"--arch {name}: neither torchvision nor timm {timm.__version__} knows a ViT of this name")
+    vit: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
+    if not isinstance(vit, TimmViT):
+        raise UserError(f"--arch {name}: timm builds a {type(vit).__name__}; only its VisionTransformer is known here")
+    return TokenGrid(vit, vit.embed_dim, vit.num_prefix_tokens)
+
+
 def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | Path) -> tuple[TokenGrid, str]:
     """timm's ViT of this name, or of these widths."""
     try:
         import timm
-        from timm.models.vision_transformer import VisionTransformer as TimmViT
         from timm.models.vision_transformer import checkpoint_filter_fn
     except ImportError as error:
         raise UserError(
@@ -141,22 +180,21 @@ def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | P
     name = arch or f"{kind[0]}{_TIMM_SIZES.get(wide, '?')}{kind[1]}_patch{patch}_224"
     if not timm.is_model(name):
         raise UserError(f"{path}: a ViT of width {wide} and patch {patch}; name timm's architecture with --arch")
-    vit: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
-    if not isinstance(vit, TimmViT):
-        raise UserError(f"--arch {name}: timm builds a {type(vit).__name__}; only its VisionTransformer is known here")
+    encoder: Any = _timm_vit(name, size)
     try:
-        resized = checkpoint_filter_fn(_without_heads(weights), vit)
+        resized = checkpoint_filter_fn(_without_heads(weights), encoder.vit)
     except RuntimeError as error:  # position embeddings that no interpolation makes fit
         raise UserError(f"{path} does not fit {name}; name timm's architecture with --arch") from error
-    return TokenGrid(_filled(vit, resized, name, path), wide, vit.num_prefix_tokens), name
+    _fill(encoder.vit, resized, name, path)
+    return encoder, name
 
 
 def _without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in weights.items() if not k.startswith(_HEADS)}
 
 
-def _filled(vit: Any, weights: Mapping[str, Tensor], name: str, path: str | Path) -> Any:
-    """`vit` with these weights, each of its tensors among them; UserError says what is missing."""
+def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | Path) -> None:
+    """Gives `vit` these weights, each of its tensors among them; UserError says what is missing."""
     expected = vit.state_dict()
     missing = sorted(k for k in expected if k not in weights)
     wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
@@ -167,4 +205,3 @@ def _filled(vit: Any, weights: Mapping[str, Tensor], name: str, path: str | Path
         raise UserError(f"{path} does not fit {name}: {'; '.join(what)}. Name another with --arch")
     refuse_broken(weights, path)
     vit.load_state_dict(weights)
-    return vit

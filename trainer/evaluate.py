@@ -66,7 +66,7 @@ def program(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained ResNet")
+    parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained network")
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, EvaluateConfig)
     parsed = parser.parse_args(argv)
@@ -86,8 +86,7 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     from precompute.cli import as_json
     from trainer import gallery, protocols
     from trainer.data import open_data
-    from trainer.encoders import load_any
-    from trainer.model import NARROW, build_encoder
+    from trainer.encoders import load_any, untrained
     from trainer.settings import find_hardware
 
     if config.gallery:
@@ -96,8 +95,8 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     if weights == "random":
         if config.arch is None:
             raise UsageError("random weights need --arch, for example --arch resnet18")
-        encoder, arch, remark = build_encoder(config.arch), config.arch, "weights: none, a random initialisation"
-        size = config.size or (64 if NARROW.fullmatch(arch) else 224)
+        arch, remark = config.arch, "weights: none, a random initialisation"
+        encoder, size = untrained(arch, config.size)
     else:
         encoder, arch, size, remark = load_any(weights, config.arch, config.size)
     print(remark)

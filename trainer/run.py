@@ -14,6 +14,7 @@ from typing import Any
 
 from precompute.cli import UserError, add_options, main, read_options
 from trainer.config import PRESETS, RunConfig
+from trainer.idle import idle_flags
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending, held_back
 
@@ -39,14 +40,14 @@ def program(argv: list[str] | None = None) -> int:
     """Parses the command line, then trains. Exit status 0 done, 1 failed, 2 usage, 130 stopped and saved."""
     let_idle_threads_sleep()
     given, preset, resume = _parse(argv)
-    given = {**PRESETS[preset], **given}
+    named, given = given.keys(), {**PRESETS[preset], **given}
     config = _config(given) if resume is None else None  # a bad value answers before torch is imported
     with ending():
         with held_back():
             from trainer import checkpoint
             from trainer.train import train
         if config is not None:
-            return train(config)
+            return train(config, notes=idle_flags(config, named))
         path = Path(resume or given.get("out") or RunConfig.out)
         state, path, remark = checkpoint.load_latest(path) if path.is_dir() else (checkpoint.load(path), path, None)
         return train(_continued(state, given, path), checkpoint.Resumed(state, path, remark))

@@ -74,7 +74,7 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     if left := images - per_epoch * batch:
         reasons.append(f"{per_epoch} steps an epoch; {left} of {images} images sit out each epoch, others each time")
     steps = per_epoch * config.epochs
-    optimizer = config.optimizer or ("sgd" if config.method in SGD else "lars")
+    optimizer = optimizer_of(config)
     weight_decay = config.weight_decay
     if weight_decay is None:
         weight_decay = 1e-4 if config.method in SGD else 1e-6 if config.epochs <= 300 else 1.5e-6
@@ -96,6 +96,11 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
         save_every=config.save_every,
         queue=_queue(config, images, reasons),
     ), reasons
+
+
+def optimizer_of(config: RunConfig) -> str:
+    """The optimizer asked for, or the method's."""
+    return config.optimizer or ("sgd" if config.method in SGD else "lars")
 
 
 def _batch_size(config: RunConfig, images: int, hardware: Hardware, reasons: list[str]) -> int:

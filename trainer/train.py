@@ -37,8 +37,8 @@ from trainer.state import Saver, TrainingState
 Say = Callable[[str], None]
 
 
-def train(config: RunConfig, resumed: Resumed | None = None) -> int:
-    """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved)."""
+def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str] = ()) -> int:
+    """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved); says `notes`."""
     if config.tensorboard:
         require_board()
     hardware, reasons = find_hardware(config.device)
@@ -58,6 +58,8 @@ def train(config: RunConfig, resumed: Resumed | None = None) -> int:
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
     for reason in reasons + more:
         say("chosen: " + reason)
+    for note in notes:
+        say("note: " + note)
 
     with alone_in(out, process.first), open_views(
         data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from precompute.cli import UserError
-from trainer.encoders import TokenGrid, load_any, maps, pooled, width
+from precompute.cli import UsageError, UserError
+from trainer.encoders import TokenGrid, load_any, maps, pooled, untrained, width
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,34 @@ def test_siglip_without_arch_asks_for_it(tmp_path: Path) -> None:
     torch.save(own.state_dict(), tmp_path / "siglip.pth")
     with pytest.raises(UserError, match=r"siglip.pth.*--arch"):
         load_any(tmp_path / "siglip.pth", None, None)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "side", "shape"),
+    [
+        ("vit_tiny_patch16_224", None, 224, (1, 192, 14, 14)),
+        ("vit_tiny_patch16_224", 64, 64, (1, 192, 4, 4)),
+        ("resnet18", 64, 64, (1, 512, 2, 2)),
+        ("resnet10w4", None, 64, (1, 32, 8, 8)),
+    ],
+)
+def test_untrained_networks(arch: str, size: int | None, side: int, shape: tuple[int, ...]) -> None:
+    pytest.importorskip("timm")
+    encoder, found = untrained(arch, size)
+    assert found == side
+    assert maps(encoder, torch.zeros(1, 3, side, side)).shape == shape
+    assert width(encoder) == shape[1]
+
+
+def test_untrained_networks_nobody_knows_are_usage_errors() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match="--arch vit_huge_patch3: neither torchvision nor timm"):
+        untrained("vit_huge_patch3", None)
+    with pytest.raises(UsageError, match=r"--arch alexnet: unknown. Valid: .*resnet18"):
+        untrained("alexnet", None)
+    for arch in ("vit_b_16", "vit_tiny_patch16_224"):
+        with pytest.raises(UserError, match="--size 50: must be a multiple of the ViT's patch of 16"):
+            untrained(arch, 50)
 
 
 @pytest.mark.slow  # a third of a gigabyte of weights

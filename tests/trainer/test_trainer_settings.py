@@ -1,5 +1,6 @@
 """What a run decides by itself, and that it says why."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from precompute.cli import UsageError, UserError
 from trainer.build import surroundings
 from trainer.config import RunConfig
 from trainer.data import open_data
+from trainer.idle import RULES, idle_flags
 from trainer.model import build_encoder
 from trainer.settings import Hardware, decide, find_hardware
 
@@ -138,3 +140,28 @@ def test_a_machine_without_git_knows_no_commit(
     monkeypatch.setenv("PATH", str(tmp_path))
     data = open_data(None, str(demo_boxes), str(demo_root), print)
     assert surroundings(data, Policy())["commit"] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "idle"),
+    [
+        (RunConfig(method="byol", policy="rrc", own=0.5), "own scene policy method", "--own --scene"),
+        (RunConfig(own=0.5, mode="paste", scene_scale=0.3, loss="paper", ema=0.9), "own mode scene_scale loss ema", ""),
+        (RunConfig(policy="instloc", method="mocov2", ema=0.9), "ema mode mask", "--mode --mask --ema"),
+        (RunConfig(policy="instloc", method="instloc"), "mask align_weight", "--align-weight"),
+        (RunConfig(scene="whole", scale="raw"), "scene_scale temperature", "--scene-scale --temperature"),
+        (RunConfig(optimizer="adamw"), "momentum bias_lr", "--bias-lr --momentum"),
+        (RunConfig(method="simclr"), "bias_lr", ""),
+        (RunConfig(evaluate=False), "eval_split", "--eval-split"),
+    ],
+)
+def test_flags_without_an_effect_are_said(config: RunConfig, given: str, idle: str) -> None:
+    said = idle_flags(config, given.split())
+    assert [line.split()[0] for line in said] == idle.split()
+    assert all("changes nothing in this run: it belongs to" in line for line in said)
+
+
+def test_every_rule_is_of_a_flag() -> None:
+    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    named = {name for names, _, _ in RULES for name in names}
+    assert named <= fields
