@@ -68,7 +68,6 @@ def open_views(
 
     Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
     """
-    import numpy as np
     import torch
 
     from augment.loader import ViewLoader
@@ -77,8 +76,6 @@ def open_views(
     policy = policy or Policy()
     _refuse_values(check=check, on_bad=on_bad, cache=cache, dtype=dtype, policy=policy, maps=maps)
     _refuse_numbers(workers=workers, prefetch=prefetch, cache_bytes=cache_bytes)
-    if not own_backgrounds and not background_sets:
-        raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
     if cache == "off" and (cache_bytes is not None or cache_side is not None):
         given = f"cache_bytes={cache_bytes}" if cache_side is None else f"cache_side={cache_side}"
         raise UserError(f"{given} without a cache: name one, cache=ram or cache=gpu")
@@ -86,11 +83,7 @@ def open_views(
     chosen, reason = backends.choose(backend, where, policy.colour, cache != "off")
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
-    pool = None
-    if background_sets:
-        images = ImageSet([*images.parts, *(part for pair in background_sets for part in ImageSet.open(*pair).parts)])
-        others = _others(images, rows, say)
-        pool = np.concatenate((rows, others)) if own_backgrounds else others
+    images, pool = _with_backgrounds(images, rows, background_sets, own_backgrounds, say)
     schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size, pool)
     if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
         raise UserError(f"cache={cache} for views on {where}: use {'gpu' if where.type == 'cuda' else 'ram'} or off")
@@ -126,6 +119,25 @@ def _refuse_numbers(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 0:
             raise UserError(f"{name}={value}: must be at least 0")
+
+
+def _with_backgrounds(
+    images: ImageSet,
+    rows: "np.ndarray",
+    sets: Sequence[tuple[Path | str | BoxCache, Path | str]],
+    own: bool,
+    say: Callable[[str], None],
+) -> "tuple[ImageSet, np.ndarray | None]":
+    """`images` and the further sets as one, and which of it may be backgrounds (None: `rows`, the split itself)."""
+    import numpy as np
+
+    if not sets:
+        if not own:
+            raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
+        return images, None
+    images = ImageSet([*images.parts, *(part for pair in sets for part in ImageSet.open(*pair).parts)])
+    others = _others(images, rows, say)
+    return images, np.concatenate((rows, others)) if own else others
 
 
 def _others(images: ImageSet, rows: "np.ndarray", say: Callable[[str], None]) -> "np.ndarray":
