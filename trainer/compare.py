@@ -24,7 +24,7 @@ from typing import Any
 from augment.policy import NAMES
 from precompute.cli import UsageError, UserError, add_options, as_json, main, option, read_options
 from precompute.files import replacing, sweep
-from trainer.config import CONTROLS, METHODS
+from trainer.config import CONTROLS, FREE, METHODS
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending
 
@@ -180,7 +180,7 @@ def _check(command: list[str], folder: Path) -> None:
             f"given ({data['name']}, {data['images']} images): no fair comparison. Give the same, or name another --out"
         )
     saved, now = header["config"], as_json(wanted)
-    for name in now.keys() & saved.keys() - run.FREE:
+    for name in now.keys() & saved.keys() - FREE:
         if saved[name] != now[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(

@@ -16,6 +16,10 @@ QUEUE_MOMENTUM = 0.999  # of the network that makes them (He et al. 2020)
 SGD = (*QUEUED, "rotpred", "relloc")  # methods whose papers train with SGD
 CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
 
+# What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
+FREE = {
+    "out", "boxes", "root", "device", "workers", "cache", "check", "log_every", "save_every", "tensorboard", "evaluate"
+}  # fmt: skip
 
 # What a policy takes from the flags of the same name.
 POLICY_VALUES = (

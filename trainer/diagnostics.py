@@ -8,6 +8,8 @@ feature_std    standard deviation of the normalised features over the batch, tim
                features, 0 for collapsed ones
 rank           effective rank of the features (exponential of the entropy of their normalised singular values)
 no_background  share of views whose rectangle leaves less than a twentieth of the view
+
+Several processes each diagnose their part of the batch; a log line has the means.
 """
 
 import torch

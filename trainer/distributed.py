@@ -1,5 +1,6 @@
 """Several processes under torchrun: who am I, and batch normalisation over all of them, on any device."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,38 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+# torch's own differentiable collectives are other ones from version to version; these two are all that is needed.
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _summed(grads[0])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _gathered(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return mine(_summed(grads[0]))
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def over_all(x: Tensor) -> Tensor:
+    """The sum of `x` over the processes; so is its gradient, as every process's loss depends on it."""
+    return _Sum.apply(x)  # type: ignore[return-value]
+
+
 class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, of equal size each; for CPU, which torch's SyncBatchNorm refuses.
 
@@ -57,14 +90,12 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalises by the statistics of all processes in training, by the running ones otherwise."""
         if not self.training:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
         processes = world()
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        mean = all_reduce(input.mean(dims), op=dist.ReduceOp.SUM) / processes
+        mean = over_all(input.mean(dims)) / processes
         centred = input - mean.view(shape)
-        variance = all_reduce(centred.square().mean(dims), op=dist.ReduceOp.SUM) / processes
+        variance = over_all(centred.square().mean(dims)) / processes
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 count = processes * input.numel() / input.shape[1]
@@ -92,6 +123,15 @@ def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:
     return module
 
 
+def parallel(online: nn.Module, device: str) -> nn.Module:
+    """DDP around the online network alone: the target needs no gradients, and BN statistics are synchronised anyway."""
+    wrapper = nn.parallel.DistributedDataParallel
+    ids = [int(device.split(":")[1])] if device.startswith("cuda") else None
+    known = inspect.signature(wrapper).parameters
+    alone = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+    return wrapper(online, device_ids=ids, **{alone: False})  # type: ignore[arg-type]
+
+
 def world() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -107,9 +147,11 @@ def gather(x: Tensor, differentiable: bool = False) -> Tensor:
     if world() == 1:
         return x
     if differentiable:
-        from torch.distributed.nn.functional import all_gather
+        return _Gather.apply(x)  # type: ignore[return-value]
+    return _gathered(x)
 
-        return torch.cat(all_gather(x))
+
+def _gathered(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
@@ -140,13 +182,18 @@ def first_alone(process: Process) -> Iterator[None]:
         dist.barrier()
 
 
-def average(values: dict[str, float], device: str) -> dict[str, float]:
-    """The mean of every value over the processes; all must call it at the same step."""
+def average(values: dict[str, float], device: str, known: bool = False) -> dict[str, float]:
+    """The mean of every value over the processes; all must call it at the same step, with the same names.
+
+    A NaN of one process makes it NaN, unless the mean is over those that know the value.
+    """
     if world() == 1:
         return values
     shared = torch.tensor(list(values.values()), dtype=torch.float32, device=device)
-    dist.all_reduce(shared)
-    return dict(zip(values, (shared / world()).tolist(), strict=True))
+    counts = 1 - shared.isnan().float() if known else torch.ones_like(shared)
+    both = torch.stack([shared.where(counts > 0, 0.0), counts])
+    dist.all_reduce(both)
+    return dict(zip(values, (both[0] / both[1]).tolist(), strict=True))
 
 
 class StopVote:

@@ -13,25 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from precompute.cli import UserError, add_options, main, read_options
-from trainer.config import PRESETS, RunConfig
+from trainer.config import FREE, PRESETS, RunConfig
 from trainer.idle import idle_flags
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending, held_back
 
-# What may differ between a run and its continuation: it does not enter the mathematics.
-FREE = {
-    "out",
-    "boxes",
-    "root",
-    "device",
-    "workers",
-    "cache",
-    "check",
-    "log_every",
-    "save_every",
-    "tensorboard",
-    "evaluate",
-}
 CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a checkpoint
 _UNSET = object()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from augment import open_views
 from precompute.cli import as_json
@@ -28,7 +28,7 @@ from trainer.folder import alone_in, make_folder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
 from trainer.methods import Masks, Method
-from trainer.model import ONEDNN, Network, build_encoder, feature_widths, grid_of, train_mode
+from trainer.model import ONEDNN, build_encoder, feature_widths, grid_of, train_mode
 from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
 from trainer.settings import Hardware, Settings, decide, find_hardware
 from trainer.signals import held_back, stop_signal
@@ -260,7 +260,7 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
         "epochs": state.config.epochs,
         **distributed.average(state.meter.means(), hardware.device),
         "lr": state.optimizer.param_groups[0]["lr"],
-        **{name: value.item() for name, value in health.items()},
+        **distributed.average({k: v.item() for k, v in health.items()}, hardware.device, known=True),
         **timing,
     }
 
@@ -281,7 +281,7 @@ def make_state(
     compile_networks(method, config.compile)
     if process.world > 1:
         distributed.synchronise_batch_norm(method, device)
-        method.run_online_by(_parallel(method.online, device))
+        method.run_online_by(distributed.parallel(method.online, device))
     return TrainingState(
         config=config,
         settings=settings,
@@ -300,12 +300,6 @@ def compile_networks(method: Method, compiled: bool) -> None:
     for network in (method.online, method.target):
         if network is not None:
             network.compiled = compiled
-
-
-def _parallel(online: Network, device: str) -> nn.Module:
-    """DDP around the online network alone: the target needs no gradients, and BN statistics are synchronised anyway."""
-    ids = [int(device.split(":")[1])] if device.startswith("cuda") else None
-    return nn.parallel.DistributedDataParallel(online, device_ids=ids, broadcast_buffers=False)
 
 
 def autocast_of(amp: str, device: str) -> Callable[[], AbstractContextManager]:

@@ -76,12 +76,15 @@ def test_two_processes_equal_one(
     assert one.returncode == 0, one.stderr
     two = torchrun("-m", "trainer.run", *flags, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-3000:]
+    assert f"{ROOT}/trainer" not in two.stderr, "a warning about a line of ours"
     assert two.stdout.count("training: ") == 1  # the first process alone talks
     assert (tmp_path / "two" / "evaluation.json").exists()  # by the first process alone
     rows = [[r for r in journal.read(tmp_path / n / journal.NAME) if r["kind"] == "step"] for n in ("one", "two")]
     assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(*rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        for share in {"no_background", "saturated"} & a.keys():  # of all views, not of the first process's
+            assert a[share] == pytest.approx(b[share], abs=0.02)
     assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-5)
     a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
     for name in a:
