@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.program import check_out
 from precompute.cli import UserError, add_options, as_json, main, option, read_options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,7 @@ def program(argv: list[str] | None = None) -> int:
     )
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
+    check_out(config.out)
     from benchmarks.harness import facts, spread
     from benchmarks.results import SCHEMA, save
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.program import check_out
 from precompute.cli import UserError, add_options, as_json, main, option, progress, read_options
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
@@ -53,6 +54,8 @@ def program(argv: list[str] | None = None) -> int:
     )
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
+    check_out(config.out)
+    check_out(config.markdown, "--markdown")
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

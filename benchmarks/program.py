@@ -99,16 +99,16 @@ def check_size(size: int | None) -> None:
         raise ValueError(f"--size {size}: must be within 8 and 4096")
 
 
-def check_out(out: str | None) -> None:
+def check_out(out: str | None, flag: str = "--out") -> None:
     """UsageError for a result that could not be written: better before the measurement than after it."""
     if out is None:
         return
     path = Path(out)
     if path.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a .json file in it")
+        raise UsageError(f"{flag} {out}: is a folder; name a file in it")
     parent = next((p for p in path.absolute().parents if p.exists()), path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"--out {out}: {parent} is no folder that can be written to")
+        raise UsageError(f"{flag} {out}: {parent} is no folder that can be written to")
 
 
 def parse(kind: type[S], name: str, words: str | None, argv: list[str] | None) -> S:

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.program import check_out
 from precompute.cli import UserError, add_options, as_json, main, option, read_options
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
@@ -45,6 +46,7 @@ def program(argv: list[str] | None = None) -> int:
     )
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
+    check_out(config.out)
     os.environ["OMP_NUM_THREADS"] = "1"
 
     from benchmarks.harness import facts, measure, ratio, spread

@@ -172,7 +172,9 @@ class BoxCache:
                 _verify(file, path)
                 header, columns = _from_hdf5(file)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; make it with: python -m precompute.boxes --out {path}") from None
+            raise UserError(
+                f"{path}: no such file; make it with: python -m precompute.boxes --dataset NAME --root DIR --out {path}"
+            ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
         extras = {name: columns.pop(name) for name in sorted(columns) if name not in COLUMNS}

@@ -55,9 +55,9 @@ def make_demo(root: Path | str, *, images: int = IMAGES, seed: int = 0, quiet: b
         (work / _STAMP).write_text(json.dumps(stamp) + "\n")
         work.chmod(0o755)
         os.rename(work, root)
-    except OSError:
+    except OSError as error:
         if _read_stamp(root) != stamp:  # else another process was faster; its files are equal to ours
-            raise
+            raise OSError(error.errno, error.strerror or str(error), str(root)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from precompute.cli import UsageError, UserError, add_options, main, option, progress, read_options
 
+MAP = "its map"  # caption on a sheet
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -257,21 +259,24 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
         if detector is not None:
             shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
             boxes.append((literal, RED))
-        label = cache.class_names[cache.labels[i]] if cache.labels[i] >= 0 else Path(cache.path(i)).name
-        tiles.append(Tile(pixels, boxes, f"{cache.scores[i]:.2f} {label}"))
+        score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
+        tiles.append(Tile(pixels, boxes, score + Path(cache.path(i)).name))
         if shown is not None:
             height, width = pixels.shape[:2]
             map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
-            tiles.append(Tile(map_pixels, boxes[-2:], "its map"))
+            tiles.append(Tile(map_pixels, boxes[-2:], MAP))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
     title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
+    if (cache.sources[chosen] != 0).any():
+        title += ", mean saliency inside before the name"
     if detector is not None:
         title += ", Eq. 2 taken literally red; maps beside"
     picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
     with replacing(config.sheet or "") as temporary:
         picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))
-    print(f"sheet       {config.sheet}: {len(tiles)} pictures, {picture.width}x{picture.height} px")
+    count = sum(tile.caption != MAP for tile in tiles)
+    print(f"sheet       {config.sheet}: {count} pictures, {picture.width}x{picture.height} px")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 GREEN, WHITE, RED, YELLOW = (64, 224, 96), (255, 255, 255), (255, 72, 72), (255, 208, 0)
 _GAP = 4
 _CAPTION = 15
+_LEAST = 144  # a tile's width, for its caption
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ def _draw(tile: Tile, height: int) -> Image.Image:
         # A dark rim, so that the line shows on any ground.
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0))
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
-    whole = Image.new("RGB", (width, height + _CAPTION), (24, 24, 24))
-    whole.paste(picture, (0, 0))
-    fits = max(3, width // 6)
-    caption = tile.caption if len(tile.caption) <= fits else tile.caption[: fits - 1] + "…"
+    whole = Image.new("RGB", (max(width, _LEAST), height + _CAPTION), (24, 24, 24))
+    whole.paste(picture, ((whole.width - width) // 2, 0))
+    fits = whole.width // 6
+    caption = tile.caption
+    if len(caption) > fits:  # of a file's name the end tells more than the middle
+        caption = caption[: fits // 2] + "…" + caption[len(caption) - (fits - 1) // 2 :]
     ImageDraw.Draw(whole).text((2, height + 1), caption, fill=(200, 200, 200), font=ImageFont.load_default(10))
     return whole

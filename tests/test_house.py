@@ -228,6 +228,19 @@ class TestDemo:
             make_demo(tmp_path / "few", images=5)
         assert os.listdir(tmp_path) == ["keep.txt"]
 
+    def test_a_full_disk_names_the_folder_and_leaves_nothing(self, tmp_path, monkeypatch):
+        from PIL import Image
+
+        from precompute.demo import make_demo
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")  # as Pillow raises it: nameless
+
+        monkeypatch.setattr(Image.Image, "save", full)
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'demo'}'"):
+            make_demo(tmp_path / "demo", quiet=True)
+        assert os.listdir(tmp_path) == []
+
 
 def test_devices_and_folders_are_never_replaced(tmp_path):
     fifo = tmp_path / "fifo"

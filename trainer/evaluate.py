@@ -51,6 +51,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
         known_device(self.device)
+        if self.dataset is not None and self.boxes is not None:
+            raise ValueError("--dataset and --boxes each name the data: give one of them")
         if self.gallery is not None and not self.gallery.lower().endswith(".png"):
             raise ValueError(f"--gallery {self.gallery}: name a .png file")
         if not 0 <= self.seed < 2**63:

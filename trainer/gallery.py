@@ -117,7 +117,7 @@ def _draw(
             frame = ((x0 * side, y0 * side), (x1 - x0) * side, (y1 - y0) * side)
             panel.add_patch(Rectangle(*frame, fill=False, edgecolor="lime", linewidth=1.2))
             if i < across:
-                title = f"centre prior {prior:.3f}" if name == "picture" else f"{name} {aucs[name]:.3f}"
+                title = f"picture; centre prior {prior:.3f}" if name == "picture" else f"{name} {aucs[name]:.3f}"
                 panel.set_title(title, fontsize=8)
     try:
         with replacing(path) as temporary:

@@ -12,7 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import UserError, add_options, main, read_options
+from precompute.cli import UsageError, UserError, add_options, main, read_options
 from trainer.config import FREE, PRESETS, RunConfig
 from trainer.idle import idle_flags
 from trainer.settings import let_idle_threads_sleep
@@ -59,7 +59,10 @@ def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
     parser.set_defaults(**{f.name: _UNSET for f in dataclasses.fields(RunConfig)})
     parsed = vars(parser.parse_args(argv))
     preset, resume = parsed.pop("preset"), parsed.pop("resume")
-    return {k: v for k, v in parsed.items() if v is not _UNSET}, preset, resume
+    given = {k: v for k, v in parsed.items() if v is not _UNSET}
+    if "dataset" in given and "boxes" in given:
+        raise UsageError("--dataset and --boxes each name the data: give one of them")
+    return given, preset, resume
 
 
 def _config(values: dict[str, Any]) -> RunConfig:

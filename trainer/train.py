@@ -320,7 +320,11 @@ def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: 
         with held_back():
             from trainer.report import evaluate_run
 
-        found = evaluate_run(state, data, out, say)
+        try:
+            found = evaluate_run(state, data, out, say)
+        except KeyboardInterrupt:
+            say(f"the run is trained and saved, but not evaluated. For that: python -m trainer.run --resume {out}")
+            raise
         journal.add("evaluation", step=state.step, **found)
     say(f"model card: {write_card(out, found)}")
 

@@ -50,7 +50,7 @@ def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None 
     if missing or wrong or more:
         what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
         what += [f"{some(more)} left over"] * bool(more)
-        raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}")
+        raise UserError(f"{path} does not fit --arch {found}: {'; '.join(what)}{_fitting(weights, path)}")
     refuse_broken({k: weights[k] for k in expected if k in weights}, path)
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
     ignored = [k for k in state if not k.startswith(prefix) or k.removeprefix(prefix) not in expected]
@@ -58,6 +58,14 @@ def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None 
     under = f" under {prefix!r}" if prefix else ""
     left = f"; not used: {some(ignored)}" if ignored else ""
     return encoder, found, f"weights: all {len(expected)} tensors of {found} from {path}{under}{left}"
+
+
+def _fitting(weights: Mapping[str, Tensor], path: str | Path) -> str:
+    """The architecture that these weights are of, as the end of a message."""
+    try:
+        return f". It holds a {infer_arch(weights, path)}"
+    except UserError:
+        return ""
 
 
 def refuse_broken(weights: Mapping[str, Tensor], path: str | Path) -> None:

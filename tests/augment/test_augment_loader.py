@@ -180,6 +180,23 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
         list(loader)
 
 
+def test_a_stand_in_is_seen_as_the_image_that_it_stands_for_would_have_been(demo, broken):
+    """Its flip, colour and blur are the bad image's; so one image that is twice in a batch makes two pairs of views."""
+    options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "say": lambda _: None}
+    (root, boxes), (copy, _, rows), twice = demo, broken, 0
+    with open_views(boxes, root, **options) as whole, open_views(boxes, copy, **options) as mended:
+        for was, batch in zip(whole, mended, strict=True):
+            for name in ("flip", "jitter", "jittered", "order", "gray", "sigma"):
+                assert (getattr(was.plan, name) == getattr(batch.plan, name)).all(), name
+            sources = batch.sources.tolist()
+            for i in (i for i, row in enumerate(was.sources.tolist()) if row in rows):
+                assert sources[i] not in rows
+                for j in (j for j, row in enumerate(sources) if row == sources[i] and j != i):
+                    assert not torch.equal(batch.q[i], batch.q[j])
+                    twice += 1
+    assert twice > 0
+
+
 def test_same_size_other_contents_is_found_by_hash(demo, tmp_path):
     root, boxes = demo
     copy = tmp_path / "demo"

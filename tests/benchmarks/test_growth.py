@@ -117,8 +117,11 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         ("sweep", ["--over", "size", "--values", "4", "8"], "--size 4: must be within 8 and 4096"),
         ("step", ["--size", "7"], "--size 7: must be within 8 and 4096"),
         ("roofline", ["--size", "5000"], "--size 5000: must be within 8 and 4096"),
-        ("roofline", ["--out", "tests"], "--out tests: is a folder; name a .json file in it"),
+        ("roofline", ["--out", "tests"], "--out tests: is a folder; name a file in it"),
         ("step", ["--out", "README.md/x.json"], "is no folder that can be written to"),
+        ("search", ["--out", "README.md/x.json"], "is no folder that can be written to"),
+        ("boxes_scale", ["--out", "tests"], "--out tests: is a folder"),
+        ("detectors", ["--markdown", "README.md/x.md"], "--markdown README.md/x.md: "),
         ("suite", ["--out", "README.md"], "--out README.md: is a file; name a folder"),
     ],
 )

@@ -164,6 +164,40 @@ def test_read_notices_a_changed_file(tmp_path):
         cache.read(tmp_path, 0)
 
 
+@pytest.mark.parametrize("size", [0, 7, 9])
+def test_a_changed_size_is_noticed_without_reading(tmp_path, size):
+    """Of the picture that changed, and of no other: the one before and the one behind it are as they were."""
+    cache = make(3, file_sizes=np.array([8, 8, 8]))
+    for i in range(3):
+        file = tmp_path / cache.path(i)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"contents")
+        cache.check_size(tmp_path, i)
+    (tmp_path / cache.path(1)).write_bytes(b"x" * size)
+    cache.check_size(tmp_path, 0)
+    cache.check_size(tmp_path, 2)
+    with pytest.raises(BadFile, match=rf"images/ü 1\.jpg: changed since the boxes were made: {size} bytes, not 8") as one:
+        cache.check_size(tmp_path, 1)
+    assert one.value.path == "images/ü 1.jpg"
+    (tmp_path / cache.path(1)).unlink()
+    with pytest.raises(BadFile, match=r"images/ü 1\.jpg: cannot be read below .*No such file"):
+        cache.check_size(tmp_path, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", range(4))
+def test_boxes_that_are_no_numbers_are_neither_written_nor_read(tmp_path, value, side):
+    boxes = make().boxes.copy()
+    boxes[2, side] = value
+    with pytest.raises(ValueError, match="column boxes: not of finite numbers"):
+        make(boxes=boxes)
+    cache = make()
+    cache.boxes[2:4, side] = value  # behind its back: as a version before wrote it
+    write(tmp_path / "x.h5", cache)
+    with pytest.raises(UserError, match=r"x\.h5: the box of images/ü 2\.jpg is not of finite numbers \(2 in all\)"):
+        BoxCache.open(tmp_path / "x.h5")
+
+
 def test_wrong_columns_are_refused():
     with pytest.raises(ValueError, match="column boxes: float64"):
         make(boxes=np.zeros((5, 4)))

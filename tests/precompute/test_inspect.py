@@ -29,6 +29,7 @@ def test_summary_sheet_quarantine_json(made, run_module):
     done = run_module("precompute.inspect", folder / "x.h5", "--sheet", folder / "s.png", "--quarantine", "--json")
     assert done.returncode == 0, done.stderr
     assert f"{victim}: cannot be decoded" in done.stdout
+    assert "s.png: 24 pictures" in done.stdout  # their maps beside them are none
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["images"] == 223
     assert facts["quarantined"] == 1

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         run.config_of(["--no-eval"])
     assert "--no-eval" in capsys.readouterr().err
+
+
+def test_data_named_twice_is_a_usage_error(data: list[str]) -> None:
+    for program, flags in ((run.program, []), (evaluate.program, ["random", "--arch", "resnet10w4"])):
+        with pytest.raises(UsageError, match="--dataset and --boxes each name the data"):
+            program([*flags, "--dataset", "demo", *data])
+
+
+def test_an_interrupted_evaluation_says_how_to_have_it(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from trainer import report
+
+    flags = [*data, *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "evaluate_run", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run.program(flags)
+    assert f"not evaluated. For that: python -m trainer.run --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert run.program(["--resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("flags", [["--train-split", "all"], ["--eval-split", "train"]])
