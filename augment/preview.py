@@ -169,7 +169,9 @@ def _fitted(images: "ImageSet", row: int, size: int) -> "tuple[Image.Image, list
 
 
 def _short(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
+    from precompute.sheet import drawable
+
+    return drawable(path.rsplit("/", 1)[-1])
 
 
 def _write(draw: Any, place: tuple[int, int], text: str, width: int) -> None:

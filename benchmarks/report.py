@@ -183,15 +183,20 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
 
 def _draw_lines(document: dict[str, Any], axes: Any) -> None:
+    from matplotlib.ticker import LogLocator
+
     sweep = document["sweep"]
     for name, costs in sweep["costs"].items():
         style = "-o" if name.startswith("ours") else "--s"
         axes.loglog(sweep["values"], costs, style, label=f"{name} (slope {sweep['slopes'][name]:.2f})")
     axes.set_xticks(sweep["values"], [f"{v:g}" for v in sweep["values"]])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlabel(sweep["words"])
     axes.set_ylabel(f"{unit_words(document)} per sample")
-    axes.legend(fontsize="small")
+    axes.set_title(f"cost by {sweep['words']}")
+    axes.figure.legend(loc="outside lower center", ncols=2, fontsize="small")
 
 
 def _draw_bars(document: dict[str, Any], axes: Any) -> None:
@@ -200,6 +205,8 @@ def _draw_bars(document: dict[str, Any], axes: Any) -> None:
     colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
     axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)
     axes.invert_yaxis()
+    if max(m for _, m, *_ in data) > 50 * min(m for _, m, *_ in data) > 0:  # else the small ones could not be read
+        axes.set_xscale("log")
     axes.set_xlabel(f"{unit_words(document)} per sample (median, lowest to highest)")
     axes.set_title(document["settings"].get("scope", document["benchmark"]))
 

@@ -1,5 +1,6 @@
 """Contact sheets: pictures with their boxes, for a person to look at."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,12 @@ def contact_sheet(tiles: Sequence[Tile], *, columns: int, height: int = 160, tit
     return sheet
 
 
+def drawable(text: str) -> str:
+    """`text` as Pillow's own font can write it, which has ASCII only: without accents, ? for other signs."""
+    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return "".join(c if c.isascii() else "?" for c in letters)
+
+
 def _draw(tile: Tile, height: int) -> Image.Image:
     picture = Image.fromarray(tile.pixels)
     width = int(np.clip(round(picture.width * height / picture.height), height // 3, 2 * height))
@@ -52,7 +59,7 @@ def _draw(tile: Tile, height: int) -> Image.Image:
     whole = Image.new("RGB", (max(width, _LEAST), height + _CAPTION), (24, 24, 24))
     whole.paste(picture, ((whole.width - width) // 2, 0))
     fits = whole.width // 6
-    caption = tile.caption
+    caption = drawable(tile.caption)
     if len(caption) > fits:  # of a file's name the end tells more than the middle
         caption = caption[: fits // 2] + "…" + caption[len(caption) - (fits - 1) // 2 :]
     ImageDraw.Draw(whole).text((2, height + 1), caption, fill=(200, 200, 200), font=ImageFont.load_default(10))

@@ -48,7 +48,6 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     say = _say if process.first else _keep_quiet
     policy = config.views()
     with distributed.first_alone(process):
-        out = make_folder(Path(config.out), resumed and resumed.path, say) if process.first else Path(config.out)
         data = open_data(config.dataset, config.boxes, config.root, say)
     if config.evaluate:
         data.require_apart(config.train_split, config.eval_split)  # a mistake here would show hours later
@@ -61,6 +60,7 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     for note in notes:
         say("note: " + note)
 
+    out = make_folder(Path(config.out), resumed and resumed.path, say) if process.first else Path(config.out)
     with alone_in(out, process.first), open_views(
         data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
         batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,

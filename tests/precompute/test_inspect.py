@@ -9,6 +9,7 @@ from PIL import Image
 
 from precompute.agreement import agreement, best_centred, centred, iou
 from precompute.patches import draw_patch
+from precompute.sheet import drawable
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,8 @@ def test_patches_follow_the_crop_rule():
     x0, y0, x1, y1 = draw_patch(rng, np.array([0.0, 0.4, 1.0, 0.41]), 400, 300, 0.5)  # a strip: the fallback
     assert (y0, y1) == (120, 123)
     assert x1 - x0 == 4
+
+
+def test_captions_are_written_with_the_letters_there_are():
+    assert drawable("Mésange_bleue_Ærø_1.jpg") == "Mesange_bleue_?r?_1.jpg"
+    assert drawable("山雀 2.jpg") == "?? 2.jpg"

@@ -65,6 +65,17 @@ def test_data_named_twice_is_a_usage_error(data: list[str]) -> None:
             program([*flags, "--dataset", "demo", *data])
 
 
+def test_a_run_that_cannot_be_leaves_no_folder(data: list[str], tmp_path: Path) -> None:
+    for flags in (
+        ["--boxes", "no.h5", "--root", "x"],
+        [*data, "--train-split", "tran"],
+        [*data, "--batch-size", "999"],
+    ):
+        with pytest.raises(UserError):
+            run.program([*TINY, *flags, "--out", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+
 def test_an_interrupted_evaluation_says_how_to_have_it(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
