@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UsageError, UserError, add_options, cores, main, option, progress, read_options
+from precompute.cli import UsageError, UserError, add_options, command, cores, main, option, progress, read_options
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
 from precompute.team import Team
@@ -264,13 +264,14 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
     for bad in cache.quarantine[:10]:
         say(f"  {bad.path}: {bad.reason}")
     if len(cache.quarantine) > 10:
-        say(f"  ... and {len(cache.quarantine) - 10} more: python -m precompute.inspect {out} --quarantine")
+        say(f"  ... and {len(cache.quarantine) - 10} more: {command('precompute.inspect', out, '--quarantine')}")
     if reused:
         say(f"{out} is up to date: nothing to do ({seconds:.1f} s)")
     else:
         size = out.stat().st_size / 1e6
         say(f"{out} written: {size:.2f} MB in {seconds:.1f} s ({len(cache) / seconds:.0f} pictures/s)")
-        say(f"Look at it: python -m precompute.inspect {out} --root {root} --sheet {out.with_suffix('.png')}")
+        look = command("precompute.inspect", out, "--root", root, "--sheet", out.with_suffix(".png"))
+        say(f"Look at it: {look}")
     if as_json:
         summary = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
         summary |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}

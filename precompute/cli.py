@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 import types
@@ -39,6 +40,11 @@ class Interrupted(KeyboardInterrupt):
     A class of its own: where KeyboardInterrupt itself passes through an `exec` (every dataclass that is being imported
     has one), CPython ends the process by SIGINT whatever is done about it afterwards.
     """
+
+
+def command(module: str, *arguments: Any) -> str:
+    """A command line of one of the programs, for a message: its arguments quoted where the shell wants it."""
+    return f"python -m {module} {shlex.join(map(str, arguments))}"
 
 
 def option(default: Any, help: str, *, choices: Iterable[Any] | None = None) -> Any:

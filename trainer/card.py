@@ -9,6 +9,7 @@ from trainer import journal
 from trainer.config import QUEUE_MOMENTUM, QUEUED
 
 NAME = "MODEL_CARD.md"
+FEW = 30  # images, from which on a mean is worth its standard error
 
 
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
@@ -118,5 +119,7 @@ def area_shares(found: dict[str, Any]) -> str:
 def keys_sentence(found: dict[str, float]) -> str:
     """What another image's keys say about correspondence between views: `change` of C's AUC, its `standard_error`."""
     change, error = found["change"], found["standard_error"]
-    shown = "some" if change < -2 * error else "no"
-    return f"another image's keys change C's AUC by {change:+.3f} ± {error:.3f}: {shown} correspondence of views shown"
+    told = f"another image's keys change C's AUC by {change:+.3f} ± {error:.3f} (standard error)"
+    if found.get("images", FEW) < FEW:
+        return f"{told}: {found['images']} images are too few to show a correspondence of views"
+    return f"{told}: {'some' if change < -2 * error else 'no'} correspondence of views shown"

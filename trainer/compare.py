@@ -168,16 +168,18 @@ def _check(command: list[str], folder: Path) -> None:
     from trainer.folder import EVALUATION
 
     wanted = run.config_of(command)
+    data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None)
+    if data.held_out(wanted.train_split, wanted.eval_split) is None:
+        raise UserError(data.nothing_held_out)
     begun = checkpoint.any_in(folder) or (folder / EVALUATION).exists()
     if not begun or not (folder / journal.NAME).exists():
         return
     header = journal.header(folder / journal.NAME)
-    data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None).identity()
-    was = header["about"]["data"]
-    if any(was[key] != data[key] for key in ("digest", "name", "images") if key in was):
+    was, given = header["about"]["data"], data.identity()
+    if any(was[key] != given[key] for key in ("digest", "name", "images") if key in was):
         raise UserError(
             f"{folder} was trained on other pictures or boxes ({was['name']}, {was['images']} images) than those now "
-            f"given ({data['name']}, {data['images']} images): no fair comparison. Give the same, or name another --out"
+            f"given ({given['name']}, {given['images']}): no fair comparison. Give the same, or name another --out"
         )
     saved, now = header["config"], as_json(wanted)
     for name in now.keys() & saved.keys() - FREE:

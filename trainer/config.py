@@ -88,7 +88,7 @@ class RunConfig:
     train_split: str = option(
         "train", "split to train on; 'all' for every image; NAME/fit and NAME/dev: two thirds and one third of a split"
     )
-    eval_split: str = option("test", "split held out for the evaluation at the end")
+    eval_split: str | None = option(None, "split held out for the evaluation at the end; default: test, else val")
     pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
     policy: str = policy_option("name")
     maps: str | None = option(

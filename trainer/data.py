@@ -1,5 +1,6 @@
 """Which images a run trains on: a box file and its folder, named or the demo set."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.cli import UserError, command
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,38 @@ class Data:
     boxes: Path
     root: Path
 
-    def split(self, name: str) -> str | None:
-        """A split's name as the loader wants it ("all" is None); UserError names the valid ones."""
+    def split(self, name: str, flag: str = "") -> str | None:
+        """A split's name as the loader wants it ("all" is None); UserError names the valid ones, and `flag`."""
         if name == "all":
             return None
-        self.cache.indices(name)
+        try:
+            self.cache.indices(name)
+        except UserError as error:
+            raise UserError(f"{flag} {name}: {error}" if flag else str(error)) from error
         return name
+
+    def held_out(self, train: str, asked: str | None) -> str | None:
+        """The split for evaluations: the one asked for, else test or val; None where the set has neither.
+
+        UserError where it shares images with the split `train`.
+        """
+        found = asked or next((name for name in ("test", "val") if name in self.cache.split_names), None)
+        if found is not None:
+            self.require_apart(train, found)
+        return found
+
+    @property
+    def nothing_held_out(self) -> str:
+        """Why there is no split for evaluations, and how to have one."""
+        return (
+            f"the set {self.cache.dataset!r} has no split test or val, only {', '.join(self.cache.split_names)}. "
+            "To hold a third of train out: --train-split train/fit --eval-split train/dev"
+        )
 
     def require_apart(self, train: str, test: str) -> None:
         """UserError where two splits share images: what a net was trained on, or a kNN bank holds, is not held out."""
-        rows = (set(self.cache.indices(self.split(name)).tolist()) for name in (train, test))
+        named = ((train, "--train-split"), (test, "--eval-split"))
+        rows = (set(self.cache.indices(self.split(*pair)).tolist()) for pair in named)
         if shared := len(set.intersection(*rows)):
             raise UserError(
                 f"--train-split {train} and --eval-split {test} share {shared} images, which would not be held out. "
@@ -57,9 +80,8 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
         say(f"data: {path} is missing; making the demo set and its boxes")
         _make("demo", path)
     if not path.exists() and boxes is None:
-        raise UserError(
-            f"{path} is missing. Make it first: python -m precompute.boxes --dataset {dataset} --root DIR --out {path}"
-        )
+        made = command("precompute.boxes", "--dataset", dataset, "--root", "DIR", "--out", path)
+        raise UserError(f"{path} is missing. Make it first: {made}")
     cache = BoxCache.open(path)
     folder = root or cache.provenance.get("config", {}).get("root") or f"data/{cache.dataset}"
     if not Path(folder).is_dir():
@@ -71,6 +93,6 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
 
 def _make(dataset: str, path: Path) -> None:
     """Runs precompute.boxes as its own program: the trainer imports nothing of it but the cache's reader."""
-    command = [sys.executable, "-m", "precompute.boxes", "--dataset", dataset, "--out", str(path)]
-    if (status := subprocess.run(command).returncode) != 0:
-        raise UserError(f"{' '.join(command[1:])} failed with exit status {status}; see its message above")
+    program = [sys.executable, "-m", "precompute.boxes", "--dataset", dataset, "--out", str(path)]
+    if (status := subprocess.run(program).returncode) != 0:
+        raise UserError(f"{shlex.join(program[1:])} failed with exit status {status}; see its message above")

@@ -33,7 +33,7 @@ class EvaluateConfig:
     protocol: tuple[str, ...] = option(("knn", "localise"), "protocols, or all", choices=(*PROTOCOLS, "all"))
     arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
     train_split: str = option("train", "split to learn from")
-    eval_split: str = option("test", "split to test on")
+    eval_split: str | None = option(None, "split to test on; default: test, else val")
     size: int | None = option(None, "side of the images in pixels; default 224, 64 for narrow encoders")
     batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
     linear_epochs: int = option(100, "epochs of the linear protocol")
@@ -103,14 +103,22 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
         encoder, arch, size, remark = load_any(weights, config.arch, config.size)
     print(remark)
     data = open_data(config.dataset, config.boxes, config.root, print)
-    data.require_apart(config.train_split, config.eval_split)
+    held_out = data.held_out(config.train_split, config.eval_split)
+    if held_out is None:
+        raise UserError(data.nothing_held_out)
     hardware, _ = find_hardware(config.device)
     encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
-    result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config), "size": size}
+    result: dict[str, Any] = {
+        "weights": weights,
+        "arch": arch,
+        "config": as_json(config),
+        "eval_split": held_out,
+        "size": size,
+    }
 
     def bench_of(batch: int) -> protocols.Bench:
         return protocols.Bench(
-            data, config.train_split, config.eval_split, size, config.batch_size or batch,
+            data, config.train_split, held_out, size, config.batch_size or batch,
             hardware.device, config.workers, config.pipeline, config.seed,
         )  # fmt: skip
 
@@ -120,7 +128,7 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     for name in PROTOCOLS if "all" in config.protocol else config.protocol:
         bench = bench_of(16 if name == "finetune" else 64)
         if name != "localise" and not bench.has_labels():
-            raise UserError(f"--protocol {name}: the set has no labels in {config.train_split} or {config.eval_split}")
+            raise UserError(f"--protocol {name}: the set has no labels in {config.train_split} or {held_out}")
         if name == "knn":
             result[name] = protocols.knn(encoder, bench)
         elif name == "linear":

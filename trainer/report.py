@@ -28,16 +28,17 @@ SHOWN = 6  # pictures in the figure
 
 
 @torch.no_grad()
-def evaluate_run(state: TrainingState, data: Data, out: Path, say: Say) -> dict[str, Any]:
-    """kNN and localisation of the online encoder as JSON values; prints them, writes evaluation.json and a figure."""
+def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say: Say) -> dict[str, Any]:
+    """kNN and localisation of the online encoder as JSON values; prints them, writes evaluation.json and a figure.
+
+    `held_out` is the split to evaluate on.
+    """
     state.method.eval()
     config, settings = state.config, state.settings
     batch = max(settings.batch_size // config.accumulate, 16)
     device = str(next(state.method.parameters()).device)
-    bench = Bench(
-        data, config.train_split, config.eval_split, config.size, batch, device, config.workers, config.pipeline
-    )
-    result: dict[str, Any] = {"knn": _knn(state, bench, say), "localisation": None}
+    bench = Bench(data, config.train_split, held_out, config.size, batch, device, config.workers, config.pipeline)
+    result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(state, bench, say), "localisation": None}
     result["localisation"], pictures = _localisation(state, bench, say)
     state.method.train()
     with replacing(out / EVALUATION) as temporary:
@@ -139,7 +140,7 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
         change = cell_auc(other, mask) - cell_auc(c, mask)
         change = change[change.isfinite()].double()
         error = change.std() / len(change) ** 0.5
-        extra["rolled_keys"] = {"change": change.mean().item(), "standard_error": error.item()}
+        extra["rolled_keys"] = {"change": change.mean().item(), "standard_error": error.item(), "images": len(change)}
     return found, extra, pictures
 
 

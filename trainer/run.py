@@ -91,6 +91,13 @@ def _continued(state: dict[str, Any], given: dict[str, Any], path: Path) -> RunC
                 "Leave the flag out, or start a new run with another --out"
             )
         values[name] = value
+    for name in ("boxes", "root"):
+        place = values.get(name)
+        if place is not None and name not in given and not Path(place).exists():
+            raise UserError(
+                f"{path} was trained with --{name} {place}, and from {Path.cwd()} there is none. "
+                f"Go on from the folder that the run was begun in, or say where it is now with --{name}"
+            )
     if "out" not in given:
         values["out"] = str(path.parent)
     return _config(values)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from precompute.cli import UserError, as_json
+from precompute.cli import UserError, as_json, command
 from trainer import checkpoint
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
@@ -122,7 +122,7 @@ class Saver:
     def _unwritten(self, step: int, error: OSError) -> UserError:
         good = "There is none before it"
         if self.saved is not None:
-            good = f"Last good checkpoint: step {self.saved}. Then: python -m trainer.run --resume {self.folder}"
+            good = f"Last good checkpoint: step {self.saved}. Then: {command('trainer.run', '--resume', self.folder)}"
         return UserError(
             f"{error.filename}: the checkpoint of step {step} was not written ({error.strerror}). Make room. {good}"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from augment import open_views
-from precompute.cli import as_json
+from precompute.cli import as_json, command
 from trainer import checkpoint, distributed
 from trainer.board import Board
 from trainer.board import require as require_board
@@ -49,9 +49,11 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     policy = config.views()
     with distributed.first_alone(process):
         data = open_data(config.dataset, config.boxes, config.root, say)
-    if config.evaluate:
-        data.require_apart(config.train_split, config.eval_split)  # a mistake here would show hours later
-    images = len(data.cache.indices(data.split(config.train_split)))
+    images = len(data.cache.indices(data.split(config.train_split, "--train-split")))
+    # Before the training: a mistake here would show hours later.
+    held_out = data.held_out(config.train_split, config.eval_split) if config.evaluate else None
+    if config.evaluate and held_out is None:
+        reasons.append(f"no evaluation: {data.nothing_held_out}")
     torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - a run of compare's before may have done without
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
@@ -91,9 +93,9 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
         saver.save(state, keep=resumed is None or resumed.path.name == checkpoint.NAME)
         done = _loop(state, grids, hardware, process, journal, saver, say)
     if not done:
-        say(f"stopped at step {state.step} and saved. Go on with: python -m trainer.run --resume {out}")
+        say(f"stopped at step {state.step} and saved. Go on with: {command('trainer.run', '--resume', out)}")
     elif process.first:
-        _finish(state, data, journal, out, say)
+        _finish(state, data, held_out, journal, out, say)
     if board:
         board.close()
     distributed.stop()
@@ -310,20 +312,20 @@ def autocast_of(amp: str, device: str) -> Callable[[], AbstractContextManager]:
     return lambda: torch.autocast(device.split(":")[0], dtype=dtype)
 
 
-def _finish(state: TrainingState, data: Data, journal: Journal, out: Path, say: Say) -> None:
-    """Exports the encoder and, unless told not to, evaluates it."""
+def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Journal, out: Path, say: Say) -> None:
+    """Exports the encoder and, where a split is held out for it, evaluates it."""
     compile_networks(state.method, False)  # evaluation sees each shape a few times only
     path = save_encoder(state.method.online.encoder, out, state.config)
     say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
     found = None
-    if state.config.evaluate:
+    if held_out is not None:
         with held_back():
             from trainer.report import evaluate_run
 
         try:
-            found = evaluate_run(state, data, out, say)
+            found = evaluate_run(state, data, held_out, out, say)
         except KeyboardInterrupt:
-            say(f"the run is trained and saved, but not evaluated. For that: python -m trainer.run --resume {out}")
+            say(f"trained and saved, but not evaluated. For that: {command('trainer.run', '--resume', out)}")
             raise
         journal.add("evaluation", step=state.step, **found)
     say(f"model card: {write_card(out, found)}")

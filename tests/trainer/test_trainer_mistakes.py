@@ -76,6 +76,56 @@ def test_a_run_that_cannot_be_leaves_no_folder(data: list[str], tmp_path: Path) 
         assert not (tmp_path / "run").exists()
 
 
+def renamed(boxes: Path, out: Path, names: tuple[str, ...]) -> str:
+    """The box file with its two splits called otherwise; one name: all in one split."""
+    cache = BoxCache.open(boxes)
+    splits = cache.splits if len(names) == 2 else np.zeros_like(cache.splits)
+    write(out, replace(cache, split_names=names, splits=splits))
+    return str(out)
+
+
+def test_a_set_of_one_split_is_trained_on_and_not_evaluated(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = ["--boxes", renamed(demo_boxes, tmp_path / "one.h5", ("train",)), "--root", str(demo_root)]
+    flags = [*data, *TINY, "--epochs", "1"]
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    assert (
+        "chosen: no evaluation: the set 'demo' has no split test or val, only train. To hold" in capsys.readouterr().out
+    )
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    match = r"has no split test or val, only train\. .*--train-split train/fit --eval-split train/dev"
+    with pytest.raises(UserError, match=match):
+        evaluate.program(["random", "--arch", "resnet10w4", *data])
+    with pytest.raises(UserError, match=match):
+        compare.program(["--arms", "byol:rrc", "--seeds", "1", "--out", str(tmp_path / "runs"), "--", *flags])
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="--train-split tran: the set 'demo' has no split 'tran'; it has: train"):
+        run.program([*flags, "--train-split", "tran", "--out", str(tmp_path / "other")])
+
+
+def test_val_is_held_out_where_there_is_no_test(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+    data = ["--boxes", renamed(demo_boxes, tmp_path / "val.h5", ("train", "val")), "--root", str(demo_root)]
+    assert run.program([*data, *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["eval_split"] == "val"
+
+
+def test_a_run_resumed_from_elsewhere_asks_where_its_data_are(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").symlink_to(demo_root)
+    (tmp_path / "b.h5").write_bytes(demo_boxes.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert (
+        run.program(["--boxes", "b.h5", "--root", "here", *TINY, "--epochs", "1", "--no-evaluate", "--out", "r"]) == 0
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"was trained with --boxes b\.h5, and from \S+/elsewhere there is none"):
+        run.program(["--resume", "../r"])
+    assert run.program(["--resume", "../r", "--boxes", "../b.h5", "--root", "../here"]) == 0
+
+
 def test_an_interrupted_evaluation_says_how_to_have_it(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -86,7 +136,7 @@ def test_an_interrupted_evaluation_says_how_to_have_it(
         patch.setattr(report, "evaluate_run", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run.program(flags)
-    assert f"not evaluated. For that: python -m trainer.run --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert f"not evaluated. For that: python -m trainer.run --resume {tmp_path / 'run'}\n" in capsys.readouterr().out
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert run.program(["--resume", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "evaluation.json").exists()
