@@ -49,10 +49,10 @@ demo: $(VENV)/.ready
 	$(PY) -m augment.preview --boxes cache/demo.h5 --root data/demo --out $(OUT)/views.png
 	$(PY) -m trainer.run --preset demo --out $(OUT)
 	@echo
-	@echo "Made: data/demo           the embedded data set (CUB-200-2011 layout)"
-	@echo "      cache/demo.h5       its saliency boxes       python -m precompute.inspect cache/demo.h5"
-	@echo "      $(OUT)/views.png    views with their pasted rectangles"
-	@echo "      $(OUT)/             metrics.jsonl, checkpoints, encoder.safetensors (torchvision's key names)"
+	@printf '%-5s %-19s %s\n' Made: data/demo "the embedded data set (CUB-200-2011 layout)" \
+	  "" cache/demo.h5 "its saliency boxes (look: python -m precompute.inspect cache/demo.h5)" \
+	  "" $(OUT)/views.png "views with their pasted rectangles" \
+	  "" $(OUT)/ "metrics.jsonl, checkpoints, encoder.safetensors (torchvision's key names)"
 	@echo "Your own data next (a folder of class folders, or cub, cars, aircraft, ...):"
 	@echo "      . $(VENV)/bin/activate"
 	@echo "      python -m precompute.boxes --dataset folder --root DIR --out cache/mine.h5"

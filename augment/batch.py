@@ -28,7 +28,7 @@ class Parameters:
     sigma: Tensor  # float32 [N, V]: of the blur, in view pixels; 0 for none
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Batch:
     """N sources with V views each. Indices are rows of the box file."""
 
@@ -41,6 +41,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def __repr__(self) -> str:
+        view = self.views[0]
+        return f"Batch({len(self)} sources, {len(self.views)} views {list(view.shape)} {view.dtype} on {view.device})"
 
     @property
     def q(self) -> Tensor:
@@ -66,8 +70,9 @@ class Batch:
     def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
         """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid].
 
-        A patch that is pasted by a map covers a pixel by its alpha.
+        A patch that is pasted by a map covers a pixel by its alpha. IndexError where there is no such view.
         """
+        self._known(view)
         if self.plan.alpha is None:
             return geometry.masks(self.rects[:, view], self.size, grid)
         names = ("alpha", "flip", "turns")
@@ -82,15 +87,21 @@ class Batch:
         """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""
         from torchvision.tv_tensors import Mask
 
+        self._known(view)
         return Mask(geometry.masks(self.rects[:, view], self.size, self.size) > 0)
 
     def boxes(self, view: int) -> "BoundingBoxes":
         """The patch's rectangle in view number `view` as `torchvision.tv_tensors.BoundingBoxes` [N, 4], XYXY."""
         from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
+        self._known(view)
         side = (self.size, self.size)
         # Its type stubs leave `__new__`'s keywords out.
         return BoundingBoxes(self.rects[:, view], format=BoundingBoxFormat.XYXY, canvas_size=side)  # type: ignore[call-arg]
+
+    def _known(self, view: int) -> None:
+        if not -len(self.views) <= view < len(self.views):
+            raise IndexError(f"view {view}: the batch has views 0 to {len(self.views) - 1}")
 
     def to(self, where: device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on another device."""

@@ -35,13 +35,13 @@ class ImageSet:
         self.labels = np.concatenate([cache.labels for cache, _ in self.parts]).astype(np.int64)
 
     @staticmethod
-    def open(boxes: Path | str | BoxCache, root: Path | str) -> "ImageSet":
-        """One box file and the folder that its paths are relative to.
+    def open(boxes: Path | str | BoxCache, root: Path | str | None) -> "ImageSet":
+        """One box file and the folder that its paths are relative to (None: the one that it was made with).
 
         Raises UserError where either is missing, or none of sixteen of the images is below the folder.
         """
         cache = boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
-        root = Path(root)
+        root = cache.folder(root)
         if not root.is_dir():
             raise UserError(
                 f"{root}: no such folder; name the one that the box file's paths are relative to "

@@ -147,6 +147,10 @@ class ViewLoader:
             )
         for name in ("seed", "batch_size", "drop_last", "images", "backgrounds", "policy"):
             was = Policy.from_json(state[name]).to_json() if name == "policy" else state[name]
+            if was != mine[name] and name == "policy":
+                differ = (key for key in was if was[key] != mine[name][key])
+                told = "; ".join(f"{key} was {was[key]}, now it is {mine[name][key]}" for key in differ)
+                raise UserError(f"cannot resume: the policy's {told}")
             if was != mine[name]:
                 raise UserError(f"cannot resume: {name} was {was}, now it is {mine[name]}")
         for name, end in (("epoch", float("inf")), ("step", len(self))):

@@ -73,7 +73,7 @@ def open_views(
     from augment.loader import ViewLoader
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
-    policy = policy or Policy()
+    policy = Policy() if policy is None else policy
     _refuse_values(check=check, on_bad=on_bad, cache=cache, dtype=dtype, policy=policy, maps=maps)
     _refuse_numbers(workers=workers, prefetch=prefetch, cache_bytes=cache_bytes)
     if cache == "off" and (cache_bytes is not None or cache_side is not None):
@@ -105,6 +105,8 @@ def _refuse_values(
     """UserError for values that `open_views` does not know, or that do not go together."""
     import torch
 
+    if not isinstance(policy, Policy):
+        raise UserError(f"policy={policy!r}: must be an augment.Policy, such as Policy(name='rrc')")
     dtypes = None, torch.float32, torch.bfloat16, torch.float16
     if dtype not in dtypes:
         raise UserError(f"dtype={dtype}: must be one of {', '.join(map(str, dtypes[1:]))}")
@@ -135,6 +137,8 @@ def _with_backgrounds(
         if not own:
             raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
         return images, None
+    if bad := [pair for pair in sets if isinstance(pair, str | Path) or len(pair) != 2]:
+        raise UserError(f"background_sets: {bad[0]!r}: each must be a pair of a box file and its folder")
     images = ImageSet([*images.parts, *(part for pair in sets for part in ImageSet.open(*pair).parts)])
     others = _others(images, rows, say)
     return images, np.concatenate((rows, others)) if own else others

@@ -4,14 +4,13 @@ The yardstick is the `kornia` backend: it crops with torch's resize (Pillow's to
 to the slow reference within a hundredth of a level. Every backend gets the same plans and files.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from augment.backends import NAMES
 from augment.policy import Policy
-from precompute.cli import add_options, main, option, read_options
+from precompute.cli import Parser, add_options, main, option, read_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +44,7 @@ class ParityConfig:
     """What is compared, and on what."""
 
     boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
     backends: tuple[str, ...] = option((), "backends to compare; default: all that are installed", choices=NAMES[1:])
     device: str = option("cpu", "cpu or cuda")
     count: int = option(32, "sources")
@@ -54,8 +53,8 @@ class ParityConfig:
     json: bool = option(False, "print the table as one JSON document")
 
     def __post_init__(self) -> None:
-        if self.boxes is None or self.root is None:
-            raise ValueError("--boxes FILE and --root DIR are needed: the box file and its images")
+        if self.boxes is None:
+            raise ValueError("--boxes FILE is needed: the box file (and --root DIR where its images have moved)")
         if not 8 <= self.size <= 4096:
             raise ValueError(f"--size {self.size}: must be within 8 and 4096")
         if self.count < 2:
@@ -64,12 +63,7 @@ class ParityConfig:
 
 def program(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, prints the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m augment.parity",
-        description="Compares the backends' pixels, stage by stage, in levels of 255.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("augment.parity", "Compares the backends' pixels, stage by stage, in levels of 255.", EXAMPLE)
     add_options(parser, ParityConfig)
     config = read_options(ParityConfig, parser.parse_args(argv))
 
@@ -97,7 +91,6 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
     from precompute.cli import UserError
 
     assert config.boxes is not None  # ParityConfig has checked
-    assert config.root is not None
     images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
     if len(images) < config.count:
         raise UserError(f"--count {config.count}: the box file has {len(images)} images")

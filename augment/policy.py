@@ -23,6 +23,7 @@ SCENES = ("whole", "crop", "zoom")
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
 CHECKS = ("size", "hash")  # what a file is held against: see `augment.imageset.ImageSet.read`
 ON_BAD = ("replace", "fail")  # what is done about a file that went bad
+_OF_PASTING = ("mode", "paste_scale", "box_cap", "scene", "scene_scale", "group")  # without effect on rrc
 _CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 
 
@@ -142,10 +143,11 @@ class Policy:
     def __str__(self) -> str:
         """One line for a log: the name, then what differs from its defaults."""
         default = Policy(name=self.name)
+        idle = _OF_PASTING if self.name == "rrc" else ()
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
+            f"{f.name}={_rounded(getattr(self, f.name))}"
             for f in dataclasses.fields(self)
-            if getattr(self, f.name) != getattr(default, f.name)
+            if getattr(self, f.name) != getattr(default, f.name) and f.name not in idle
         ]
         kind = f"{self.name} ({self.mode})" if self.name in BOXED else self.name
         return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
@@ -157,6 +159,12 @@ class Policy:
     def _pair(self, field: str) -> tuple[float, float]:
         self._check(field, len(getattr(self, field)) == 2, "two numbers")
         return getattr(self, field)
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_rounded, value))})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """A sheet of views with their rectangles, so that a person can look before training on them."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from augment.backends import NAMES
 from augment.policy import Policy
-from precompute.cli import UsageError, add_options, main, option, read_options
-from precompute.files import replacing
+from precompute.cli import Parser, UsageError, add_options, check_out, main, option, read_options
+from precompute.files import drawable, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +31,7 @@ class PreviewConfig:
     """What the sheet shows; the policy has its own flags."""
 
     boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
     out: str = option("views.png", "the sheet; its ending says the format")
     maps: str | None = option(None, "folder of saliency maps, for --name copy-paste: PATH-OF-THE-PICTURE.png")
     split: str = option("train", "split to take the sources from; 'all' for every image")
@@ -48,24 +47,23 @@ class PreviewConfig:
         for name in ("count", "epoch", "seed"):
             if getattr(self, name) < (name == "count"):
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least {int(name == 'count')}")
-        if self.boxes is None or self.root is None:
-            raise ValueError("--boxes FILE and --root DIR are needed: the box file and its images")
+        if self.boxes is None:
+            raise ValueError("--boxes FILE is needed: the box file (and --root DIR where its images have moved)")
 
 
 def program(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, draws the sheet."""
-    parser = argparse.ArgumentParser(
-        prog="python -m augment.preview",
-        description="Draws a sheet: each row a source with its box, then its views with the pasted rectangle.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "Draws a sheet: each row a source with its box, then its views with the pasted rectangle."
+    parser = Parser("augment.preview", words, EXAMPLE)
     add_options(parser, PreviewConfig)
     add_options(parser.add_argument_group("policy"), Policy)  # type: ignore[arg-type] - groups add arguments too
     parsed = parser.parse_args(argv)
     config, policy = read_options(PreviewConfig, parsed), read_options(Policy, parsed)
     if Path(config.out).suffix.lower() not in _FORMATS:
         raise UsageError(f"--out {config.out}: must end in {', '.join(_FORMATS)}")
+    check_out(config.out)
+    if (policy.name == "copy-paste") != (config.maps is not None):
+        raise UsageError("--name copy-paste and --maps DIR, its folder of saliency maps, belong together")
 
     import json
 
@@ -83,9 +81,9 @@ def program(argv: Sequence[str] | None = None) -> int:
 def first_batch(config: PreviewConfig, policy: Policy) -> "tuple[Batch, ImageSet]":
     """The first views of the epoch."""
     from augment.open import open_views
+    from precompute.cache import BoxCache
 
     assert config.boxes is not None  # PreviewConfig has checked
-    assert config.root is not None
     split = None if config.split == "all" else config.split
     options: dict[str, Any] = {
         "split": split,
@@ -94,8 +92,9 @@ def first_batch(config: PreviewConfig, policy: Policy) -> "tuple[Batch, ImageSet
         "seed": config.seed,
         "maps": config.maps,
     }
+    boxes = BoxCache.open(config.boxes)
     with open_views(
-        config.boxes, config.root, policy=policy, batch_size=config.count, drop_last=False, prefetch=1, **options
+        boxes, boxes.folder(config.root), policy=policy, batch_size=config.count, drop_last=False, prefetch=1, **options
     ) as loader:
         loader.set_epoch(config.epoch)
         return next(iter(loader)), loader.images
@@ -169,8 +168,6 @@ def _fitted(images: "ImageSet", row: int, size: int) -> "tuple[Image.Image, list
 
 
 def _short(path: str) -> str:
-    from precompute.sheet import drawable
-
     return drawable(path.rsplit("/", 1)[-1])
 
 

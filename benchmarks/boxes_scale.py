@@ -7,7 +7,6 @@ Every load is a process of its own: `BoxCache.open` with all its checks, from a 
 The pass over pictures runs at n and at 4n pictures (links to a few real ones), so what grows with n is seen.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -18,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.program import check_out
-from precompute.cli import UserError, add_options, as_json, main, option, read_options
+from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
 
 ROOT = Path(__file__).resolve().parent.parent
 # Peaks are VmHWM: getrusage's would be the parent's, where that was larger when it started this process.
@@ -71,11 +69,7 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.boxes_scale",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("benchmarks.boxes_scale", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     check_out(config.out)

@@ -8,15 +8,13 @@ which is fitted to the very boxes it is judged by. For sets with masks also the 
 that SaliencySwap would draw, and the share of patches with a quarter of it or more.
 """
 
-import argparse
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import check_out
-from precompute.cli import UserError, add_options, as_json, main, option, progress, read_options
+from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, progress, read_options
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
@@ -49,9 +47,7 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.detectors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("benchmarks.detectors", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     check_out(config.out)

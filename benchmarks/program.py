@@ -1,15 +1,13 @@
 """What the benchmarks' programs share: where the photographs come from, how a result is told, printed and kept."""
 
 import json
-import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from precompute.cli import UsageError, add_options, as_json, option, read_options
+from precompute.cli import Parser, add_options, as_json, check_out, option, read_options
 
 if TYPE_CHECKING:
     from augment.imageset import ImageSet
@@ -99,21 +97,9 @@ def check_size(size: int | None) -> None:
         raise ValueError(f"--size {size}: must be within 8 and 4096")
 
 
-def check_out(out: str | None, flag: str = "--out") -> None:
-    """UsageError for a result that could not be written: better before the measurement than after it."""
-    if out is None:
-        return
-    path = Path(out)
-    if path.is_dir():
-        raise UsageError(f"{flag} {out}: is a folder; name a file in it")
-    parent = next((p for p in path.absolute().parents if p.exists()), path)
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"{flag} {out}: {parent} is no folder that can be written to")
-
-
 def parse(kind: type[S], name: str, words: str | None, argv: list[str] | None) -> S:
     """The settings from a command line."""
-    parser = ArgumentParser(prog=f"python -m {name}", description=words, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(name, words)
     add_options(parser, kind)
     settings = read_options(kind, parser.parse_args(argv))
     if kind.out_is_a_file:

@@ -7,14 +7,13 @@ python -m benchmarks.report --agree a.json b.json # two runs of one command: do 
 Losses are part of the page: "where we lose" is made from the same files and cannot be switched off.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.page import page
 from benchmarks.results import losses, rows, unit_words
-from precompute.cli import UserError, add_options, main, option, read_options
+from precompute.cli import Parser, UserError, add_options, main, option, read_options
 from precompute.files import replacing
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -36,9 +35,7 @@ class Settings:
 
 def program(argv: list[str] | None = None) -> int:
     """Reads and checks every result, then writes the page. Exit status 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("benchmarks.report", __doc__)
     add_options(parser, Settings)
     settings = read_options(Settings, parser.parse_args(argv))
     from benchmarks import results

@@ -6,14 +6,12 @@
 One core, CPU time, all arms in turns. Every arm finds the same boxes, which is checked before anything is timed.
 """
 
-import argparse
 import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import check_out
-from precompute.cli import UserError, add_options, as_json, main, option, read_options
+from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
@@ -41,9 +39,7 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("benchmarks.search", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     check_out(config.out)

@@ -8,7 +8,6 @@ others had their turn are used up before the timer starts, and nothing is made a
 turns; on CUDA the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import check_out, check_size
-from precompute.cli import UserError, add_options, as_json, main, option, read_options
+from benchmarks.program import check_size
+from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
 from trainer.config import RunConfig
 from trainer.settings import Hardware, let_idle_threads_sleep
 
@@ -64,9 +63,7 @@ class Config:
 def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     let_idle_threads_sleep()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("benchmarks.step", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     check_out(config.out)

@@ -8,14 +8,13 @@ hull of {(area, largest sum of any box of that area)}: a few dozen boxes a map. 
 `precompute.boxes --value 0.1` would make, byte for byte.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UserError, add_options, main, option, read_options
+from precompute.cli import Parser, UserError, add_options, main, option, read_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +42,7 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m precompute.box_path", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("precompute.box_path", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     from precompute.cache import BoxCache, write

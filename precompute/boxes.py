@@ -8,7 +8,6 @@ Every picture is decoded once, so damaged files are found here and not during tr
 with the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -19,7 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UsageError, UserError, add_options, command, cores, main, option, progress, read_options
+from precompute.cli import (
+    Parser,
+    UsageError,
+    UserError,
+    add_options,
+    command,
+    cores,
+    main,
+    option,
+    progress,
+    read_options,
+)
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
 from precompute.team import Team
@@ -66,6 +76,9 @@ class Config:
     def __post_init__(self) -> None:
         if (self.source == "maps") != (self.maps is not None):
             raise ValueError("--source maps and --maps DIR belong together")
+        takers = [name for name, kind in DETECTORS.items() if kind.needs_weights]
+        if self.weights is not None and self.source not in ("auto", *takers):
+            raise ValueError(f"--weights: --source {self.source} has none; {' and '.join(takers)} take them")
         for name, least in (("workers", 0), ("shard", 0), ("grid", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
@@ -78,9 +91,7 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m precompute.boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("precompute.boxes", __doc__)
     add_options(parser, Config)
     config = read_options(Config, parser.parse_args(argv))
     started = time.perf_counter()

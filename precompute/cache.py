@@ -109,6 +109,10 @@ class BoxCache:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def folder(self, given: Path | str | None = None) -> Path:
+        """The folder that paths are relative to: `given`, or the one the file was made with."""
+        return Path(given or self.provenance.get("config", {}).get("root") or f"data/{self.dataset}")
+
     def path(self, i: int) -> str:
         """Image i's path relative to the root."""
         return self.paths[i].decode()

@@ -55,6 +55,24 @@ def option(default: Any, help: str, *, choices: Iterable[Any] | None = None) -> 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, as the programs want it: flags in full only, and a mistake told in one line, without all flags."""
+
+    def __init__(self, module: str, words: str | None, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=words,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.module = module
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Exit status 2."""
+        self.exit(2, f"{self.module}: error: {message} (all flags: {self.prog} --help)\n")
+
+
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Adds one flag per field of the dataclass `config` that was made with `option`.
 
@@ -90,6 +108,23 @@ def read_options(config: type[T], parsed: argparse.Namespace) -> T:
         return config(**values)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def check_out(out: str | None, flag: str = "--out") -> None:
+    """UsageError for a result that could not be written: better before the measurement than after it."""
+    if out is None:
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise UsageError(f"{flag} {out}: is a folder; name a file in it")
+    parent = next((p for p in path.absolute().parents if p.exists()), path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{flag} {out}: {parent} is no folder that can be written to")
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 epoch", "2 epochs"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def as_json(config: Any) -> dict[str, Any]:

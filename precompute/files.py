@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +94,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def drawable(text: str) -> str:
+    """A name as Pillow's own font can write it, which has ASCII only: without accents, ? for other signs."""
+    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return "".join(c if c.isascii() else "?" for c in letters)

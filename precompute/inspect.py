@@ -6,14 +6,13 @@
 Exit status 1 where a picture is missing or has changed.
 """
 
-import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import UsageError, UserError, add_options, main, option, progress, read_options
+from precompute.cli import Parser, UsageError, UserError, add_options, check_out, main, option, progress, read_options
 
 MAP = "its map"  # caption on a sheet
 
@@ -44,19 +43,19 @@ class Config:
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m precompute.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("precompute.inspect", __doc__)
     parser.add_argument("file", help="box file made by python -m precompute.boxes")
     add_options(parser, Config)
     parsed = parser.parse_args(argv)
     config = read_options(Config, parsed)
     if config.sheet is not None and not config.sheet.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
         raise UsageError(f"--sheet {config.sheet}: name a .png file")
+    check_out(config.sheet, "--sheet")
 
     from precompute.cache import BoxCache
 
     cache = BoxCache.open(parsed.file)
+    cache.indices(config.split)  # an unknown split shows before all pictures are read
     facts = summary(cache)
     print_summary(parsed.file, cache, facts)
     if config.quarantine:

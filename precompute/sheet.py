@@ -1,11 +1,12 @@
 """Contact sheets: pictures with their boxes, for a person to look at."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from precompute.files import drawable
 
 GREEN, WHITE, RED, YELLOW = (64, 224, 96), (255, 255, 255), (255, 72, 72), (255, 208, 0)
 _GAP = 4
@@ -37,12 +38,6 @@ def contact_sheet(tiles: Sequence[Tile], *, columns: int, height: int = 160, tit
             left = _GAP + sum(widths[:c]) + c * _GAP + (widths[c] - tile.width) // 2
             sheet.paste(tile, (left, head + _GAP + r * (height + _CAPTION + _GAP)))
     return sheet
-
-
-def drawable(text: str) -> str:
-    """`text` as Pillow's own font can write it, which has ASCII only: without accents, ? for other signs."""
-    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return "".join(c if c.isascii() else "?" for c in letters)
 
 
 def _draw(tile: Tile, height: int) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from augment.policy import Policy
+from precompute.cli import count
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.methods import Alignment, Method, build_method
@@ -46,10 +47,10 @@ def make_heads(config: RunConfig, settings: Settings) -> Heads:
 
 def describe(config: RunConfig, settings: Settings, method: Method, grids: dict[int, int]) -> str:
     """What is trained, in a few lines."""
-    count = sum(p.numel() for p in method.online.encoder.parameters())
+    parameters = sum(p.numel() for p in method.online.encoder.parameters())
     lines = [
-        f"training: {config.method}, {config.arch} ({count / 1e6:.2f} M parameters), {settings.steps} steps of "
-        f"{settings.batch_size} images in {config.epochs} epochs, {settings.optimizer}"
+        f"training: {config.method}, {config.arch} ({parameters / 1e6:.2f} M parameters), {settings.steps} steps of "
+        f"{settings.batch_size} images in {count(config.epochs, 'epoch')}, {settings.optimizer}"
     ]
     if config.method == "cvsa":
         a = config.alignment()

@@ -70,6 +70,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: no checkpoint there. Without --resume a new run starts, also in the folder of one that was "
             "stopped before its first checkpoint"
         )
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path}: weights, nothing to resume. A new run starts from them with --init {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()

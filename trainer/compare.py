@@ -12,7 +12,6 @@ after --:
 Finished runs are kept, stopped ones go on.
 """
 
-import argparse
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.policy import NAMES
-from precompute.cli import UsageError, UserError, add_options, as_json, main, option, read_options
+from precompute.cli import Parser, UsageError, UserError, add_options, as_json, main, option, read_options
 from precompute.files import replacing, sweep
 from trainer.config import CONTROLS, FREE, METHODS
 from trainer.settings import let_idle_threads_sleep
@@ -95,12 +94,7 @@ def program(argv: list[str] | None = None) -> int:
     let_idle_threads_sleep()
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("trainer.compare", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, CompareConfig)
     parsed = parser.parse_args(argv[:cut])

@@ -31,6 +31,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.set_yticks(range(len(arms)), list(arms), fontsize=8)
         axis.set_ylim(len(arms) - 0.5, -0.5)
         axis.set_title(name, fontsize=9, loc="left")
+    axes[-1, 0].set_xlabel("a point for every seed, a bar for the mean", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
     plt.close(figure)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from augment.backends import NAMES as BACKENDS
 from augment.policy import CACHES, CHECKS, ON_BAD, Policy, policy_option
 from precompute.cli import option
 
@@ -84,12 +85,12 @@ class RunConfig:
 
     dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5 (demo: made when missing)")
     boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
     train_split: str = option(
         "train", "split to train on; 'all' for every image; NAME/fit and NAME/dev: two thirds and one third of a split"
     )
     eval_split: str | None = option(None, "split held out for the evaluation at the end; default: test, else val")
-    pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
+    pipeline: str = option("auto", "what makes the views", choices=BACKENDS)
     policy: str = policy_option("name")
     maps: str | None = option(
         None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by --policy copy-paste only"
@@ -196,10 +197,6 @@ class RunConfig:
             raise ValueError("--out '': name the folder of the run")
         if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise ValueError(f"--align-stages {self.align_stages}: valid stages are 3, 4 or both")
-        if self.boxes is not None and self.root is None:
-            raise ValueError(
-                "--boxes without --root: name the image folder that its paths are relative to, with --root DIR"
-            )
         if len(self.backgrounds) % 2:
             raise ValueError(
                 f"--backgrounds {' '.join(self.backgrounds)}: each box file with its image folder, FILE DIR FILE DIR"

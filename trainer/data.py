@@ -73,7 +73,7 @@ class Data:
 def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Callable[[str], None]) -> Data:
     """Opens what the flags name; with nothing named, the demo set, made when it is missing. Says which it is."""
     if boxes is None and dataset is None:
-        say("data: none named (--dataset, --boxes, --root), so the demo set of procedural pictures is used")
+        say("data: none named (--dataset, --boxes, --root): the demo set of procedural pictures; see --preset demo")
         dataset = "demo"
     path = Path(boxes) if boxes else Path("cache") / f"{dataset}.h5"
     if not path.exists() and boxes is None and dataset == "demo":
@@ -83,12 +83,12 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
         made = command("precompute.boxes", "--dataset", dataset, "--root", "DIR", "--out", path)
         raise UserError(f"{path} is missing. Make it first: {made}")
     cache = BoxCache.open(path)
-    folder = root or cache.provenance.get("config", {}).get("root") or f"data/{cache.dataset}"
-    if not Path(folder).is_dir():
+    folder = cache.folder(root)
+    if not folder.is_dir():
         raise UserError(f"--root {folder}: no such folder; it must be the one given to precompute.boxes for {path}")
     splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
     say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
-    return Data(cache, path, Path(folder))
+    return Data(cache, path, folder)
 
 
 def _make(dataset: str, path: Path) -> None:

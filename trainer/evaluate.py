@@ -5,13 +5,13 @@ python -m trainer.evaluate resnet50.pth --dataset cub --protocol linear finetune
 python -m trainer.evaluate runs/cub/encoder.safetensors --dataset cub --protocol localise --gallery sheet.png
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import UsageError, UserError, add_options, main, option, read_options
+from augment.backends import NAMES as BACKENDS
+from precompute.cli import Parser, UsageError, UserError, add_options, check_out, main, option, read_options
 from trainer.config import known_device, positive
 from trainer.settings import let_idle_threads_sleep
 
@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
     boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder that the box file's paths are relative to")
+    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
     protocol: tuple[str, ...] = option(("knn", "localise"), "protocols, or all", choices=(*PROTOCOLS, "all"))
     arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
     train_split: str = option("train", "split to learn from")
@@ -42,7 +42,7 @@ class EvaluateConfig:
     )
     finetune_epochs: int = option(200, "epochs of the finetune protocol")
     finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
-    pipeline: str = option("auto", "what makes the training crops", choices=("auto", "dali", "kornia", "fused"))
+    pipeline: str = option("auto", "what makes the training crops", choices=BACKENDS)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     workers: int | None = option(None, "threads for reading; default: the machine's cores")
     seed: int = option(0, "seed of crops and classifiers")
@@ -62,17 +62,13 @@ class EvaluateConfig:
 def program(argv: list[str] | None = None) -> int:
     """Evaluates one weights file; exit status 0 done, 1 failed, 2 usage."""
     let_idle_threads_sleep()
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("trainer.evaluate", __doc__)
     parser.add_argument("weights", help="weights file, or 'random' with --arch for an untrained network")
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, EvaluateConfig)
     parsed = parser.parse_args(argv)
     config = read_options(EvaluateConfig, parsed)
+    check_out(config.gallery, "--gallery")
     result = evaluate(parsed.weights, config)
     if parsed.json:
         from trainer.journal import finite

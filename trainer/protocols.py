@@ -156,10 +156,11 @@ def _classify(
         for epoch in range(epochs):
             total = torch.zeros((), device=bench.device)
             for batch in loader:
-                known = batch.labels >= 0
+                known = (batch.labels >= 0).sum().clamp_min(1)  # of a sparsely labelled set a batch may have none
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step / steps)
-                loss = F.cross_entropy(forward(batch.views[0])[known], batch.labels[known])
+                logits = forward(batch.views[0])
+                loss = F.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="sum") / known
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -87,8 +87,11 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
             found[f"{where}: {name}"] = Figures(**{f: of[key][f] for f in ("auc", "pointing", "energy", "images")})
     extra["images"] = probed
     say("localisation on held-out images (means; the centre prior knows nothing of the picture):")
+    width = max(38, *map(len, found))
     for name, value in found.items():
-        say(f"  {name:38s} {value}  ({value.images} images)")
+        say(f"  {name:{width}s} {value}  ({value.images} images)")
+    if len({value.images for value in found.values()}) > 1:
+        say("  (of fewer images where a box covers every cell or none, as such a map has no AUC)")
     result = {name: asdict(value) for name, value in found.items()} | extra
     say(f"  box area share (chance for pointing and energy): {area_shares(result)}")
     if "rolled_keys" in extra:
@@ -177,7 +180,7 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Patch, Rectangle
 
     bars = {name: value["auc"] for name, value in found.items() if isinstance(value, dict) and "auc" in value}
     figure = plt.figure(figsize=(2 * SHOWN, 8), layout="constrained")
@@ -202,6 +205,10 @@ def _figure(found: dict[str, Any], pictures: list[tuple], out: Path, say: Say) -
     axes.barh(list(bars)[::-1], list(bars.values())[::-1], color=colours[::-1])
     axes.axvline(0.5, color="black", linewidth=0.8)
     axes.set_xlim(0.4, 1)
+    axes.legend(
+        handles=[Patch(color="tab:blue", label="what was learned"), Patch(color="tab:gray", label="its controls")],
+        loc="lower right", fontsize=8,
+    )  # fmt: skip
     axes.set_xlabel("AUC of a cell's score against the box, mean over held-out images (chance 0.5)")
     with replacing(out / FIGURE) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})

@@ -1,6 +1,6 @@
 """Trains an encoder: box file and images to encoder.safetensors, metrics.jsonl and figures.
 
-python -m trainer.run                                   # the demo set, a few minutes on a laptop's CPU
+python -m trainer.run --preset demo                     # the demo set, two minutes on two CPU cores
 python -m trainer.run --boxes cache/cub.h5 --root data/CUB_200_2011 --epochs 400 --out runs/cub
 python -m trainer.run --resume runs/cub                 # goes on where it was stopped or killed
 """
@@ -12,7 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import UsageError, UserError, add_options, main, read_options
+from precompute.cli import Parser, UsageError, UserError, add_options, main, read_options
 from trainer.config import FREE, PRESETS, RunConfig
 from trainer.idle import idle_flags
 from trainer.settings import let_idle_threads_sleep
@@ -41,12 +41,7 @@ def program(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
     """The flags that were really given, the preset, and --resume's value ("" without one, None without the flag)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("trainer.run", __doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="other defaults for several flags")
     parser.add_argument(
         "--resume",

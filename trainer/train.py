@@ -82,7 +82,8 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
         if resumed:
             state.restore(resumed)
             saver.saved = state.step
-            say(f"resumed at step {state.step} of {settings.steps} from {resumed.path}")
+            left = "" if state.step < settings.steps else ": nothing is left to train"
+            say(f"resumed at step {state.step} of {settings.steps} from {resumed.path}{left}")
             if resumed.remark:
                 say("note: " + resumed.remark)
         if process.first:

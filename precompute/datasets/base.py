@@ -127,7 +127,8 @@ def expect(root: Path, what: str, needed: Iterable[str], tree: str, source: str)
         for child in inner:
             if all((child / name).exists() for name in needed):
                 hint = f"\nIt seems to be one folder further down: --root {child}"
-    raise UserError(f"{root} is not a {what} folder: {problem}.{hint}\nExpected:{tree.rstrip()}\n{source}")
+    article = "an" if what[0] in "AEFIO" else "a"
+    raise UserError(f"{root} is not {article} {what} folder: {problem}.{hint}\nExpected:{tree.rstrip()}\n{source}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

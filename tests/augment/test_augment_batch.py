@@ -8,6 +8,7 @@ import torch
 
 from augment import Policy, open_views
 from augment.batch import Parameters
+from precompute.cli import UserError
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,34 @@ def test_a_batch_moves_as_a_whole(cub):
         moved = next(iter(loader)).to("meta")
     tensors = [*moved.views, moved.rects, moved.sources, moved.backgrounds, moved.labels]
     assert {t.device.type for t in tensors} == {"meta"}
+
+
+def test_a_batch_prints_as_one_line_and_knows_its_views(cub):
+    options = {"batch_size": 4, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
+    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+        batch = next(iter(loader))
+    assert repr(batch) == "Batch(4 sources, 2 views [4, 3, 32, 32] torch.float32 on cpu)"
+    assert torch.equal(batch.masks(-1, 4), batch.masks(1, 4))
+    for ask in (lambda: batch.masks(2, 7), lambda: batch.boxes(2), lambda: batch.patch_masks(-3)):
+        with pytest.raises(IndexError, match="the batch has views 0 to 1"):
+            ask()
+
+
+def test_mistakes_in_arguments_are_named(cub):
+    for arguments, words in (
+        ({"policy": "rrc"}, r"policy='rrc': must be an augment.Policy, such as Policy\(name='rrc'\)"),
+        ({"background_sets": ["other.h5"]}, "background_sets: 'other.h5': each must be a pair"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_views(*cub, batch_size=4, device="cpu", say=lambda _: None, **arguments)
+    options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
+    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+        state = loader.state_dict()
+    with (
+        open_views(*cub, policy=Policy(size=48, blur_sigma=(0.1, 1.0), flip=0.0), **options) as loader,
+        pytest.raises(UserError, match=r"the policy's size was 32, now it is 48; flip was 0.5, now it is 0.0$"),
+    ):
+        loader.load_state_dict(state)
 
 
 def test_geometry_as_tv_tensors(cub):

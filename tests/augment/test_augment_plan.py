@@ -19,7 +19,9 @@ def test_policy_goes_to_json_and_back_and_names_bad_values():
     assert policy.crop_scale == 0.2
     assert Policy().crop_scale == 0.5
     assert "size=96" not in str(Policy())
-    assert "blur_sigma" in str(policy)
+    assert "blur_sigma=(0.5, 1)" in str(policy)
+    assert "scene" not in str(Policy(name="rrc", scene="zoom", group=8)), "it pastes nothing"
+    assert "scene=zoom" in str(Policy(scene="zoom"))
     assert (paper().box_cap, paper().colour) == (1.0, "torchvision")
     with pytest.raises(UserError, match="wobble"):
         Policy.from_json({"wobble": 1})

@@ -130,6 +130,32 @@ def test_peers_make_the_same_views(name, cub_images):
     assert difference(peer, wrong, ours, policy) > (1.5 if peer.draws else 3) * peer.tolerance
 
 
+def test_peers_are_what_their_names_say(monkeypatch):
+    """Views alone would not tell Kornia from Kornia compiled, nor the CPU from a GPU that is not there."""
+    import dataclasses
+
+    import torch
+
+    from benchmarks import peers, peers_batch
+
+    assert all(name == peer.name for name, peer in PEERS.items())
+    assert [peer.name for peer in peers.find(["plain dali", "pillow"])] == ["plain dali", "pillow"]
+    if not PEERS["kornia"].missing():
+        compiled = []
+        monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
+        PEERS["kornia"].way()
+        assert compiled == []
+        PEERS["kornia compiled"].way()
+        assert compiled == [peers_batch._kornia_everywhere]
+    for name, peer in PEERS.items():
+        asked = []
+        recorded = dataclasses.replace(peer, load=lambda device, asked=asked: asked.append(device))
+        recorded.way("cuda")
+        recorded.way("cpu")
+        recorded.way()
+        assert asked == ["cuda" if "kornia" in name or "dali" in name else "cpu", "cpu", "cpu"], name
+
+
 def test_a_peer_of_another_job_is_refused(cub_images):
     from contextlib import ExitStack
     from dataclasses import replace

@@ -1,5 +1,7 @@
 """benchmarks.step for real on a few pictures: the peer's step is BYOL's step, and the result has the house's form."""
 
+import copy
+import inspect
 import itertools
 import json
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks.harness import Arm, measure
 from benchmarks.lightly_loop import lightly_byol
@@ -87,3 +90,30 @@ def test_the_peer_trains(optimizer: str) -> None:
     step = lightly_byol("resnet10w8", optimizer, settings, "off", hardware)
     losses = [step(views) for _ in range(12)]
     assert losses[-1] < losses[0]
+
+
+def test_the_peers_keys_are_a_slow_targets_of_the_other_view() -> None:
+    """BYOL's loss (Eq. 6) in plain words, from copies of the arm's own networks; the target only follows."""
+    pytest.importorskip("lightly")
+    from trainer.model import build_encoder
+
+    hardware = Hardware("cpu", "CPU", bf16=False)
+    run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=8, optimizer="sgd", base_lr=10.0)
+    settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
+    step = lightly_byol("resnet10w8", "sgd", settings, "off", hardware)
+    own = inspect.getclosurevars(step).nonlocals
+    views = (torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32))
+    for _ in range(3):
+        online, predictor, target = (copy.deepcopy(own[name]) for name in ("online", "predictor", "target"))
+        with torch.no_grad():
+            for key, query in zip(target.parameters(), online.parameters(), strict=True):
+                key.lerp_(query, 1 - 0.996)
+            p = [F.normalize(predictor(online(view)), dim=1) for view in views]
+            z = [F.normalize(target(view), dim=1) for view in views]
+            expected = -0.5 * sum((p[i] * z[1 - i]).sum(1).mean() for i in (0, 1))
+        torch.testing.assert_close(step(views), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(list(own["target"].parameters()), list(target.parameters()))
+        assert all(p.grad is None and not p.requires_grad for p in own["target"].parameters())
+        for name, before in (("online", online), ("predictor", predictor)):
+            pairs = zip(own[name].parameters(), before.parameters(), strict=True)
+            assert any(not torch.equal(now, was) for now, was in pairs), name

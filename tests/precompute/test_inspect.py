@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from precompute.agreement import agreement, best_centred, centred, iou
+from precompute.files import drawable
 from precompute.patches import draw_patch
-from precompute.sheet import drawable
 
 
 @pytest.fixture(scope="module")

@@ -187,3 +187,12 @@ def test_wrong_weights_are_named(tmp_path, shared_data):
     with pytest.raises(UserError, match="known: geodesic-colour"):
         make_detector("best")
     assert len(read_onnx(shared_data / "weights" / "u2netp.onnx")) == 119
+
+
+def test_weights_that_nothing_would_take_are_refused():
+    from precompute.boxes import Config
+
+    for source in ("gt", "geodesic"):
+        with pytest.raises(ValueError, match=f"--weights: --source {source} has none; .*u2net"):
+            Config(source=source, weights="w.pth")
+    assert Config(weights="w.pth").source == "auto"

@@ -8,7 +8,7 @@ import pytest
 
 from precompute.cli import UsageError
 from trainer import run
-from trainer.compare import CompareConfig, command_of, paired, program, summarise, table
+from trainer.compare import CompareConfig, command_of, missing_controls, paired, program, summarise, table
 from trainer.run import config_of
 
 
@@ -39,6 +39,44 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
     other = found["kNN accuracy"]["cvsa:saliencyswap:direct-head"]
     assert other["mean"] == pytest.approx(0.35)
     assert other["paired"]["mean"] == pytest.approx(0.15)
+
+
+def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path) -> None:
+    """Correspondence is claimed where another image's keys make C worse in all of the interval, and nowhere else."""
+    arms = ("cvsa:saliencyswap", "cvsa:copy-paste", "byol:rrc", "cvsa:saliencyswap:rolled-keys")
+    worse, better = ((0.90, 0.91, 0.92), (0.70, 0.72, 0.71)), ((0.70, 0.72, 0.71), (0.90, 0.91, 0.92))
+    auc = dict(zip(arms, (worse, better, None, None), strict=True))
+    for arm, values in auc.items():
+        for seed in range(3):
+            folder = tmp_path / f"{arm.replace(':', '-')}-seed{seed}"
+            folder.mkdir()
+            found: dict = {"knn": {"accuracy": 0.1 * (1 + seed) + 0.01 * arms.index(arm)}, "localisation": None}
+            if values is not None:
+                names = ("views: C map", "views: C map, another image's keys")
+                found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, values, strict=True)}
+            (folder / "evaluation.json").write_text(json.dumps(found))
+    result = summarise(CompareConfig(arms=arms, seeds=3, against=arms[1], out=str(tmp_path)), [])
+    said = table(result).splitlines()
+    keys = [line for line in said if "another image's keys change" in line]
+    assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"]
+    assert "by -0.200, -0.225 to -0.175: some correspondence" in keys[0]
+    assert "by +0.200, +0.175 to +0.225: no correspondence" in keys[1]
+    (missing,) = (line for line in said if "not among --arms" in line)
+    assert missing == "control arms that are not among --arms: " + ", ".join(result["missing_controls"])
+    assert result["missing_controls"] == [
+        *(f"cvsa:saliencyswap:{control}" for control in ("shuffled-masks", "direct-head")),
+        *(f"cvsa:copy-paste:{control}" for control in ("shuffled-masks", "rolled-keys", "direct-head")),
+    ]
+    assert missing_controls(("cvsa:saliencyswap --own 0.25", "byol:saliencyswap", "cvsa:rrc:direct-head")) == []
+    assert "in brackets the paired difference to cvsa:copy-paste" in said[0]
+    accuracy = said[said.index("kNN accuracy") + 1 :][:4]
+    assert [line.split()[0] for line in accuracy] == list(arms)
+    assert [line.split()[1:4] for line in accuracy] == [[f"0.2{i}0", "±", "0.100"] for i in range(4)]
+    assert ["(" in line for line in accuracy] == [True, False, True, True]
+    assert [line.split("(")[1].split(",")[0] for line in accuracy if "(" in line] == ["-0.010", "+0.010", "+0.020"]
+    shown = table(result, ("kNN accuracy",))
+    assert "another image's keys" not in shown
+    assert "not among --arms" not in shown
 
 
 def test_an_arm_may_have_flags_of_its_own(tmp_path: Path) -> None:

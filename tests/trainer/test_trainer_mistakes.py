@@ -59,6 +59,12 @@ def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
     assert "--no-eval" in capsys.readouterr().err
 
 
+def test_weights_are_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "encoder.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"weights, nothing to resume. .* --init \S*encoder.safetensors$"):
+        run.program(["--resume", str(tmp_path / "encoder.safetensors")])
+
+
 def test_data_named_twice_is_a_usage_error(data: list[str]) -> None:
     for program, flags in ((run.program, []), (evaluate.program, ["random", "--arch", "resnet10w4"])):
         with pytest.raises(UsageError, match="--dataset and --boxes each name the data"):
@@ -105,7 +111,7 @@ def test_a_set_of_one_split_is_trained_on_and_not_evaluated(
 
 
 def test_val_is_held_out_where_there_is_no_test(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
-    data = ["--boxes", renamed(demo_boxes, tmp_path / "val.h5", ("train", "val")), "--root", str(demo_root)]
+    data = ["--boxes", renamed(demo_boxes, tmp_path / "val.h5", ("train", "val"))]  # below the folder they were made in
     assert run.program([*data, *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["eval_split"] == "val"
 

@@ -1,9 +1,11 @@
 """Every report of localisation stands beside its controls, and figures that do not exist break none of them."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_runs import TINY
@@ -12,6 +14,7 @@ from precompute.cli import UserError
 from trainer import card, compare, evaluate, journal
 from trainer.card import keys_sentence
 from trainer.compare import missing_controls
+from trainer.localise import Figures
 from trainer.run import program
 
 CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")
@@ -72,6 +75,67 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
     assert "- alignment: preset `stable`; stage 4" in said
 
 
+def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:
+    found = json.loads((run / "evaluation.json").read_text())
+    said = (run / card.NAME).read_text().splitlines()
+    start = said.index("| map | AUC per cell | pointing | energy in box |") + 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said[start:] if line.startswith("|")]
+    wanted = {name: f for name, f in found["localisation"].items() if isinstance(f, dict) and "auc" in f}
+    assert [name for name, *_ in rows] == list(wanted)
+    for name, *cells in rows:
+        assert cells == [f"{wanted[name][key]:.3f}" for key in ("auc", "pointing", "energy")], name
+    assert any(len(set(cells)) == 3 for _, *cells in rows), "figures that are all alike show no order"
+    knn = {"accuracy": 0.125, "images": 12, "untrained": 0.25, "majority": 0.375}
+    (sentence,) = card._results({"knn": knn, "localisation": None})
+    assert sentence == "- kNN (k=20) top-1 0.1250 of 12; untrained net 0.2500, most frequent class 0.3750"
+    images, crops = {"area_share": 0.1}, {"area_share": 0.2}
+    shares = card.area_shares({"images": {**images, "crops": crops}, "mask_share": 0.3})
+    assert shares == "whole images 0.100, off-centre crops 0.200, views 0.300"
+
+
+def test_a_runs_figures_are_of_the_images_that_they_name(run: Path) -> None:
+    found = json.loads((run / "evaluation.json").read_text())["localisation"]
+    keys = {"linear probe": "probe", "shuffled probe": "shuffled probe", "feature energy": "energy"}
+    for name, key in keys.items():
+        for where, of in (("images", found["images"]), ("off-centre crops", found["images"]["crops"])):
+            shown = found[f"{where}: {name}"]
+            assert shown == {figure: of[key][figure] for figure in shown}, (where, name)
+        assert found[f"images: {name}"] != found[f"off-centre crops: {name}"]
+    assert str(Figures(0.1, 0.2, 0.3, 4)) == "AUC 0.100  pointing 0.200  energy 0.300"
+
+
+def test_evaluates_table_has_each_figure_under_its_heading() -> None:
+    """Every figure is another number."""
+    numbers = (i / 1000 for i in itertools.count(100))
+
+    def figures() -> dict[str, Any]:
+        three = {key: next(numbers) for key in ("energy", "pointing", "auc")}
+        return {**three, "max_box_accuracy": {iou: next(numbers) for iou in ("0.7", "0.5", "0.3")}, "images": 9}
+
+    def tables() -> dict[str, Any]:
+        maps = {key: figures() | {"off_centre": figures()} for key in ("centre prior", "energy", "shuffled probe")}
+        probe = figures() | {"off_centre": figures()}
+        return {"area_share": next(numbers), "off_centre_images": 5, "cells": 7, **maps, "probe": probe}
+
+    found = tables() | {"crops": tables()}
+    said = evaluate._sentence("localise", found, None)
+    whole, crops = said.split("localise, off-centre crops: ")
+    for text, of in ((whole, found), (crops, found["crops"])):
+        about, heading, *rows = text.splitlines()[:6]
+        assert about.endswith(f"box area share {of['area_share']:.3f}, 5 images off-centre")
+        assert " ".join(heading.split()) == "map AUC point energy off-centre AUC MaxBoxAcc@0.3 @0.5 @0.7"
+        for key, row in zip(("probe", "shuffled probe", "energy", "centre prior"), rows, strict=True):
+            f, boxes = of[key], of[key]["max_box_accuracy"]
+            wanted = [
+                f["auc"],
+                f["pointing"],
+                f["energy"],
+                f["off_centre"]["auc"],
+                *map(boxes.get, ("0.3", "0.5", "0.7")),
+            ]
+            assert row.split() == [*key.split(), *(f"{value:.3f}" for value in wanted)]
+
+
 def test_evaluate_shows_controls_and_strict_json(birds: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
     flags = [*birds, "--protocol", "localise", "--size", "32", "--device", "cpu", "--workers", "1", "--json"]
     assert evaluate.program([str(run / "encoder.safetensors"), *flags]) == 0
@@ -109,6 +173,7 @@ def test_correspondence_is_claimed_only_where_keys_matter() -> None:
     assert "no correspondence" in keys_sentence({"change": -0.01, "standard_error": 0.006})
     assert "no correspondence" in keys_sentence({"change": 0.05, "standard_error": 0.006})
     assert "some correspondence" in keys_sentence({"change": -0.02, "standard_error": 0.006})
+    assert "12 images are too few" in keys_sentence({"change": -0.02, "standard_error": 0.006, "images": 12})
 
 
 def test_a_split_that_is_not_there_shows_before_the_training(birds: list[str], tmp_path: Path) -> None:

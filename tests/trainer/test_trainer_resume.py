@@ -19,6 +19,7 @@ from trainer.config import RunConfig
 from trainer.folder import alone_in
 from trainer.model import build_encoder
 from trainer.run import program
+from trainer.state import Saver
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,24 @@ def test_a_stop_that_comes_with_the_last_step_is_heard(
     monkeypatch.undo()
     assert program(["--resume", str(out)]) == 0
     assert_same_run(out, unbroken)
+
+
+def test_a_stop_that_comes_while_the_last_step_is_saved_is_heard(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last time that the loop asks."""
+    import signal
+
+    save = Saver.save
+
+    def save_and_stop(self: Saver, state: Any, keep: bool = True) -> None:
+        save(self, state, keep)
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Saver, "save", save_and_stop)
+    assert program([*flags, "--out", str(tmp_path / "run")]) == 130
+    assert not (tmp_path / "run" / export.NAME).exists()
 
 
 def test_methods_that_draw_in_the_step_depend_on_their_seed_alone(flags: list[str], tmp_path: Path) -> None:

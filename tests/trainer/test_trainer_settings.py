@@ -81,7 +81,6 @@ def test_moco_queue_does_not_outgrow_the_set() -> None:
     [
         ({"size": 0}, "--size 0: must be greater than 0"),
         ({"align_stages": (2,)}, "valid stages are 3, 4 or both"),
-        ({"boxes": "x.h5"}, "--root DIR"),
         ({"control": "rolled-keys", "method": "byol"}, "needs --method cvsa"),
         ({"ema": 1.5}, "--ema 1.5: must be within 0 and 1"),
         ({"base_lr": float("inf")}, "--base-lr inf: must be greater than 0, and finite"),

@@ -1,0 +1,114 @@
+"""Three processes, where two would hide a mistake: a ring of two turns the same way round in both directions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from trainer_three import DEADLINE, WORLD, store
+
+from trainer.distributed import AllReduceBatchNorm, StopVote, synchronise_batch_norm
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RANKS = range(WORLD)
+WHOLE = torch.arange(24.0).view(12, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(demo_boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all of them wrote."""
+    out, stores = tmp_path_factory.mktemp("three"), [store(), store()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = Path(__file__).with_name("trainer_three.py")
+    command = [sys.executable, script, out, demo_boxes, demo_root, *(one.port for one in stores)]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=3 * DEADLINE
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path) -> dict[str, list[Any]]:
+    """Of every part, what each process saw, by rank."""
+    found = [json.loads((folder / f"parts-{rank}.json").read_text()) for rank in RANKS]
+    return {part: [one[part] for one in found] for part in found[0]}
+
+
+def test_every_sample_gets_what_the_one_before_it_has(seen: dict[str, list[Any]]) -> None:
+    """The batch of all processes is one ring, and it turns one way."""
+    for name, expected in (("mine", WHOLE), ("of_others", WHOLE.roll(1, 0))):
+        assert torch.equal(torch.tensor([one[name] for one in seen["rows"]]).flatten(0, 1), expected), name
+
+
+@pytest.mark.parametrize("name", ["gather", "gather_columns", "gather_differentiable"])
+def test_what_is_gathered_lies_by_rank(seen: dict[str, list[Any]], name: str) -> None:
+    assert all(torch.equal(torch.tensor(one[name]), WHOLE) for one in seen["rows"])
+    assert all(one["gradient_is_of_all"] for one in seen["rows"])
+
+
+def test_means_are_of_all_processes(seen: dict[str, list[Any]]) -> None:
+    assert [one["average_of_known"] for one in seen["rows"]] == [{"a": 3.5}] * WORLD
+    assert [one["average"] for one in seen["rows"]] == [{"a": 1.0, "b": 10.0}] * WORLD
+
+
+def test_all_stop_at_the_same_step_whoever_was_asked(seen: dict[str, list[Any]]) -> None:
+    (step, _), *others = [one["one"] for one in seen["votes"]]
+    assert 6 < step <= 6 + 2 * StopVote.EVERY
+    assert [other for other, _ in others] == [step] * (WORLD - 1)
+    assert [one["nobody"] for one in seen["votes"]] == [[None, [False, False]]] * WORLD
+
+
+def test_a_request_with_the_last_step_is_heard_by_all_after_it(seen: dict[str, list[Any]]) -> None:
+    """And once: a vote that was read is over."""
+    assert [one["with_the_last_step"] for one in seen["votes"]] == [[None, [True, False]]] * WORLD
+
+
+def test_a_run_that_is_stopped_with_its_last_step_is_stopped_in_all(folder: Path) -> None:
+    """Nobody goes on to the export and the evaluation, which may take long."""
+    assert [json.loads((folder / f"run-{rank}.json").read_text()) for rank in RANKS] == [130] * WORLD
+    assert (folder / "run" / "checkpoint.pt").exists()
+    assert not (folder / "run" / "encoder.safetensors").exists()
+
+
+def test_the_first_is_alone_in_the_block_and_the_others_follow(seen: dict[str, list[Any]]) -> None:
+    first, *others = seen["alone"]
+    assert first["ended"] - first["began"] >= 0.4
+    assert all(other["began"] >= first["ended"] for other in others)
+
+
+def test_where_the_first_fails_the_others_do_not_begin(seen: dict[str, list[Any]]) -> None:
+    first, *others = seen["refused"]
+    assert (first["entered"], first["error"]) == (True, "FileExistsError")
+    assert [other["entered"] for other in others] == [False] * (WORLD - 1)
+    assert all(other["error"] is not None for other in others)
+
+
+def test_batch_norm_over_three_processes_is_batch_norm_of_the_whole_batch(seen: dict[str, list[Any]]) -> None:
+    for rank, one in enumerate(seen["batch_norm"]):
+        assert all(one.values()), (rank, one)
+
+
+def test_synchronised_layers_have_the_parameters_that_they_had() -> None:
+    """The very same ones, which an optimizer may hold; frozen ones stay frozen, numbers and kinds stay."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm1d(4, eps=0.1))).double()
+    net[1].requires_grad_(False).eval()
+    for buffer in net.buffers():
+        buffer += torch.randint(2, 5, buffer.shape)
+    parameters, state = dict(net.named_parameters()), {k: v.clone() for k, v in net.state_dict().items()}
+    assert synchronise_batch_norm(net, "cpu") is net
+    first, second = net[1], net[2][0]  # type: ignore[index]
+    assert all(isinstance(layer, AllReduceBatchNorm) for layer in (first, second))
+    now = dict(net.named_parameters())
+    assert list(now) == list(parameters)
+    assert all(now[name] is p for name, p in parameters.items())
+    assert [p.requires_grad for p in first.parameters()] == [False, False]
+    assert (first.training, second.training) == (False, True)
+    assert (first.eps, second.eps) == (1e-5, 0.1)
+    assert state.keys() == net.state_dict().keys()
+    assert all(v.dtype == state[k].dtype and torch.equal(v, state[k]) for k, v in net.state_dict().items())
