@@ -99,13 +99,17 @@ def _draw(
 
     across = 2 if len(images) > 1 else 1  # pictures side by side
     rows = -(-len(images) // across)
-    figure, axes = plt.subplots(rows, 4 * across, figsize=(1.6 * 4 * across, 1.7 * rows), layout="constrained")
-    axes = axes.reshape(rows, 4 * across)
+    widths = [1.0] * 4 + ([0.2] + [1.0] * 4) * (across - 1)  # with a gap between the two
+    figure, axes = plt.subplots(
+        rows, len(widths), figsize=(1.6 * sum(widths), 1.7 * rows + 0.3), width_ratios=widths, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    figure.suptitle("Maps without labels, and the AUC of their cells against the boxes (green)", fontsize=9)
     for panel in axes.flat:
         panel.set_axis_off()
     for i, (image, (x0, y0, x1, y1)) in enumerate(zip(images, boxes.tolist(), strict=True)):
         picture, side = as_picture(image), image.shape[-1]
-        panels = axes[i // across, 4 * (i % across) : 4 * (i % across) + 4]
+        panels = axes[i // across, 5 * (i % across) : 5 * (i % across) + 4]
         for panel, name in zip(panels, ("picture", *COLUMNS), strict=True):
             panel.imshow(picture)
             if name != "picture":
