@@ -157,20 +157,28 @@ def escapes(path: str) -> bool:
     return pure.is_absolute() or ".." in pure.parts
 
 
-def walk_pictures(folder: Path, notes: dict[str, int]) -> Iterator[str]:
+def walk_pictures(folder: Path, listing: Listing) -> list[str]:
     """Paths (relative, '/' separated, sorted) of all files below `folder` whose name ends like a picture's.
 
     Hidden files and folders (also macOS's ._x.jpg) are passed over, links are followed but not in circles. Other
-    files are counted in `notes`.
+    files are counted in the listing's notes; what has no printable name and folders that cannot be read are named in
+    its quarantine. OSError where `folder` itself cannot be read.
     """
 
     def inside(current: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        status = os.stat(current)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link to a folder that we are in
+        try:
+            status = os.stat(current)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:  # a link to a folder that we are in
+                return
+            with os.scandir(current) as entries:
+                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
+        except OSError as error:
+            if not above:
+                raise
+            place = _shown(os.path.relpath(current, listing.root))
+            listing.quarantine.append(Quarantined(f"{place}/", f"this folder cannot be read: {error.strerror}"))
             return
-        with os.scandir(current) as entries:
-            found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
         for entry in found:
             if _is_folder(entry):
                 yield from inside(entry.path, f"{prefix}{entry.name}/", (*above, identity))
@@ -179,9 +187,9 @@ def walk_pictures(folder: Path, notes: dict[str, int]) -> Iterator[str]:
             else:
                 kind = os.path.splitext(entry.name)[1] or "without an ending"
                 what = f"files ignored, no pictures by their names ({kind})"
-                notes[what] = notes.get(what, 0) + 1
+                listing.notes[what] = listing.notes.get(what, 0) + 1
 
-    yield from inside(str(folder), "", ())
+    return drop_unprintable(inside(str(folder), "", ()), listing.quarantine)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -199,6 +207,9 @@ def drop_unprintable(paths: Iterable[str], quarantine: list[Quarantined]) -> lis
             path.encode()
             kept.append(path)
         except UnicodeEncodeError:
-            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-            quarantine.append(Quarantined(shown, "its name is not UTF-8: rename the file"))
+            quarantine.append(Quarantined(_shown(path), "its name is not UTF-8: rename the file"))
     return kept
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

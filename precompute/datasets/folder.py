@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from precompute.cli import UserError
-from precompute.datasets.base import Listing, drop_unprintable, walk_pictures
+from precompute.datasets.base import Listing, walk_pictures
 
 _SPLITS = {
     "train": "train",
@@ -34,7 +34,7 @@ def read(root: Path, name: str, source: str) -> Listing:
         problem = "it is a file" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {problem}.\nExpected below it:{_TREE}")
     listing = Listing(name, root, (), (), [], np.empty(0, np.int32), np.empty(0, np.uint8))
-    listing.paths = drop_unprintable(walk_pictures(root, listing.notes), listing.quarantine)
+    listing.paths = walk_pictures(root, listing)
     if not listing.paths and not listing.quarantine:
         raise UserError(f"{root}: no pictures (by their names' endings) anywhere below it.\nExpected:{_TREE}")
     parts = [path.split("/")[:-1] for path in listing.paths]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from precompute.cache import Quarantined
-from precompute.datasets.base import BadRow, Box, Listing, drop_unprintable, expect, walk_pictures
+from precompute.datasets.base import BadRow, Box, Listing, expect, walk_pictures
 
 _TREE = """
   train/n01440764/*.JPEG ...     val/n01440764/*.JPEG ...
@@ -55,7 +55,7 @@ def read(root: Path, name: str, source: str) -> Listing:
     for k, split in enumerate(splits):
         folder, xml_folder = found[split], _first(root, _XMLS, split)
         present = _xmls_below(root, xml_folder)
-        for path in drop_unprintable(walk_pictures(root / str(folder), listing.notes), listing.quarantine):
+        for path in walk_pictures(root / str(folder), listing):
             stem = os.path.splitext(path)[0]
             xml = next((x for x in (stem, stem.rpartition("/")[2]) if x in present), None)
             xml_path = None if xml is None else f"{xml_folder}/{xml}.xml"

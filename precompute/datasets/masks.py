@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.datasets.base import BadRow, Box, Listing, drop_unprintable, expect, read_lines, walk_pictures
+from precompute.datasets.base import BadRow, Box, Listing, expect, read_lines, walk_pictures
 
 _PETS = """
   images/Abyssinian_1.jpg ...
@@ -86,7 +86,7 @@ def read_ecssd(root: Path, name: str, source: str) -> Listing:
     """A saliency benchmark: no classes, one split ("test")."""
     expect(root, "ECSSD", ("images", "ground_truth_mask"), _ECSSD, source)
     listing = MaskListing(name, root, (), ("test",), [], np.empty(0, np.int32), np.empty(0, np.uint8))
-    paths = drop_unprintable(walk_pictures(root / "images", listing.notes), listing.quarantine)
+    paths = walk_pictures(root / "images", listing)
     listing.paths = [f"images/{path}" for path in paths]
     listing.labels, listing.splits = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.uint8)
     listing.masks, listing.trimap = [f"ground_truth_mask/{os.path.splitext(p)[0]}.png" for p in paths], False

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import http.server
 import json
+import os
+import shutil
 import tarfile
 import threading
 
@@ -283,3 +285,24 @@ def test_the_checksums_are_md5(shared_data):
     with open(shared_data / "faults" / "MANIFEST.tsv") as file:  # the annotation faults have their own test
         names = {row[0].split("/")[1] for row in csv.reader(file, delimiter="\t") if row[0].startswith("cub_annot")}
     assert len(names) == 14
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_is_listed(tmp_path, monkeypatch, demo_root):
+    for name in ("a", "b/deep", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        shutil.copy(next((demo_root / "images").rglob("*.jpg")), tmp_path / name / "x.jpg")
+    real = os.scandir
+
+    def scandir(path):  # tests may run as root, who reads everything
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = read_dataset("folder", tmp_path)
+    assert listing.paths == ["a/x.jpg", "c/x.jpg"]
+    assert [(bad.path, bad.reason) for bad in listing.quarantine] == [
+        ("b/deep/", "this folder cannot be read: Permission denied")
+    ]
+    with pytest.raises(PermissionError):
+        read_dataset("folder", tmp_path / "b" / "deep")
