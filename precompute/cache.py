@@ -213,7 +213,7 @@ def write(path: Path | str, cache: BoxCache) -> None:
         file.write(body)
 
 
-def _to_hdf5(cache: BoxCache) -> memoryview:
+def _to_hdf5(cache: BoxCache) -> bytes:
     header = {name: getattr(cache, name) for name in _HEADER}
     header["quarantine"] = [[bad.path, bad.reason] for bad in cache.quarantine]
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, indent=1).encode()
@@ -227,7 +227,8 @@ def _to_hdf5(cache: BoxCache) -> memoryview:
             group.create_dataset(name, data=getattr(cache, name))
         for name in sorted(cache.extras):
             group.create_dataset(name, data=cache.extras[name])
-    return memory.getbuffer()
+    # Not getbuffer(): where writing fails, the view is freed with the traceback after its BytesIO, and CPython crashes.
+    return memory.getvalue()
 
 
 def _from_hdf5(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
+    pytest.importorskip("lightly")
     boxes = tmp_path / "demo.h5"
     assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
     done = run_module(

@@ -261,6 +261,7 @@ def server(tmp_path):
         thread.join()
 
 
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter:DeprecationWarning")  # torchvision's call
 def test_download_checks_and_unpacks(tmp_path, monkeypatch, demo_root, server):
     archive = tmp_path / "CUB.tgz"
     with tarfile.open(archive, "w:gz") as file:

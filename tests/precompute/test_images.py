@@ -109,6 +109,7 @@ def test_torchvision_sees_the_same_pixels_of_plain_files(judged):
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
+    equal = []
     for row, data, pixels in judged:
         if isinstance(pixels, str) or not probe(data).plain:
             continue
@@ -116,7 +117,12 @@ def test_torchvision_sees_the_same_pixels_of_plain_files(judged):
             warnings.simplefilter("ignore")
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             seen = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        np.testing.assert_array_equal(seen.permute(1, 2, 0).numpy(), pixels, err_msg=row["path"])
+        seen = seen.permute(1, 2, 0).numpy()
+        # Older libjpegs smooth the colours of 4:4:0 otherwise.
+        np.testing.assert_allclose(seen, pixels, rtol=0, atol=2, err_msg=row["path"])
+        equal.append(np.array_equal(seen, pixels))
+    assert len(equal) > 50
+    assert equal.count(False) <= 2
 
 
 def encoded(picture: Image.Image, **options) -> bytes:
