@@ -18,7 +18,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from augment.policy import NAMES
 from precompute.cli import Parser, UsageError, UserError, add_options, as_json, main, option, read_options
@@ -26,6 +26,9 @@ from precompute.files import replacing, sweep
 from trainer.config import CONTROLS, FREE, METHODS
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending
+
+if TYPE_CHECKING:
+    from trainer.data import Data
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -109,8 +112,9 @@ def program(argv: list[str] | None = None) -> int:
     out = Path(config.out)
     with ending():
         for arm in config.arms:  # mistakes show before the first arm has trained for hours
+            data = _data_of(command_of(arm, 0, flags, out))
             for seed in range(config.seeds):
-                _check(command_of(arm, seed, flags, out), folder_of(arm, seed, out))
+                _check(command_of(arm, seed, flags, out), folder_of(arm, seed, out), data)
         for arm in config.arms:
             for seed in range(config.seeds):
                 if (status := _run(arm, seed, flags, out)) != 0:
@@ -155,16 +159,24 @@ def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
     return [*command, "--out", str(folder_of(arm, seed, out)), *(["--control", control[0]] if control else [])]
 
 
-def _check(command: list[str], folder: Path) -> None:
-    """UserError where the run cannot be, or where its folder holds one with other settings: no fair comparison."""
-    from trainer import checkpoint, journal, run
+def _data_of(command: list[str]) -> "Data":
+    """What an arm's runs train on; UserError where they cannot be, for want of a split to compare them on too."""
+    from trainer import run
     from trainer.data import open_data
-    from trainer.folder import EVALUATION
 
     wanted = run.config_of(command)
     data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None)
     if data.held_out(wanted.train_split, wanted.eval_split) is None:
         raise UserError(data.nothing_held_out)
+    return data
+
+
+def _check(command: list[str], folder: Path, data: "Data") -> None:
+    """UserError where the folder holds a run with other settings, or on other data: no fair comparison."""
+    from trainer import checkpoint, journal, run
+    from trainer.folder import EVALUATION
+
+    wanted = run.config_of(command)
     begun = checkpoint.any_in(folder) or (folder / EVALUATION).exists()
     if not begun or not (folder / journal.NAME).exists():
         return

@@ -74,6 +74,8 @@ def test_errors(made, run_here):
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert run_here("precompute.inspect", folder / "x.h5", "--sheet", "x.txt").returncode == 2
+    done = run_here("precompute.inspect", folder / "x.h5", "--sheet", folder / "x.h5" / "s.png")
+    assert (done.returncode, done.stdout) == (2, "")  # before all pictures are read
 
 
 def test_iou_against_pixels():

@@ -85,6 +85,8 @@ def test_two_processes_equal_one(
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         for share in {"no_background", "saturated"} & a.keys():  # of all views, not of the first process's
             assert a[share] == pytest.approx(b[share], abs=0.02)
+        if "c_auc" in a:
+            assert a["c_auc"] == pytest.approx(b["c_auc"], abs=0.005)
     assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-5)
     a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
     for name in a:

@@ -65,6 +65,21 @@ def test_weights_are_no_checkpoint(tmp_path: Path) -> None:
         run.program(["--resume", str(tmp_path / "encoder.safetensors")])
 
 
+def test_a_flag_without_an_effect_is_said_by_the_run(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*data, *TINY, "--epochs", "1", "--no-evaluate", "--method", "byol", "--policy", "rrc", "--own", "0.5"]
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "note: --own changes nothing in this run" in said
+    assert "note: --scene" not in said, "nobody gave it"
+
+
+def test_a_gallery_that_could_not_be_written_shows_at_once(data: list[str], demo_boxes: Path) -> None:
+    with pytest.raises(UsageError, match=r"--gallery .*is no folder that can be written to"):
+        evaluate.program(["random", "--arch", "resnet10w4", *data, "--gallery", str(demo_boxes / "g.png")])
+
+
 def test_data_named_twice_is_a_usage_error(data: list[str]) -> None:
     for program, flags in ((run.program, []), (evaluate.program, ["random", "--arch", "resnet10w4"])):
         with pytest.raises(UsageError, match="--dataset and --boxes each name the data"):
@@ -145,6 +160,7 @@ def test_an_interrupted_evaluation_says_how_to_have_it(
     assert f"not evaluated. For that: python -m trainer.run --resume {tmp_path / 'run'}\n" in capsys.readouterr().out
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert run.program(["--resume", str(tmp_path / "run")]) == 0
+    assert "checkpoint.pt: nothing is left to train" in capsys.readouterr().out
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 

@@ -187,7 +187,8 @@ def done(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> list[str]:
 )
 def test_a_run_of_other_settings_is_no_part_of_a_comparison(done: list[str], other: list[str], tmp_path: Path) -> None:
     """Also one whose checkpoints were deleted; and it shows before the first seed has trained."""
-    compare._check(command_of("byol:rrc", 1, done, tmp_path), folder_of("byol:rrc", 1, tmp_path))
+    same = command_of("byol:rrc", 1, done, tmp_path)
+    compare._check(same, folder_of("byol:rrc", 1, tmp_path), compare._data_of(same))
     command = ["--arms", "byol:rrc", "--seeds", "2", "--out", str(tmp_path), "--", *done, *other]
     with pytest.raises(
         UserError, match=f"seed1 was trained with {other[0]} .*and now it would be {other[0]} {other[1]}"
