@@ -20,7 +20,9 @@ class DataSettings:
     """The settings of every benchmark on photographs; `positive` names those that must be at least 1."""
 
     boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(None, "image folder that the box file's paths are relative to (default: data/DATASET)")
+    root: str | None = option(
+        None, "image folder that the box file's paths are relative to (default: what it was made of)"
+    )
     dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
     out: str | None = option(None, "also write the result to this file")
     json: bool = option(False, "print the result as one JSON document at the end")
@@ -32,8 +34,6 @@ class DataSettings:
         for name in self.positive:
             if getattr(self, name, 1) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if (self.boxes is None) != (self.root is None):
-            raise ValueError("--boxes and --root go together")
         check_size(getattr(self, "size", None))
         for item in getattr(self, "backends", ()):
             backend_of(item)
@@ -45,14 +45,16 @@ class DataSettings:
 
     @property
     def folder(self) -> Path:
-        """The folder of its images."""
-        return Path(self.root or f"data/{self.dataset}")
+        """The folder of its images. UserError where the box file is missing."""
+        from precompute.cache import BoxCache
+
+        return BoxCache.open(self.box_file).folder(self.root)
 
     def images(self) -> "ImageSet":
         """UserError where the file or the folder is missing."""
         from augment.imageset import ImageSet
 
-        return ImageSet.open(self.box_file, self.folder)
+        return ImageSet.open(self.box_file, self.root)
 
     def told(self) -> dict[str, Any]:
         """As a result tells them: names of files and folders, not where they lie on this machine."""
@@ -61,7 +63,7 @@ class DataSettings:
         told = as_json(self) | {"dataset": BoxCache.open(self.box_file).dataset}
         for name in ("out", "json", "rounds"):
             told.pop(name, None)
-        return told | {n: Path(told[n]).name if told[n] else None for n in ("boxes", "root")}
+        return told | {"boxes": Path(self.box_file).name, "root": self.folder.resolve().name}
 
     def say(self, text: str) -> None:
         """A line for people: on stdout, unless JSON goes there."""

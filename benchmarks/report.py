@@ -172,7 +172,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     lines = "sweep" in document
-    height = 5.0 if lines else 0.4 * len(document["arms"]) + 1.2
+    height = 5.0 if lines else 0.4 * (len(document["arms"]) + 2 * ("roofline" in document)) + 1.2
     figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
     (_draw_lines if lines else _draw_bars)(document, axes)
     figure.savefig(path, format="png", dpi=120)
@@ -198,6 +198,8 @@ def _draw_lines(document: dict[str, Any], axes: Any) -> None:
 
 def _draw_bars(document: dict[str, Any], axes: Any) -> None:
     data = rows(document)
+    bounds = document.get("roofline", {}).get("bounds_ms", {})
+    data += [(f"bound of {what}", bound, bound, bound, "") for what, bound in bounds.items()]
     errors = [[m - a for _, m, a, _, _ in data], [b - m for _, m, _, b, _ in data]]
     colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
     axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)

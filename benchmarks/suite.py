@@ -103,9 +103,9 @@ def program(argv: list[str] | None = None) -> int:
             settings.say(f"{name}: there already")
         else:
             todo.append((name, [*_command(settings, name), "--out", str(path)]))
-    # The tests of the decoder take the photographs that the rest is measured on.
-    environment = {"GPU_TESTS_BOXES": settings.box_file, "GPU_TESTS_ROOT": str(settings.folder)}
-    environment["PYTHONUNBUFFERED"] = "1"
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if settings.device == "cuda":  # the tests of the decoder take the photographs that the rest is measured on
+        environment |= {"GPU_TESTS_BOXES": settings.box_file, "GPU_TESTS_ROOT": str(settings.folder)}
     for name, command in todo:
         rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)
         if rest is not None and rest <= 0:
@@ -131,7 +131,7 @@ def _data(settings: Settings, module: str = "") -> list[str]:
         from precompute.cache import BoxCache
 
         return ["--dataset", BoxCache.open(settings.box_file).dataset, "--root", str(settings.folder)]
-    return ["--boxes", settings.box_file, "--root", str(settings.folder)]
+    return ["--boxes", settings.box_file, *([] if settings.root is None else ["--root", settings.root])]
 
 
 def _command(settings: Settings, name: str) -> list[str]:

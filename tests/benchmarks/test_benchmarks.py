@@ -192,7 +192,7 @@ def demo_result(demo_root, tmp_path_factory, run_module):
     done = run_module("precompute.boxes", "--dataset", "cub", "--root", demo_root, "--out", boxes)
     assert done.returncode == 0, done.stderr
     done = run_module(
-        "benchmarks.throughput", "--boxes", boxes, "--root", demo_root, "--size", 64, "--batch", 16, "--batches", 1,
+        "benchmarks.throughput", "--boxes", boxes, "--size", 64, "--batch", 16, "--batches", 1,
         "--repeats", 2, "--rounds", 2, "--peers", "pillow", "--backends", "kornia:linear", "--json",
         "--out", folder / "r.json", timeout=300,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def demo_result(demo_root, tmp_path_factory, run_module):
     return json.loads(done.stdout.splitlines()[-1]), folder / "r.json"
 
 
-def test_throughput_result(demo_result):
+def test_throughput_result(demo_result, demo_root):
     document, path = demo_result
     assert results.load(path) == document
     assert [a["name"] for a in document["arms"]] == ["decode only", "ours: kornia (linear)", "pillow"]
@@ -209,6 +209,7 @@ def test_throughput_result(demo_result):
     assert "bound" in document["verdict"]
     assert document["rounds"] == 2
     assert (document["settings"]["boxes"], document["settings"]["dataset"]) == ("demo.h5", "cub")  # the box file's word
+    assert document["settings"]["root"] == demo_root.name  # its folder too, where none is named
     assert all(len(a["cpu_ms"]["values"]) == 4 for a in document["arms"])
     assert results.agreement(document, document) == dict.fromkeys(document["ratios"], True)
     assert document["versions"]["torch"]
@@ -267,9 +268,6 @@ def test_unknown_names_are_usage_errors(run_module, tmp_path):
         assert (done.returncode, done.stdout) == (2, "")  # before any round
         assert known in done.stderr
     done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5")
-    assert done.returncode == 2
-    assert "--root" in done.stderr
-    done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5", "--root", tmp_path)
     assert done.returncode == 1
     assert "no.h5" in done.stderr
     assert "Traceback" not in done.stderr

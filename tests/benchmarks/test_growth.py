@@ -113,7 +113,6 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         ("sweep", ["--over", "batch", "--values", "1.5", "2"], "whole numbers"),
         ("sweep", ["--peers", "opencw"], "opencw"),
         ("stream", ["--batches", "7"], "multiple of --repeats"),
-        ("roofline", ["--boxes", "x.h5"], "--root"),
         ("sweep", ["--over", "size", "--values", "4", "8"], "--size 4: must be within 8 and 4096"),
         ("step", ["--size", "7"], "--size 7: must be within 8 and 4096"),
         ("roofline", ["--size", "5000"], "--size 5000: must be within 8 and 4096"),

@@ -184,7 +184,7 @@ def test_the_readmes_rates_are_the_results() -> None:
     text = (root / "precompute" / "README.md").read_text()
     result = json.loads((root / "benchmarks" / "results" / "search-cpu.json").read_text())
     rates = {arm["name"]: 1e3 / arm["cpu_ms"]["median"] for arm in result["arms"]}
-    for name in ("ours-64", "ours-224", "scan-64", "decode", "detect"):
+    for name in ("ours, 64x64", "ours, 224x224", "plain scan, 64x64", "decode", "detect"):
         assert f"| {rates[name]:,.0f} |" in text, name
     for name in ("pass over annotated boxes / read and decode", "pass with the detector / read and decode"):
         assert f"{result['ratios'][name]['median']:.2f}" in text, name
