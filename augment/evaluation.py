@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,13 +34,15 @@ def eval_images(
     mean: tuple[float, ...] = Policy.mean,
     std: tuple[float, ...] = Policy.std,
     check: str = "size",
+    skip: Callable[[BadFile], None] | None = None,
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Yields (images, indices): float32 [N, 3, size, size] channels-last and normalised on the CPU, int64 [N].
 
     Ascending rows of the split (None: all), each once; the last batch may be short. `crop`:
     "center" resizes the shorter side to round(size · resize) and takes the middle (torchvision's evaluation);
     "box" resizes the box to the square; "whole" resizes the whole picture to the square, so that a box in [0, 1] stays
-    where it is. Raises UserError for unknown names, and `BadFile` for a file that is not the one that was cached.
+    where it is. A file that is missing or not the one that was cached raises `BadFile`; `skip`, if given, is called
+    with that instead, and the image is left out. Raises UserError for unknown names.
     """
     if crop not in CROPS:
         raise UserError(f"crop={crop!r}: must be one of {', '.join(CROPS)}")
@@ -48,7 +50,7 @@ def eval_images(
         raise UserError(f"size={size}, batch_size={batch_size}, resize={resize}: must be at least 1")
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
-    return _batches(images, rows, size, resize, batch_size, crop, workers, (mean, std), check)
+    return _batches(images, rows, size, resize, batch_size, crop, workers, (mean, std), check, skip)
 
 
 def _batches(
@@ -61,6 +63,7 @@ def _batches(
     workers: int | None,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
     check: str,
+    skip: Callable[[BadFile], None] | None,
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     import torch
 
@@ -72,13 +75,19 @@ def _batches(
         make = lambda row: threads.submit(_square, images, row, size, resize, crop, check)  # noqa: E731
         window = collections.deque(make(row) for row in itertools.islice(todo, 2 * batch_size))
         for start in range(0, len(rows), batch_size):
-            chosen = rows[start : start + batch_size]
-            pixels = []
-            for _ in chosen:
-                pixels.append(window.popleft().result())
+            chosen, pixels = [], []
+            for row in rows[start : start + batch_size].tolist():
+                try:
+                    pixels.append(window.popleft().result())
+                    chosen.append(row)
+                except BadFile as error:
+                    if skip is None:
+                        raise
+                    skip(error)
                 window.extend(make(row) for row in itertools.islice(todo, 1))
-            batch = ((torch.stack(pixels).float() / 255) - mean) / std
-            yield batch.contiguous(memory_format=torch.channels_last), torch.from_numpy(chosen.copy())
+            if pixels:
+                batch = ((torch.stack(pixels).float() / 255) - mean) / std
+                yield batch.contiguous(memory_format=torch.channels_last), torch.tensor(chosen)
 
 
 def _square(images: ImageSet, row: int, size: int, resize: float, crop: str, check: str) -> "Tensor":

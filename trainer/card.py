@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from precompute.cli import count
 from precompute.files import replacing
 from trainer import journal
 from trainer.config import QUEUE_MOMENTUM, QUEUED
@@ -26,7 +27,7 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         "with `strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.",
         "",
         "## Training",
-        f"- {settings['steps']} steps of {settings['batch_size']} images ({config['epochs']} epochs), "
+        f"- {settings['steps']} steps of {settings['batch_size']} images ({count(config['epochs'], 'epoch')}), "
         f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
         f"weight decay {settings['weight_decay']:g}, {_target(config)}, autocast {settings['amp']}, "
         f"seed {config['seed']}",
@@ -105,6 +106,8 @@ def _results(evaluation: dict[str, Any] | None) -> list[str]:
         lines += ["", f"Box area share (chance for pointing and energy): {area_shares(found)}."]
         if "rolled_keys" in found:
             lines.append(f"C maps: {keys_sentence(found['rolled_keys'])}.")
+    if bad := evaluation.get("left_out"):
+        lines += ["", f"Left out of the evaluation, as their files went bad: {', '.join(bad)}."]
     return lines
 
 

@@ -188,6 +188,9 @@ class RunConfig:
         )
         positive(self, "base_lr", "bias_lr", "temperature", "workers", "crop_scale")
         _not_negative(self, "weight_decay", "align_weight", "warmup_epochs")
+        for name in ("dim", "hidden", "conv_hidden"):
+            if getattr(self, name) is not None:
+                _in_range(self, name, 1, 65536)
         _in_range(self, "freeze_stages", 0, 4)
         _in_range(self, "ema", 0, 1)
         _in_range(self, "momentum", 0, 1)

@@ -61,6 +61,18 @@ class Data:
                 "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
             )
 
+    def require_maps(self, folder: str, split: str) -> None:
+        """UserError where an image of the split `split` has no map of its own in `folder`, which its views need."""
+        from augment.alpha import MapFolder
+        from augment.imageset import ImageSet
+
+        try:
+            MapFolder(folder, ImageSet([(self.cache, self.root)]), self.cache.indices(self.split(split)))
+        except UserError as error:
+            raise UserError(
+                f"{error}. The evaluation makes views of split {split!r}: it needs their maps too, or --no-evaluate"
+            ) from error
+
     def identity(self) -> dict[str, Any]:
         """What this set is, for a run's header; `digest` of its pictures and boxes."""
         from augment.imageset import ImageSet

@@ -79,7 +79,8 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, of equal size each; for CPU, which torch's SyncBatchNorm refuses.
 
     Statistics of [N, C, ...] are averaged over the processes by differentiable all-reduces, the variance about the
-    common mean; two processes equal one process with the whole batch to float error.
+    common mean; two processes equal one process with the whole batch to float error. Statistics of half-precision
+    input are float32, as F.batch_norm's.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -93,8 +94,9 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         processes = world()
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        mean = over_all(input.mean(dims)) / processes
-        centred = input - mean.view(shape)
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        mean = over_all(x.mean(dims)) / processes
+        centred = x - mean.view(shape)
         variance = over_all(centred.square().mean(dims)) / processes
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
@@ -104,7 +106,7 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
         out = centred * (variance + self.eps).rsqrt().view(shape)
-        return out * self.weight.view(shape) + self.bias.view(shape)
+        return (out * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:

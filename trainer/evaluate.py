@@ -51,6 +51,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
         known_device(self.device)
+        if self.size is not None and not 8 <= self.size <= 4096:
+            raise ValueError(f"--size {self.size}: must be within 8 and 4096")
+        if self.batch_size == 1 and {"finetune", "all"} & set(self.protocol):
+            raise ValueError("--batch-size 1: --protocol finetune needs at least 2 images a step, for BatchNorm")
         if self.dataset is not None and self.boxes is not None:
             raise ValueError("--dataset and --boxes each name the data: give one of them")
         if self.gallery is not None and not self.gallery.lower().endswith(".png"):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from precompute.cli import UserError
@@ -18,11 +18,33 @@ EVALUATION = "evaluation.json"
 FIGURE = "localisation.png"
 
 
-def make_folder(out: Path, resumed: Path | None, say: Callable[[str], None]) -> Path:
-    """The run's folder, without what killed runs left half written. `resumed`: the checkpoint that it goes on from.
+@contextmanager
+def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """The run's folder `out`, made where it is missing, for the first process alone; nothing for the others.
 
-    UserError where another run lies in it already. One that was stopped before its first checkpoint makes room.
+    What killed runs left half written is gone. A block that fails before it wrote anything leaves no folder behind.
+    `resumed`: the checkpoint that the run goes on from. UserError where another run lies in the folder, or trains into
+    it; one that was stopped before its first checkpoint makes room.
     """
+    if not first:
+        yield
+        return
+    _make_room(out, resumed, say)
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (journal.NAME, checkpoint.NAME, export.NAME, EVALUATION, FIGURE, card.NAME):
+        sweep(out / name)
+    try:
+        with _alone_in(out):
+            yield
+    except BaseException:
+        with suppress(OSError):  # not empty: then it stays
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     present = [n for n in (journal.NAME, checkpoint.NAME, checkpoint.PREVIOUS, export.NAME) if (out / n).exists()]
@@ -33,19 +55,15 @@ def make_folder(out: Path, resumed: Path | None, say: Callable[[str], None]) -> 
                 "or name another folder, or remove this one"
             )
         say(f"note: the run in {out} was stopped before its first checkpoint; this one takes its place")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (journal.NAME, checkpoint.NAME, export.NAME, EVALUATION, FIGURE, card.NAME):
-        sweep(out / name)
-    return out
 
 
 @contextmanager
-def alone_in(folder: Path, first: bool) -> Iterator[None]:
+def _alone_in(folder: Path) -> Iterator[None]:
     """No other run trains into the folder meanwhile: torchrun's workers, for one, outlive a killed launcher.
 
-    A lock of the first process, which ends with it, however that ends. UserError where another process holds it.
+    A lock, which ends with its process, however that ends. UserError where another process holds it.
     """
-    if fcntl is None or not first:
+    if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -12,6 +12,7 @@ The green frame is the picture's box. Titles give the AUC of the cells against i
 
 import importlib.util
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -61,8 +62,14 @@ def write_gallery(encoder: Encoder, bench: Bench, path: Path, say: Callable[[str
     aucs = {name: figures(found[name].cpu(), truth).auc for name in COLUMNS}
     prior = figures(centre_prior(grid).expand_as(truth), truth).auc
     _draw(images, boxes, {name: found[name].cpu() for name in COLUMNS}, aucs, prior, path)
-    told = ", ".join(f"{name} {auc:.3f}" for name, auc in aucs.items())
-    say(f"gallery: {path} ({len(images)} pictures; AUC against their boxes: {told}, centre prior {prior:.3f})")
+    told = ", ".join(_with(name, auc) for name, auc in (*aucs.items(), ("centre prior", prior)))
+    note = "" if isfinite(prior) else " there is none: the boxes cover every cell or none;"
+    say(f"gallery: {path} ({len(images)} pictures; AUC against their boxes:{note} {told})")
+
+
+def _with(name: str, auc: float) -> str:
+    """A map's name and its AUC, where it has one."""
+    return f"{name} {auc:.3f}" if isfinite(auc) else name
 
 
 def _pictures(bench: Bench, count: int) -> tuple[Tensor, Tensor]:
@@ -81,8 +88,6 @@ def _pictures(bench: Bench, count: int) -> tuple[Tensor, Tensor]:
         pictures |= {row: image.cpu() for row, image in zip(indices.tolist(), images, strict=True) if row in chosen}
         if len(pictures) == len(chosen):
             break
-    if not pictures:
-        raise UserError(f"--gallery: there are no images in the split {bench.test_split!r}")
     return torch.stack([pictures[row] for row in chosen]), torch.from_numpy(cache.boxes[chosen])
 
 
@@ -121,7 +126,7 @@ def _draw(
             frame = ((x0 * side, y0 * side), (x1 - x0) * side, (y1 - y0) * side)
             panel.add_patch(Rectangle(*frame, fill=False, edgecolor="lime", linewidth=1.2))
             if i < across:
-                title = f"picture; centre prior {prior:.3f}" if name == "picture" else f"{name} {aucs[name]:.3f}"
+                title = f"picture; {_with('centre prior', prior)}" if name == "picture" else _with(name, aucs[name])
                 panel.set_title(title, fontsize=8)
     try:
         with replacing(path) as temporary:

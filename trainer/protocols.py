@@ -6,7 +6,7 @@ testing and kNN, RandomResizedCrop and flip alone for training a classifier.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augment import Policy, eval_images, open_views
+from precompute.cache import BadFile
 from precompute.cli import UserError
 from trainer.data import Data
 from trainer.encoders import Encoder, maps, pooled, width
@@ -35,7 +36,10 @@ MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then w
 
 @dataclass(frozen=True)
 class Bench:
-    """The images that encoders are held against."""
+    """The images that encoders are held against.
+
+    `on_bad`: whether a file that went bad is an error ("fail") or is left out; `left_out` then has its path and why.
+    """
 
     data: Data
     train_split: str
@@ -46,14 +50,26 @@ class Bench:
     workers: int | None = None
     pipeline: str = "auto"
     seed: int = 0
+    on_bad: str = "fail"
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def images(self, split: str, crop: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Plain images [N, 3, S, S] on the device and their rows [N] on the CPU, in order."""
+        some = False
         for images, rows in eval_images(
             self.data.cache, self.data.root, split=self.data.split(split), size=self.size, batch_size=self.batch,
-            crop=crop, workers=self.workers,
+            crop=crop, workers=self.workers, skip=self._bad,
         ):  # fmt: skip
+            some = True
             yield images.to(self.device).contiguous(memory_format=torch.channels_last), rows
+        if not some:
+            why = "none of its images can be read" if self.left_out else "there are no images in it"
+            raise UserError(f"split {split!r}: {why}")
+
+    def _bad(self, error: BadFile) -> None:
+        if self.on_bad == "fail":
+            raise UserError(f"{error}. Boxes made anew (precompute.boxes) hold good files only") from error
+        self.left_out[error.path] = error.reason
 
     @property
     def labels(self) -> Tensor:
@@ -119,6 +135,8 @@ def finetune(
     encoder: Encoder, bench: Bench, say: Say, epochs: int = 200, lr: float = 0.001, weight_decay: float = 5e-4
 ) -> dict[str, Any]:
     """The paper's fine-tuning: SGD 0.9, RRC(0.5, 1), cosine, everything trained; a copy of the encoder is used."""
+    if len(bench.data.cache.indices(bench.data.split(bench.train_split))) < 2:
+        raise UserError(f"split {bench.train_split!r}: fine-tuning needs at least 2 images, for BatchNorm")
     model = copy.deepcopy(encoder).requires_grad_(True).train()
     classifier = nn.Linear(width(model), len(bench.data.cache.class_names)).to(bench.device)
     parameters = [*model.parameters(), *classifier.parameters()]
@@ -150,7 +168,7 @@ def _classify(
     with open_views(
         bench.data.cache, bench.data.root, policy=policy, batch_size=min(bench.batch, count), device=bench.device,
         split=bench.data.split(bench.train_split), backend=bench.pipeline, seed=bench.seed, workers=bench.workers,
-        say=_quiet,
+        on_bad=bench.on_bad, say=_quiet,
     ) as loader:  # fmt: skip
         steps, step = epochs * len(loader), 0
         for epoch in range(epochs):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from augment import Batch, open_views
+from precompute.cli import count
 from precompute.files import replacing
 from trainer.card import area_shares, keys_sentence
 from trainer.data import Data
@@ -37,10 +38,17 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     config, settings = state.config, state.settings
     batch = max(settings.batch_size // config.accumulate, 16)
     device = str(next(state.method.parameters()).device)
-    bench = Bench(data, config.train_split, held_out, config.size, batch, device, config.workers, config.pipeline)
+    bench = Bench(
+        data, config.train_split, held_out, config.size, batch, device, config.workers, config.pipeline,
+        on_bad=config.on_bad,
+    )  # fmt: skip
     result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(state, bench, say), "localisation": None}
     result["localisation"], pictures = _localisation(state, bench, say)
     state.method.train()
+    if bench.left_out:
+        result["left_out"] = bench.left_out
+        first = next(f"{path}: {reason}" for path, reason in bench.left_out.items())
+        say(f"note: left out of the evaluation, {count(len(bench.left_out), 'file')} that went bad ({first})")
     with replacing(out / EVALUATION) as temporary:
         temporary.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
     if result["localisation"] is not None:
@@ -142,8 +150,9 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     if not trained_head:
         change = cell_auc(other, mask) - cell_auc(c, mask)
         change = change[change.isfinite()].double()
-        error = change.std() / len(change) ** 0.5
-        extra["rolled_keys"] = {"change": change.mean().item(), "standard_error": error.item(), "images": len(change)}
+        if len(change) > 1:  # else there is no standard error
+            error = (change.std() / len(change) ** 0.5).item()
+            extra["rolled_keys"] = {"change": change.mean().item(), "standard_error": error, "images": len(change)}
     return found, extra, pictures
 
 
@@ -161,7 +170,7 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     config, data, seen = state.config, bench.data, 0
     with open_views(
         data.cache, data.root, policy=config.views(), split=data.split(split),
-        backend=config.pipeline, drop_last=False, maps=config.maps_used,
+        backend=config.pipeline, drop_last=False, maps=config.maps_used, on_bad=config.on_bad,
         batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
     ) as loader:  # fmt: skip
         for batch in loader:

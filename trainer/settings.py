@@ -146,10 +146,10 @@ def _peak_lr(config: RunConfig, optimizer: str, batch: int, reasons: list[str]) 
 
 def _warmup(config: RunConfig, per_epoch: int, steps: int, reasons: list[str]) -> int:
     if config.warmup_epochs is not None:
-        warmup = round(config.warmup_epochs * per_epoch)
-        if warmup >= steps:
+        warmup = round(min(config.warmup_epochs * per_epoch, steps))
+        if warmup == steps:
             reasons.append(f"warm-up over all {steps} steps: --warmup-epochs {config.warmup_epochs:g} is the whole run")
-        return min(warmup, steps)
+        return warmup
     warmup = min(10 * per_epoch, math.ceil(steps / 10))
     if warmup < 10 * per_epoch:
         reasons.append(f"warm-up {warmup} of {steps} steps: a tenth of the run, as it is short (--warmup-epochs)")

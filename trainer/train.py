@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from augment import open_views
-from precompute.cli import as_json, command
+from precompute.cli import UserError, as_json, command
 from trainer import checkpoint, distributed
 from trainer.board import Board
 from trainer.board import require as require_board
@@ -24,7 +24,7 @@ from trainer.data import Data, open_data
 from trainer.diagnostics import collapse_warning, diagnose, no_background
 from trainer.distributed import Process
 from trainer.export import save_encoder
-from trainer.folder import alone_in, make_folder
+from trainer.folder import run_folder
 from trainer.journal import Journal, Meter, log_line
 from trainer.losses import bilinear_masks
 from trainer.methods import Masks, Method
@@ -54,6 +54,8 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     held_out = data.held_out(config.train_split, config.eval_split) if config.evaluate else None
     if config.evaluate and held_out is None:
         reasons.append(f"no evaluation: {data.nothing_held_out}")
+    if held_out is not None and config.maps_used and config.method == "cvsa":  # whose C maps are of views
+        data.require_maps(config.maps_used, held_out)
     torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - a run of compare's before may have done without
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
@@ -62,8 +64,8 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     for note in notes:
         say("note: " + note)
 
-    out = make_folder(Path(config.out), resumed and resumed.path, say) if process.first else Path(config.out)
-    with alone_in(out, process.first), open_views(
+    out = Path(config.out)
+    with run_folder(out, resumed and resumed.path, process.first, say), open_views(
         data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
         batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,
         rank=process.rank, world_size=process.world, workers=config.workers,
@@ -325,7 +327,7 @@ def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Jou
 
         try:
             found = evaluate_run(state, data, held_out, out, say)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             say(f"trained and saved, but not evaluated. For that: {command('trainer.run', '--resume', out)}")
             raise
         journal.add("evaluation", step=state.step, **found)

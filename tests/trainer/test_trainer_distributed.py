@@ -1,5 +1,6 @@
 """Two gloo processes under torchrun equal one process at the same global batch; BN over processes equals BN."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from trainer import checkpoint, journal
-from trainer.distributed import StopVote
+from trainer.distributed import StopVote, synchronise_batch_norm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
@@ -135,3 +137,19 @@ def children(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 5, 5), (8, 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_batch_norm_of_half_precision_equals_batch_norms(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        usual = torch.nn.BatchNorm2d(4) if len(shape) == 4 else torch.nn.BatchNorm1d(4)
+        ours = synchronise_batch_norm(torch.nn.Sequential(copy.deepcopy(usual)), "cpu")
+        x = (3 + torch.randn(shape)).to(dtype)
+        found, expected = ours(x), usual(x)
+        assert found.dtype == expected.dtype == dtype
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(dict(ours[0].named_buffers()), dict(usual.named_buffers()))  # type: ignore[index]
+    finally:
+        dist.destroy_process_group()

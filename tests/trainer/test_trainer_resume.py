@@ -16,7 +16,7 @@ from trainer_runs import TINY, assert_same_run, rows_of
 from precompute.cli import UserError
 from trainer import checkpoint, export, journal
 from trainer.config import RunConfig
-from trainer.folder import alone_in
+from trainer.folder import run_folder
 from trainer.model import build_encoder
 from trainer.run import program
 from trainer.state import Saver
@@ -163,10 +163,24 @@ def test_a_full_disk_names_the_file_and_the_last_good_checkpoint(flags: list[str
 
 
 def test_two_processes_never_train_into_one_folder(copy: Path) -> None:
-    with alone_in(copy, first=True), pytest.raises(UserError, match="another process is training into it"):
+    asked = (copy, copy / checkpoint.NAME)
+    with run_folder(*asked, True, print), pytest.raises(UserError, match="another process is training into it"):
         program(["--resume", str(copy)])
-    with alone_in(copy, first=True), alone_in(copy, first=False):
+    with run_folder(*asked, True, print), run_folder(*asked, False, print):
         pass  # the other ranks of a run do not ask
+    assert copy.is_dir()
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(flags: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "one"
+    for mistake in (["--init", str(tmp_path / "none.pth")], ["--pipeline", "dali", "--colour", "torchvision"]):
+        with pytest.raises(UserError):
+            program([*flags, *mistake, "--out", str(out)])
+        assert not out.parent.exists()
+    out.mkdir(parents=True)
+    with pytest.raises(UserError):
+        program([*flags, "--init", str(tmp_path / "none.pth"), "--out", str(out)])
+    assert out.is_dir()  # it was there before
 
 
 def test_the_weights_of_the_beginning_are_not_needed_again(flags: list[str], unbroken: Path, tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""What would show only after hours of training: found before it, or told with what is there and how to go on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_runs import TINY
+
+from precompute.cache import BoxCache
+from precompute.cli import UsageError, UserError
+from trainer import evaluate, journal, run
+from trainer.data import Data
+from trainer.encoders import untrained
+from trainer.protocols import Bench, features
+
+SHORT = [*TINY, "--epochs", "1"]
+
+
+@pytest.fixture
+def spoilt(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
+    """Flags of the demo set with a file cut off and one removed in each split, and by split the first of them."""
+    cache, root = BoxCache.open(demo_boxes), tmp_path / "demo"
+    shutil.copytree(demo_root, root)
+    first = {}
+    for split in ("train", "test"):
+        short, gone = (cache.path(int(row)) for row in cache.indices(split)[[3, 5]])
+        data = (root / short).read_bytes()
+        (root / short).write_bytes(data[: len(data) // 2])
+        (root / gone).unlink()
+        first[split] = short
+    return ["--boxes", str(demo_boxes), "--root", str(root)], first
+
+
+def test_files_that_went_bad_are_left_out_of_the_evaluation_and_named(
+    spoilt: tuple[list[str], dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags, bad = spoilt
+    assert run.program([*flags, *SHORT, "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "left out of the evaluation, 4 files that went bad" in told
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(bad.values()) < set(found["left_out"])
+    cache = BoxCache.open(flags[1])
+    assert found["knn"]["images"] == len(cache.indices("test")) - 2
+    assert all(path in (tmp_path / "run" / "MODEL_CARD.md").read_text() for path in found["left_out"])
+    evaluation = [row for row in journal.read(tmp_path / "run" / journal.NAME) if row["kind"] == "evaluation"]
+    assert evaluation[0]["left_out"] == found["left_out"]
+
+
+def test_where_bad_files_are_errors_the_run_tells_how_to_have_its_evaluation(
+    spoilt: tuple[list[str], dict[str, str]], demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags, bad = spoilt
+    out = tmp_path / "run"
+    for path in (tmp_path / "demo").rglob("*.jpg"):  # the training's files are whole again
+        if bad["train"] in str(path):
+            shutil.copy(demo_root / bad["train"], path)
+    cache = BoxCache.open(flags[1])
+    gone = cache.path(int(cache.indices("train")[5]))
+    shutil.copy(demo_root / gone, tmp_path / "demo" / gone)
+    with pytest.raises(UserError, match=f"{bad['test']}: changed since .*precompute.boxes"):
+        run.program([*flags, *SHORT, "--on-bad", "fail", "--out", str(out)])
+    assert "trained and saved, but not evaluated" in capsys.readouterr().out
+    assert (out / "encoder.safetensors").exists()
+    shutil.copytree(demo_root, tmp_path / "demo", dirs_exist_ok=True)
+    assert run.program(["--resume", str(out)]) == 0
+    assert "left_out" not in json.loads((out / "evaluation.json").read_text())
+
+
+def test_an_evaluation_names_a_file_that_went_bad(spoilt: tuple[list[str], dict[str, str]]) -> None:
+    flags, bad = spoilt
+    random = ["random", "--arch", "resnet10w4", *flags, "--size", "32", "--device", "cpu"]
+    with pytest.raises(UserError, match=f"{bad['train']}: changed since"):
+        evaluate.program([*random, "--protocol", "knn"])
+    with pytest.raises(UserError, match=r"changed since|cannot be read"):
+        evaluate.program([*random, "--protocol", "finetune", "--finetune-epochs", "1"])
+
+
+def test_a_split_without_a_readable_image_says_so(demo_boxes: Path, tmp_path: Path, monkeypatch) -> None:
+    cache = BoxCache.open(demo_boxes)
+    encoder, _ = untrained("resnet10w4", 32)
+    bench = Bench(Data(cache, demo_boxes, tmp_path), "train", "test", 32, on_bad="replace")
+    monkeypatch.setattr("augment.evaluation.ImageSet.open", lambda *_: _no_folder(cache, tmp_path))
+    with pytest.raises(UserError, match="split 'test': none of its images can be read"):
+        features(encoder, bench, "test")
+    assert len(bench.left_out) == len(cache.indices("test"))
+
+
+def _no_folder(cache: BoxCache, root: Path):
+    from augment.imageset import ImageSet
+
+    return ImageSet([(cache, root)])
+
+
+def test_maps_of_the_held_out_pictures_are_missed_before_the_training(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from PIL import Image
+
+    cache = BoxCache.open(demo_boxes)
+    for row in cache.indices("train").tolist():
+        path = (tmp_path / "maps" / cache.path(row)).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 255).save(path)
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--policy", "copy-paste",
+             "--maps", str(tmp_path / "maps")]  # fmt: skip
+    with pytest.raises(UserError, match=r"no map for \d+ of \d+ images.*views of split 'test'.*--no-evaluate"):
+        run.program([*flags, "--out", str(tmp_path / "run")])
+    assert "step 1/" not in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert run.program([*flags, "--out", str(tmp_path / "run"), "--no-evaluate"]) == 0
+    assert run.program([*flags, "--out", str(tmp_path / "byol"), "--method", "byol"]) == 0  # which needs no views of it
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "match"),
+    [
+        (run.config_of, "--dim 1000000000000", "--dim 1000000000000: must be within 1 and 65536"),
+        (run.config_of, "--conv-hidden 65537", "--conv-hidden 65537: must be within 1 and 65536"),
+        (evaluate.program, "random --size 4 --protocol linear", "--size 4: must be within 8 and 4096"),
+        (evaluate.program, "random --batch-size 1 --protocol finetune", "--batch-size 1: --protocol finetune needs"),
+        (evaluate.program, "random --batch-size 1 --protocol all", "--batch-size 1: --protocol finetune needs"),
+    ],
+)
+def test_values_out_of_range_are_usage_errors(program: Callable, flags: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        program(flags.split())
+
+
+def test_warm_up_is_at_most_the_run(demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--no-evaluate"]
+    assert run.program([*flags, "--warmup-epochs", "1e308", "--out", str(tmp_path / "run")]) == 0
+    assert "--warmup-epochs 1e+308 is the whole run" in capsys.readouterr().out
+    assert "(1 epoch)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+
+
+def test_a_gallery_of_one_cell_has_no_auc(demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:
+    sheet = tmp_path / "g.png"
+    torch.manual_seed(0)
+    assert evaluate.program(
+        ["random", "--arch", "resnet10w4", "--boxes", str(demo_boxes), "--root", str(demo_root), "--size", "8",
+         "--device", "cpu", "--protocol", "knn", "--gallery", str(sheet)]
+    ) == 0  # fmt: skip
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("gallery:"))
+    assert "nan" not in told
+    assert "there is none" in told
+    assert sheet.exists()
+
+
+def test_views_without_both_kinds_of_cells_have_no_figure_of_rolled_keys(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--size", "8"]  # maps of one cell
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    assert "nan" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["localisation"] is None
+    assert "nan" not in (tmp_path / "run" / "MODEL_CARD.md").read_text()
