@@ -6,6 +6,7 @@ Pixel i covers [i, i + 1) and has its centre at i + 0.5. A crop never reads pixe
 Everything here is vectorised over leading dimensions and pure.
 """
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,9 +154,7 @@ def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
     `rects` [..., 4] in pixels of a view of `size`, as a NumPy array or a torch tensor (the answer is of the same kind,
     on the same device). The cover of a cell is separable, so it is an outer product; cells need not be whole pixels.
     """
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    if min(rows, columns) < 1:
-        raise ValueError(f"grid={grid}: must be at least 1")
+    rows, columns = _cells(grid)
     if isinstance(rects, np.ndarray):
         across = _cover_numpy(rects[..., 0], rects[..., 2], size, columns)
         down = _cover_numpy(rects[..., 1], rects[..., 3], size, rows)
@@ -166,14 +165,26 @@ def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
 
 
 def cell_means(values: "Tensor", grid: int | tuple[int, int]) -> "Tensor":
-    """Means of values [..., S, S] over the cells of a grid, exact where cells are not whole pixels either."""
+    """Means of values [..., S, S] over the cells of a grid, exact where cells are not whole pixels either; float32."""
     import torch
 
     size = values.shape[-1]
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    rows, columns = _cells(grid)
     low = torch.arange(size, device=values.device)
     down, across = (_cover_torch(low, low + 1, size, cells) for cells in (rows, columns))  # [S, cells]
-    return down.T @ values @ across
+    # In double precision, which autocast and TF32 leave alone.
+    return (down.double().T @ values.double() @ across.double()).float()
+
+
+def _cells(grid: Any) -> tuple[int, int]:
+    """Rows and columns of a grid. ValueError for what is not one whole number or two of them, or below 1."""
+    try:
+        rows, columns = map(operator.index, grid if isinstance(grid, tuple | list) else (grid, grid))
+    except (TypeError, ValueError):
+        raise ValueError(f"grid={grid!r}: must be a whole number, or rows and columns") from None
+    if min(rows, columns) < 1:
+        raise ValueError(f"grid={grid}: must be at least 1")
+    return rows, columns
 
 
 def _cover_numpy(low: np.ndarray, high: np.ndarray, size: int, cells: int) -> np.ndarray:

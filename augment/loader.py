@@ -15,7 +15,7 @@ from augment.imageset import ImageSet
 from augment.making import BatchMaker, Producer
 from augment.policy import Policy
 from augment.schedule import Schedule
-from precompute.cli import UserError
+from precompute.cli import UserError, whole
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +86,7 @@ class ViewLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next loop goes through: from its start, or from where `load_state_dict` put it."""
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch}: must be at least 0")
+        epoch = whole("epoch", epoch)
         if epoch != self.epoch:
             self.epoch, self._step, self._start = epoch, 0, 0
 
@@ -108,7 +107,7 @@ class ViewLoader:
             for name, more in made.counts.items():
                 self._counts[name] += more
             # Before the batch is handed out: a state taken while it is in use counts it as done.
-            self._step = step + 1
+            self.epoch, self._step, self._start = epoch, step + 1, 0
             if self._step == len(self):
                 self.epoch, self._step = epoch + 1, 0
             yield made.take()
@@ -132,7 +131,8 @@ class ViewLoader:
         """Goes on where `state_dict` was taken, on any backend and number of ranks.
 
         Raises UserError where the seed, policy, images, their boxes or global batch differ, since the views would then
-        differ too. A state of a version that kept nothing of the boxes is taken as it is.
+        differ too. A state of a version that kept nothing of the boxes is taken as it is. The state is for the next
+        loop: one that is not left goes on as it was.
         """
         mine = self.state_dict()
         what = "" if isinstance(state, dict) else f"is a {type(state).__name__}"

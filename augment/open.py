@@ -11,7 +11,7 @@ from augment.imageset import ImageSet
 from augment.policy import CACHES, CHECKS, ON_BAD, Policy
 from augment.schedule import Schedule
 from precompute.cache import BoxCache
-from precompute.cli import UserError, cores
+from precompute.cli import UserError, cores, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,12 @@ def open_views(
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = Policy() if policy is None else policy
     _refuse_values(check=check, on_bad=on_bad, cache=cache, dtype=dtype, policy=policy, maps=maps)
-    _refuse_numbers(workers=workers, prefetch=prefetch, cache_bytes=cache_bytes)
+    workers, cache_bytes, cache_side = (
+        None if value is None else whole(name, value)
+        for name, value in (("workers", workers), ("cache_bytes", cache_bytes), ("cache_side", cache_side))
+    )
+    batch_size, seed, prefetch = whole("batch_size", batch_size), whole("seed", seed), whole("prefetch", prefetch)
+    rank, world_size = whole("rank", rank), whole("world_size", world_size)
     if cache == "off" and (cache_bytes is not None or cache_side is not None):
         given = f"cache_bytes={cache_bytes}" if cache_side is None else f"cache_side={cache_side}"
         raise UserError(f"{given} without a cache: name one, cache=ram or cache=gpu")
@@ -84,7 +89,7 @@ def open_views(
     images = ImageSet.open(boxes, root)
     rows = images.parts[0][0].indices(split)
     images, pool = _with_backgrounds(images, rows, background_sets, own_backgrounds, say)
-    schedule = Schedule(policy, rows, batch_size, seed, drop_last, rank, world_size, pool)
+    schedule = Schedule(policy, rows, batch_size, seed, bool(drop_last), rank, world_size, pool)
     if cache != "off" and (cache == "gpu") != (where.type == "cuda"):
         raise UserError(f"cache={cache} for views on {where}: use {'gpu' if where.type == 'cuda' else 'ram'} or off")
     kept = None if cache == "off" else _decoded_cache(images, policy, rows, where, (cache_bytes, cache_side), say)
@@ -115,12 +120,6 @@ def _refuse_values(
             raise UserError(f"{name}={value!r}: must be one of {', '.join(valid)}")
     if (policy.name == "copy-paste") != (maps is not None):
         raise UserError("the policy copy-paste and maps=FOLDER, its saliency maps, belong together")
-
-
-def _refuse_numbers(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 0:
-            raise UserError(f"{name}={value}: must be at least 0")
 
 
 def _with_backgrounds(

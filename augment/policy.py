@@ -105,8 +105,10 @@ class Policy:
         self._check("group", self.group <= 65536, "at most 65536")
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, _is_number(value := getattr(self, field)) and 0 < value <= 1, "above 0 and at most 1")
+            object.__setattr__(self, field, float(value))
         for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):
             self._check(field, _is_number(value := getattr(self, field)) and 0 <= value <= 1, "within 0 and 1")
+            object.__setattr__(self, field, float(value))
         self._check("own", not self.own or self.name == "saliencyswap", f"0 for {self.name}")
         low, high = self._pair("aspect")
         self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
@@ -115,6 +117,8 @@ class Policy:
         self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
         # A reflected border needs the window's half inside the view.
         self._check("blur_sigma", blur_radius(high) < self.size, f"small enough for views of {self.size} pixels")
+        names = isinstance(self.shared, Iterable) and all(isinstance(name, str) for name in self.shared)
+        self._check("shared", names, f"names, of {', '.join(SHARED)}")
         object.__setattr__(self, "shared", tuple(self.shared))
         valid = f"at most {self.views - 1} of {', '.join(SHARED)}: one for each view after the first"
         self._check("shared", len(self.shared) < self.views and set(self.shared) <= set(SHARED), valid)
@@ -168,7 +172,10 @@ def _rounded(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond floats
+        return False
 
 
 def policy_option(name: str, default: Any = dataclasses.MISSING) -> Any:

@@ -9,6 +9,7 @@ Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 import argparse
 import dataclasses
 import json
+import operator
 import os
 import shlex
 import signal
@@ -125,6 +126,17 @@ def check_out(out: str | None, flag: str = "--out") -> None:
 def count(number: int, noun: str) -> str:
     """ "1 epoch", "2 epochs"."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def whole(name: str, value: Any) -> int:
+    """An argument as the int that it stands for; UserError names one that is not a whole number, or below 0."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{name}={value!r}: must be a whole number") from None
+    if number < 0:
+        raise UserError(f"{name}={value}: must be at least 0")
+    return number
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -217,15 +217,23 @@ class StopVote:
             return flag
         if step % self.EVERY:
             return False
-        agreed = self.close()
+        agreed = self._outcome()
         votes = torch.tensor([int(flag)])
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group, async_op=True)
         assert work is not None
         self.pending = work, votes
         return agreed
 
-    def close(self) -> bool:
-        """The outcome of the vote that is under way (False for none)."""
+    def last(self, flag: bool) -> bool:
+        """The outcome of a last vote, for which all processes wait: they end in the same way. Alone: `flag`."""
+        if self.group is None:
+            return flag
+        votes = torch.tensor([int(self._outcome() or flag)])
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group)
+        return bool(votes.item())
+
+    def _outcome(self) -> bool:
+        """That of the vote that is under way (False for none)."""
         if self.pending is None:
             return False
         work, votes = self.pending

@@ -170,7 +170,7 @@ def _loop(
             if stopped:
                 break
     # Also where the request came with the last step: what is left to do, the evaluation, may take long.
-    return not (vote.close() or stopped or stop.is_set)
+    return not vote.last(stopped or stop.is_set)
 
 
 def advance(

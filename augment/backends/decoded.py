@@ -45,9 +45,12 @@ def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
     local = rois - np.concatenate((corner, corner), axis=-1, dtype=np.int32)
     if np.equal(scale, 1.0).all():
         return local
-    local = np.rint(local * np.concatenate((scale, scale), axis=-1)).astype(np.int32)
-    local[:, 2:] = np.maximum(local[:, 2:], local[:, :2] + 1)
-    return local
+    exact = local * np.concatenate((scale, scale), axis=-1)
+    local = np.rint(exact).astype(np.int32)
+    # Of one that would be empty, the pixel that holds its middle: the next one could lie beyond the picture.
+    middle = ((exact[:, :2] + exact[:, 2:]) / 2).astype(np.int32)
+    empty = local[:, 2:] <= local[:, :2]
+    return np.concatenate((np.where(empty, middle, local[:, :2]), np.where(empty, middle + 1, local[:, 2:])), axis=1)
 
 
 class DecodedCache:

@@ -68,19 +68,20 @@ def finish_view(policy: Policy, plan: Plan, i: int, v: int, scene: int, patch: i
     levels = levels.view(3, size, size)
     if plan.sigma[i, v] > 0:
         levels = blur(levels, float(plan.sigma[i, v]))
-    std = torch.tensor(policy.std)[:, None, None]
-    out.copy_(levels.mul_(1 / (255 * std)).sub_(torch.tensor(policy.mean)[:, None, None] / std))
+    mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (policy.mean, policy.std))
+    out.copy_(levels.mul_(1 / (255 * std)).sub_(mean / std))
 
 
 def torchvision_colour(levels: Tensor, plan: Plan, i: int, v: int) -> Tensor:
     """torchvision's operations in the view's own order on [3, P] in [0, 255], clamped after each."""
-    weights = torch.tensor(_LUMA)
+    weights = torch.tensor(_LUMA, dtype=torch.float32)
     for op in plan.order[i, v].tolist() if plan.jittered[i, v] else ():
         factor = float(plan.jitter[i, v, op])
         if op == BRIGHTNESS:
             levels = levels * factor
         elif op == CONTRAST:
-            levels = levels * factor + (1 - factor) * (weights @ levels).mean()
+            # The mean luma, as the luma of the means: torch adds up one sum in as many parts as it has threads.
+            levels = levels * factor + (1 - factor) * (weights @ levels.mean(1))
         elif op == SATURATION:
             levels = levels * factor + (1 - factor) * (weights @ levels)
         elif op == HUE:
@@ -100,7 +101,7 @@ def hue(levels: Tensor, turns: float) -> Tensor:
         (g - b) * inverse,
         torch.where(value == g, 2 + (b - r) * inverse, 4 + (r - g) * inverse),
     )
-    k = torch.remainder(sixth + (6 * turns + torch.tensor((5.0, 3.0, 1.0)))[:, None], 6)
+    k = torch.remainder(sixth + (6 * turns + torch.tensor((5.0, 3.0, 1.0), dtype=torch.float32))[:, None], 6)
     return value - span * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 

@@ -44,7 +44,8 @@ class KorniaBackend:
         else:
             view = torchvision_colour(view, jitter, order, plan.jittered[:, v], plan.gray[:, v])
         view = blur(view, plan.sigma[:, v])
-        mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (self.policy.mean, self.policy.std))
+        as_planes = lambda x: torch.tensor(x, dtype=torch.float32, device=self.device)[:, None, None]  # noqa: E731
+        mean, std = as_planes(self.policy.mean), as_planes(self.policy.std)
         return ((view - mean) / std).to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def holds(self, row: int) -> bool:
@@ -101,9 +102,16 @@ def torchvision_colour(
     return view
 
 
+def _contrast(view: Tensor, factor: Tensor) -> Tensor:
+    """Kornia's, of two views where there is one: torch adds up a single mean in as many parts as it has threads."""
+    if len(view) > 1:
+        return kornia.enhance.adjust_contrast_with_mean_subtraction(view, factor)
+    return kornia.enhance.adjust_contrast_with_mean_subtraction(view.expand(2, -1, -1, -1), factor.expand(2))[:1]
+
+
 _OPERATIONS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BRIGHTNESS: kornia.enhance.adjust_brightness_accumulative,
-    CONTRAST: kornia.enhance.adjust_contrast_with_mean_subtraction,
+    CONTRAST: _contrast,
     SATURATION: kornia.enhance.adjust_saturation_with_gray_subtraction,
     HUE: lambda view, turns: kornia.enhance.adjust_hue(view, turns * (2 * torch.pi)),
 }

@@ -67,6 +67,7 @@ def test_all_stop_at_the_same_step_whoever_was_asked(seen: dict[str, list[Any]])
 def test_a_request_with_the_last_step_is_heard_by_all_after_it(seen: dict[str, list[Any]]) -> None:
     """And once: a vote that was read is over."""
     assert [one["with_the_last_step"] for one in seen["votes"]] == [[None, [True, False]]] * WORLD
+    assert [one["after_the_last_vote"] for one in seen["votes"]] == [[None, [False, True]]] * WORLD
 
 
 def test_a_run_that_is_stopped_with_its_last_step_is_stopped_in_all(folder: Path) -> None:

@@ -54,11 +54,12 @@ def votes(process: Process) -> dict[str, Any]:
     def heard(asked: int, at: int, steps: int) -> tuple[int | None, list[bool]]:
         vote = distributed.StopVote(process)
         step = next((s for s in range(1, steps + 1) if vote(s, process.rank == asked and s >= at)), None)
-        return step, [vote.close(), vote.close()]
+        return step, [vote.last(False), vote.last(process.rank == asked and at > steps)]
 
     return {
         "one": heard(asked=1, at=6, steps=40),
         "with_the_last_step": heard(asked=2, at=8, steps=8),
+        "after_the_last_vote": heard(asked=2, at=11, steps=10),
         "nobody": heard(asked=-1, at=0, steps=12),
     }
 
