@@ -227,7 +227,7 @@ class BatchMaker:
     def _note(self, row: int, error: BadFile) -> None:
         """Names a bad file once; raises where bad files are not to be replaced."""
         if self.on_bad == "fail":
-            raise error
+            raise BadFile(error.path, f"{error.reason} (on_bad=replace would take another image instead)")
         if row not in self.bad:
             self.bad[row] = error.reason
             self.say(f"bad file, replaced by another image: {error}")

@@ -178,7 +178,7 @@ def _state(
     from trainer.distributed import Process
     from trainer.model import build_encoder, feature_widths, grid_of, train_mode
     from trainer.settings import decide
-    from trainer.train import make_state
+    from trainer.setup import make_state
 
     split = data.split(config.split)
     encoder = build_encoder(run.arch)

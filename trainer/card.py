@@ -8,6 +8,7 @@ from precompute.cli import count
 from precompute.files import replacing
 from trainer import journal
 from trainer.config import QUEUE_MOMENTUM, QUEUED
+from trainer.localise import shown
 
 NAME = "MODEL_CARD.md"
 FEW = 30  # images, from which on a mean is worth its standard error
@@ -102,7 +103,8 @@ def _results(evaluation: dict[str, Any] | None) -> list[str]:
         lines += ["", "| map | AUC per cell | pointing | energy in box |", "|---|---|---|---|"]
         for name, value in found.items():
             if isinstance(value, dict) and "auc" in value:
-                lines.append(f"| {name} | {value['auc']:.3f} | {value['pointing']:.3f} | {value['energy']:.3f} |")
+                told = " | ".join(shown(value[figure]) for figure in ("auc", "pointing", "energy"))
+                lines.append(f"| {name} | {told} |")
         lines += ["", f"Box area share (chance for pointing and energy): {area_shares(found)}."]
         if "rolled_keys" in found:
             lines.append(f"C maps: {keys_sentence(found['rolled_keys'])}.")

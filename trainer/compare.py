@@ -18,17 +18,14 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from augment.policy import NAMES
-from precompute.cli import Parser, UsageError, UserError, add_options, as_json, main, option, read_options
+from precompute.cli import Parser, UsageError, add_options, main, option, read_options
 from precompute.files import replacing, sweep
-from trainer.config import CONTROLS, FREE, METHODS
+from trainer.config import CONTROLS, METHODS
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending
-
-if TYPE_CHECKING:
-    from trainer.data import Data
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -107,14 +104,13 @@ def program(argv: list[str] | None = None) -> int:
         _refuse_taken(flags, "after --")
     except ValueError as error:
         raise UsageError(str(error)) from error
+    from trainer.compare_checks import check_arm
     from trainer.compare_plot import plot
 
     out = Path(config.out)
     with ending():
         for arm in config.arms:  # mistakes show before the first arm has trained for hours
-            data = _data_of(command_of(arm, 0, flags, out))
-            for seed in range(config.seeds):
-                _check(command_of(arm, seed, flags, out), folder_of(arm, seed, out), data)
+            check_arm([(command_of(arm, seed, flags, out), folder_of(arm, seed, out)) for seed in range(config.seeds)])
         for arm in config.arms:
             for seed in range(config.seeds):
                 if (status := _run(arm, seed, flags, out)) != 0:
@@ -157,44 +153,6 @@ def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
     # --evaluate also for runs that were trained without: what is compared comes from the evaluation.
     command = [*flags, *own, "--method", method, "--policy", policy, "--seed", str(seed), "--evaluate"]
     return [*command, "--out", str(folder_of(arm, seed, out)), *(["--control", control[0]] if control else [])]
-
-
-def _data_of(command: list[str]) -> "Data":
-    """What an arm's runs train on; UserError where they cannot be, for want of a split to compare them on too."""
-    from trainer import run
-    from trainer.data import open_data
-
-    wanted = run.config_of(command)
-    data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None)
-    if data.held_out(wanted.train_split, wanted.eval_split) is None:
-        raise UserError(data.nothing_held_out)
-    return data
-
-
-def _check(command: list[str], folder: Path, data: "Data") -> None:
-    """UserError where the folder holds a run with other settings, or on other data: no fair comparison."""
-    from trainer import checkpoint, journal, run
-    from trainer.folder import EVALUATION
-
-    wanted = run.config_of(command)
-    begun = checkpoint.any_in(folder) or (folder / EVALUATION).exists()
-    if not begun or not (folder / journal.NAME).exists():
-        return
-    header = journal.header(folder / journal.NAME)
-    was, given = header["about"]["data"], data.identity()
-    if any(was[key] != given[key] for key in ("digest", "name", "images") if key in was):
-        raise UserError(
-            f"{folder} was trained on other pictures or boxes ({was['name']}, {was['images']} images) than those now "
-            f"given ({given['name']}, {given['images']}): no fair comparison. Give the same, or name another --out"
-        )
-    saved, now = header["config"], as_json(wanted)
-    for name in now.keys() & saved.keys() - FREE:
-        if saved[name] != now[name]:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{folder} was trained with {flag} {saved[name]}, and now it would be {flag} {now[name]}. "
-                "Give the same flags, or name another --out"
-            )
 
 
 def _run(arm: str, seed: int, flags: list[str], out: Path) -> int:

@@ -18,8 +18,10 @@ SGD = (*QUEUED, "rotpred", "relloc")  # methods whose papers train with SGD
 CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
 
 # What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
+PLACES = ("boxes", "root", "maps", "backgrounds")  # where things lie
 FREE = {
-    "out", "boxes", "root", "device", "workers", "cache", "check", "log_every", "save_every", "tensorboard", "evaluate"
+    *PLACES, "out", "device", "workers", "cache", "check", "on_bad", "log_every", "save_every", "tensorboard",
+    "evaluate",
 }  # fmt: skip
 
 # What a policy takes from the flags of the same name.

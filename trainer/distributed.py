@@ -5,11 +5,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from precompute.cli import command
 
 MOMENTUM = 0.1  # of running statistics: torch's default, which every ResNet here has
 
@@ -201,8 +204,9 @@ def average(values: dict[str, float], device: str, known: bool = False) -> dict[
 class StopVote:
     """Lets all processes stop at the same step, soon after any of them was asked to, without a sync with the device.
 
-    Every few steps each hands in its flag, to an all-reduce on the CPU that runs beside the steps; the result is read
-    when the next is handed in. A request is thus heard after at most 2 · EVERY steps.
+    Every few steps each hands in its flags, to an all-reduce on the CPU that runs beside the steps; the result is read
+    when the next is handed in. A request is thus heard after at most 2 · EVERY steps. So is that a checkpoint is late,
+    which each tells by its own clock.
     """
 
     EVERY = 4
@@ -211,32 +215,43 @@ class StopVote:
         self.group: Any = dist.new_group(backend="gloo") if process.world > 1 else None
         self.pending: tuple[dist.Work, Tensor] | None = None
 
-    def __call__(self, step: int, flag: bool) -> bool:
-        """Whether to stop after `step`; every process must ask at every step. In a single process: `flag`."""
+    def __call__(self, step: int, stop: bool, late: bool = False) -> tuple[bool, bool]:
+        """Whether to stop after `step`, and whether to save; every process must ask at every step.
+
+        In a single process: the flags themselves.
+        """
         if self.group is None:
-            return flag
+            return stop, late
         if step % self.EVERY:
-            return False
+            return False, False
         agreed = self._outcome()
-        votes = torch.tensor([int(flag)])
+        votes = torch.tensor([int(stop), int(late and not agreed[1])])  # where it is agreed on, it will be saved now
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group, async_op=True)
         assert work is not None
         self.pending = work, votes
         return agreed
 
-    def last(self, flag: bool) -> bool:
-        """The outcome of a last vote, for which all processes wait: they end in the same way. Alone: `flag`."""
+    def last(self, stop: bool) -> bool:
+        """The outcome of a last vote, for which all processes wait: they end in the same way. Alone: `stop`."""
         if self.group is None:
-            return flag
-        votes = torch.tensor([int(self._outcome() or flag)])
+            return stop
+        votes = torch.tensor([int(self._outcome()[0] or stop)])
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group)
         return bool(votes.item())
 
-    def _outcome(self) -> bool:
+    def _outcome(self) -> tuple[bool, bool]:
         """That of the vote that is under way (False for none)."""
         if self.pending is None:
-            return False
+            return False, False
         work, votes = self.pending
         work.wait()
         self.pending = None
-        return bool(votes.item())
+        stop, late = votes.tolist()
+        return bool(stop), bool(late)
+
+
+def resuming(out: Path, *flags: str) -> str:
+    """The command that goes on with the run in `out`, as it was started, for a message."""
+    started = command("trainer.run", "--resume", out, *flags)
+    here = world()
+    return started if here == 1 else started.replace("python", f"torchrun --standalone --nproc-per-node {here}", 1)

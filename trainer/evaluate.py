@@ -30,7 +30,9 @@ class EvaluateConfig:
     dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
     boxes: str | None = option(None, "box file made by precompute.boxes")
     root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
-    protocol: tuple[str, ...] = option(("knn", "localise"), "protocols, or all", choices=(*PROTOCOLS, "all"))
+    protocol: tuple[str, ...] = option(
+        (), "protocols, or all; default: knn (where there are labels) and localise", choices=(*PROTOCOLS, "all")
+    )
     arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
     train_split: str = option("train", "split to learn from")
     eval_split: str | None = option(None, "split to test on; default: test, else val")
@@ -125,10 +127,17 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     if config.gallery:
         gallery.write_gallery(encoder, bench_of(64), Path(config.gallery), print)
         result["gallery"] = config.gallery
-    for name in PROTOCOLS if "all" in config.protocol else config.protocol:
+    asked = PROTOCOLS if "all" in config.protocol else config.protocol
+    if not asked:
+        asked = ("knn", "localise") if bench_of(64).has_labels() else ("localise",)
+        print(f"--protocol {' '.join(asked)}: the default" + ("" if "knn" in asked else " where there are no labels"))
+    for name in asked:
         bench = bench_of(16 if name == "finetune" else 64)
         if name != "localise" and not bench.has_labels():
-            raise UserError(f"--protocol {name}: the set has no labels in {config.train_split} or {held_out}")
+            raise UserError(
+                f"--protocol {name}: the set has no labels in {config.train_split} or {held_out}. "
+                "--protocol localise needs none"
+            )
         if name == "knn":
             result[name] = protocols.knn(encoder, bench)
         elif name == "linear":
@@ -158,13 +167,15 @@ def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
 
 def _table(found: dict[str, Any]) -> str:
     """The maps' figures, one a line."""
+    from trainer.localise import shown
+
     lines = [f"box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
     lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")
     for key in ("probe", "shuffled probe", "energy", "centre prior"):
         f, accuracy = found[key], found[key]["max_box_accuracy"]
         boxes = "  ".join(f"{accuracy[iou]:.3f}" for iou in ("0.3", "0.5", "0.7"))
-        line = f"  {key:14s} {f['auc']:6.3f} {f['pointing']:6.3f} {f['energy']:6.3f}"
-        lines.append(f"{line}  {f['off_centre']['auc']:14.3f}  {boxes}")
+        line = f"  {key:14s} " + " ".join(f"{shown(f[name]):>6s}" for name in ("auc", "pointing", "energy"))
+        lines.append(f"{line}  {shown(f['off_centre']['auc']):>14s}  {boxes}")
     return "\n".join(lines)
 
 

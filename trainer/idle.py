@@ -13,6 +13,10 @@ def _aligns(config: RunConfig) -> bool:
     return config.method == "cvsa"
 
 
+def _attends(config: RunConfig) -> bool:
+    return _aligns(config) and config.control != "direct-head"
+
+
 def _pastes(config: RunConfig) -> bool:
     return config.policy != "rrc"
 
@@ -24,9 +28,11 @@ RULES: tuple[tuple[tuple[str, ...], _Counts, str], ...] = (
     (("paste_scale", "box_cap", "scene", "group", "backgrounds"), _pastes, "policies that paste, and rrc does not"),
     (("scene_scale",), lambda c: _pastes(c) and c.scene == "zoom", "--scene zoom of policies that paste"),
     (("maps",), lambda c: c.policy == "copy-paste", "--policy copy-paste"),
-    (("loss", "scale", "reduction", "align_weight", "align_stages", "conv_hidden"), _aligns, "--method cvsa"),
+    (("loss", "reduction", "align_weight", "align_stages", "conv_hidden"), _aligns, "--method cvsa"),
+    (("scale",), _attends, "--method cvsa without --control direct-head"),
+    (("dim",), lambda c: c.method != "rotpred", "methods with projections, and rotpred's heads tell four turns apart"),
     (("mask",), lambda c: c.method in ("cvsa", "instloc"), "--method cvsa and instloc"),
-    (("temperature",), lambda c: _aligns(c) and c.alignment().scale == "cosine", "--method cvsa with --scale cosine"),
+    (("temperature",), lambda c: _attends(c) and c.alignment().scale == "cosine", "--method cvsa with --scale cosine"),
     (("ema",), lambda c: c.method in ("byol", "cvsa"), "--method byol and cvsa; MoCo's way has 0.999 throughout"),
     (("bias_lr",), lambda c: optimizer_of(c) == "lars", "--optimizer lars"),
     (("momentum",), lambda c: optimizer_of(c) != "adamw", "--optimizer lars and sgd"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from precompute.cli import UserError
 from precompute.files import replacing
+from trainer import distributed
 from trainer.board import Board
 
 NAME = "metrics.jsonl"
@@ -122,6 +123,16 @@ class Meter:
         self.count += 1
         self.waited += waited
         self.timed += 1
+
+    def share(self) -> None:
+        """Gives all processes the mean of their sums; all must call it at the same step.
+
+        A checkpoint is one process's: with its own sums a resume would take those of the others for equal to them.
+        """
+        if distributed.world() > 1 and self.sums:
+            some = next(iter(self.sums.values()))
+            means = distributed.average({name: value.item() for name, value in self.sums.items()}, str(some.device))
+            self.sums = {name: torch.tensor(value, dtype=some.dtype).to(some.device) for name, value in means.items()}
 
     def means(self) -> dict[str, float]:
         """Means since the last `reset`, in float32."""

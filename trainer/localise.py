@@ -5,6 +5,7 @@ over images; images without both kinds of cells are left out.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,12 @@ class Figures:
     images: int
 
     def __str__(self) -> str:
-        return f"AUC {self.auc:.3f}  pointing {self.pointing:.3f}  energy {self.energy:.3f}"
+        return f"AUC {shown(self.auc)}  pointing {shown(self.pointing)}  energy {shown(self.energy)}"
+
+
+def shown(figure: float) -> str:
+    """A figure to three digits, or a dash: of no images there is none."""
+    return f"{figure:.3f}" if isfinite(figure) else "-"
 
 
 def figures(scores: Tensor, masks: Tensor) -> Figures:

@@ -120,13 +120,16 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     alignment = method.alignment if trained_head else Alignment(method.alignment.settings)
     stage = max(config.align_stages)
     head = _direct_head(state, bench, stage)
+    before: dict[int, Tensor] = {}
     maps: dict[str, list[Tensor]] = {"C": [], "rolled": [], "head": [], "mask": []}
     pictures = []
     for batch in _views(state, bench, bench.test_split):
         online, keys = method.online(batch.q), method.target(batch.k)
         maps["C"].append(alignment.correspondence(online, keys, stage))
-        # Rolled here: this process evaluates alone, and the arm of that name rolls over all processes.
-        rolled = replace(keys, maps={s: m.roll(1, 0) for s, m in keys.maps.items()})
+        # Rolled here: this process evaluates alone, and the arm of that name rolls over all processes. A picture that
+        # is alone in the last batch gets the keys of one before it.
+        before = keys.maps if len(batch) > 1 else before
+        rolled = replace(keys, maps={s: m.roll(1, 0)[: len(batch)] for s, m in before.items()})
         maps["rolled"].append(alignment.correspondence(online, rolled, stage))
         maps["head"].append(probe_maps(online.z[stage], head))
         maps["mask"].append(batch.masks(0, maps["C"][-1].shape[-1]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.cli import Parser, UsageError, UserError, add_options, main, read_options
-from trainer.config import FREE, PRESETS, RunConfig
+from trainer.config import FREE, PLACES, PRESETS, RunConfig
 from trainer.idle import idle_flags
 from trainer.settings import let_idle_threads_sleep
 from trainer.signals import ending, held_back
@@ -86,11 +86,13 @@ def _continued(state: dict[str, Any], given: dict[str, Any], path: Path) -> RunC
                 "Leave the flag out, or start a new run with another --out"
             )
         values[name] = value
-    for name in ("boxes", "root"):
-        place = values.get(name)
-        if place is not None and name not in given and not Path(place).exists():
+    for name in PLACES:
+        places = values.get(name)
+        places = places if isinstance(places, tuple) else (places,)
+        gone = [place for place in places if place is not None and not Path(place).exists()]
+        if gone and name not in given:
             raise UserError(
-                f"{path} was trained with --{name} {place}, and from {Path.cwd()} there is none. "
+                f"{path} was trained with --{name} {gone[0]}, and from {Path.cwd()} there is none. "
                 f"Go on from the folder that the run was begun in, or say where it is now with --{name}"
             )
     if "out" not in given:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from precompute.cli import UserError, as_json, command
-from trainer import checkpoint
+from precompute.cli import UserError, as_json
+from trainer import checkpoint, distributed
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
 from trainer.journal import Meter
@@ -102,10 +102,12 @@ class Saver:
         self.saved: int | None = None  # step of the newest good checkpoint
 
     def due(self, step: int) -> bool:
-        """Every `every` steps; else by the clock: each minute, and at most a fiftieth of the time spent writing."""
-        if self.every is not None:
-            return step % self.every == 0
-        return time.monotonic() - self.last > max(60.0, 50 * self.cost)
+        """Every `every` steps, if that is given."""
+        return self.every is not None and step % self.every == 0
+
+    def late(self) -> bool:
+        """Otherwise by the clock: each minute, and at most a fiftieth of the time spent writing."""
+        return self.every is None and time.monotonic() - self.last > max(60.0, 50 * self.cost)
 
     def save(self, state: TrainingState, keep: bool = True) -> None:
         """Writes the checkpoint; `keep` see `checkpoint.save`. UserError where it cannot be written (a full disk)."""
@@ -122,7 +124,7 @@ class Saver:
     def _unwritten(self, step: int, error: OSError) -> UserError:
         good = "There is none before it"
         if self.saved is not None:
-            good = f"Last good checkpoint: step {self.saved}. Then: {command('trainer.run', '--resume', self.folder)}"
+            good = f"Last good checkpoint: step {self.saved}. Then: {distributed.resuming(self.folder)}"
         return UserError(
             f"{error.filename}: the checkpoint of step {step} was not written ({error.strerror}). Make room. {good}"
         )

@@ -3,19 +3,18 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from augment import open_views
-from precompute.cli import UserError, as_json, command
+from precompute.cache import BadFile
+from precompute.cli import UserError, as_json
 from trainer import checkpoint, distributed
 from trainer.board import Board
 from trainer.board import require as require_board
-from trainer.build import describe, make_method, surroundings
+from trainer.build import describe, surroundings
 from trainer.card import write_card
 from trainer.checkpoint import Resumed
 from trainer.config import RunConfig
@@ -25,12 +24,13 @@ from trainer.diagnostics import collapse_warning, diagnose, no_background
 from trainer.distributed import Process
 from trainer.export import save_encoder
 from trainer.folder import run_folder
-from trainer.journal import Journal, Meter, log_line
+from trainer.journal import Journal, log_line
 from trainer.losses import bilinear_masks
-from trainer.methods import Masks, Method
+from trainer.methods import Masks
 from trainer.model import ONEDNN, build_encoder, feature_widths, grid_of, train_mode
-from trainer.optim import build_optimizer, ema_momentum, learning_rate, set_lr
-from trainer.settings import Hardware, Settings, decide, find_hardware
+from trainer.optim import ema_momentum, learning_rate, set_lr
+from trainer.settings import Hardware, decide, find_hardware
+from trainer.setup import compile_networks, held_out_of, make_state, open_loader
 from trainer.signals import held_back, stop_signal
 from trainer.state import Saver, TrainingState
 
@@ -46,16 +46,12 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     restart_peak_memory(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     say = _say if process.first else _keep_quiet
-    policy = config.views()
     with distributed.first_alone(process):
         data = open_data(config.dataset, config.boxes, config.root, say)
     images = len(data.cache.indices(data.split(config.train_split, "--train-split")))
-    # Before the training: a mistake here would show hours later.
-    held_out = data.held_out(config.train_split, config.eval_split) if config.evaluate else None
+    held_out = held_out_of(config, data)  # before the training: a mistake here would show hours later
     if config.evaluate and held_out is None:
         reasons.append(f"no evaluation: {data.nothing_held_out}")
-    if held_out is not None and config.maps_used and config.method == "cvsa":  # whose C maps are of views
-        data.require_maps(config.maps_used, held_out)
     torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - a run of compare's before may have done without
     encoder = build_encoder(config.arch)
     settings, more = decide(config, images, feature_widths(encoder)[4], hardware)
@@ -65,14 +61,10 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
         say("note: " + note)
 
     out = Path(config.out)
-    with run_folder(out, resumed and resumed.path, process.first, say), open_views(
-        data.cache, data.root, policy=policy, split=data.split(config.train_split), backend=config.pipeline,
-        batch_size=settings.batch_size, device=hardware.device, seed=config.seed, maps=config.maps_used,
-        rank=process.rank, world_size=process.world, workers=config.workers,
-        background_sets=list(zip(config.backgrounds[::2], config.backgrounds[1::2], strict=True)),
-        own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side, check=config.check,
-        on_bad=config.on_bad, say=lambda line: say("views: " + line),
-    ) as loader:  # fmt: skip
+    with (
+        run_folder(out, resumed and resumed.path, process.first, say),
+        open_loader(config, data, settings, hardware.device, process, say) as loader,
+    ):
         masked = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())  # stages that need masks
         grids = {stage: grid_of(encoder, config.size, stage) for stage in masked}
         torch.manual_seed(config.seed)  # some methods draw in the step; compare's runs follow each other in one process
@@ -89,14 +81,14 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
             if resumed.remark:
                 say("note: " + resumed.remark)
         if process.first:
-            about = surroundings(data, policy)
+            about = surroundings(data, config.views())
             header = {"config": as_json(config), "settings": as_json(settings), "about": about}
             _open_journal(journal, header, state, resumed, say)
         # Not over the previous checkpoint where that is the one that was good.
         saver.save(state, keep=resumed is None or resumed.path.name == checkpoint.NAME)
         done = _loop(state, grids, hardware, process, journal, saver, say)
     if not done:
-        say(f"stopped at step {state.step} and saved. Go on with: {command('trainer.run', '--resume', out)}")
+        say(f"stopped at step {state.step} and saved. Go on with: {distributed.resuming(out)}")
     elif process.first:
         _finish(state, data, held_out, journal, out, say)
     if board:
@@ -160,8 +152,9 @@ def _loop(
                 if process.first:
                     journal.add("step", **row)
                 meter.reset()
-            stopped = vote(state.step, stop.is_set)
-            if stopped or last or saver.due(state.step):
+            stopped, late = vote(state.step, stop.is_set, saver.late())
+            if stopped or last or late or saver.due(state.step):
+                meter.share()
                 state.check_finite(meter.means(), saver.folder, weights=True)
                 if process.first:
                     journal.sync()
@@ -270,43 +263,6 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
     }
 
 
-def make_state(
-    config: RunConfig,
-    settings: Settings,
-    loader: Any,
-    hardware: Hardware,
-    process: Process,
-    say: Say,
-    fresh: bool = True,
-) -> TrainingState:
-    """Networks and optimizer on their device, ready for the first step; not `fresh`: to be filled from a checkpoint."""
-    device = hardware.device
-    # A checkpoint holds all weights: a continuation does without the file of --init.
-    method = make_method(config if fresh else replace(config, init=None), settings, say).to(device)
-    compile_networks(method, config.compile)
-    if process.world > 1:
-        distributed.synchronise_batch_norm(method, device)
-        method.run_online_by(distributed.parallel(method.online, device))
-    return TrainingState(
-        config=config,
-        settings=settings,
-        method=method,
-        optimizer=build_optimizer(
-            settings.optimizer, [method.online], settings.weight_decay, config.momentum, config.bias_lr
-        ),
-        scaler=torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16"),
-        loader=loader,
-        meter=Meter(),
-    )
-
-
-def compile_networks(method: Method, compiled: bool) -> None:
-    """Lets torch.compile run the networks, or not; what they compute and how they are saved stays the same."""
-    for network in (method.online, method.target):
-        if network is not None:
-            network.compiled = compiled
-
-
 def autocast_of(amp: str, device: str) -> Callable[[], AbstractContextManager]:
     """A maker of autocast contexts; of empty ones for "off"."""
     if amp == "off":
@@ -327,8 +283,9 @@ def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Jou
 
         try:
             found = evaluate_run(state, data, held_out, out, say)
-        except (KeyboardInterrupt, UserError):
-            say(f"trained and saved, but not evaluated. For that: {command('trainer.run', '--resume', out)}")
+        except (KeyboardInterrupt, UserError) as error:
+            more = ("--on-bad", "replace") if isinstance(error.__cause__, BadFile) else ()
+            say(f"trained and saved, but not evaluated. For that: {distributed.resuming(out, *more)}")
             raise
         journal.add("evaluation", step=state.step, **found)
     say(f"model card: {write_card(out, found)}")

@@ -12,7 +12,7 @@ from trainer.config import LOSS_PRESETS
 from trainer.diagnostics import diagnose
 from trainer.methods import Alignment, Byol, Method
 from trainer.model import Heads, build_model
-from trainer.train import compile_networks
+from trainer.setup import compile_networks
 
 
 def step(method: Method, photos: PhotoBatch) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:

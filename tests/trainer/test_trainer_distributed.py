@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from trainer_runs import TINY, rows_of
 
 from trainer import checkpoint, journal
-from trainer.distributed import StopVote, synchronise_batch_norm
+from trainer.distributed import StopVote, resuming, synchronise_batch_norm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
@@ -93,6 +95,31 @@ def test_two_processes_equal_one(
     a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow  # two starts of torch
+def test_the_first_line_after_a_resume_is_that_of_the_unbroken_run(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    """Its mean is over steps before and after the checkpoint, and over both processes."""
+    flags = ["--boxes", demo_boxes, "--root", demo_root, *TINY, "--epochs", 2, "--log-every", 6, "--save-every", 4,
+             "--no-evaluate"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = torchrun("-m", "trainer.run", *flags, "--out", one)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert checkpoint.load(one / checkpoint.PREVIOUS)["step"] == 4
+    shutil.copytree(one, two)
+    os.rename(two / checkpoint.PREVIOUS, two / checkpoint.NAME)
+    done = torchrun("-m", "trainer.run", "--resume", two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows_of(two) == rows_of(one)
+    assert [row["step"] for row in rows_of(one)] == [6]
+
+
+def test_a_message_names_the_command_that_the_run_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resuming(Path("runs/a b")) == "python -m trainer.run --resume 'runs/a b'"
+    monkeypatch.setattr("trainer.distributed.world", lambda: 4)
+    assert resuming(Path("out")) == "torchrun --standalone --nproc-per-node 4 -m trainer.run --resume out"
 
 
 @pytest.mark.slow  # three starts of torch

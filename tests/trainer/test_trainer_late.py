@@ -1,19 +1,23 @@
 """What would show only after hours of training: found before it, or told with what is there and how to go on."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from trainer_runs import TINY
 
-from precompute.cache import BoxCache
+from precompute.cache import BoxCache, write
 from precompute.cli import UsageError, UserError
-from trainer import evaluate, journal, run
+from trainer import checkpoint, compare, evaluate, journal, run
 from trainer.data import Data
 from trainer.encoders import untrained
+from trainer.methods import Alignment
 from trainer.protocols import Bench, features
 
 SHORT = [*TINY, "--epochs", "1"]
@@ -63,8 +67,12 @@ def test_where_bad_files_are_errors_the_run_tells_how_to_have_its_evaluation(
     shutil.copy(demo_root / gone, tmp_path / "demo" / gone)
     with pytest.raises(UserError, match=f"{bad['test']}: changed since .*precompute.boxes"):
         run.program([*flags, *SHORT, "--on-bad", "fail", "--out", str(out)])
-    assert "trained and saved, but not evaluated" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"not evaluated. For that: python -m trainer.run --resume {out} --on-bad replace\n" in told
     assert (out / "encoder.safetensors").exists()
+    shutil.copytree(out, tmp_path / "copy")
+    assert run.program(["--resume", str(tmp_path / "copy"), "--on-bad", "replace"]) == 0
+    assert len(json.loads((tmp_path / "copy" / "evaluation.json").read_text())["left_out"]) == 2
     shutil.copytree(demo_root, tmp_path / "demo", dirs_exist_ok=True)
     assert run.program(["--resume", str(out)]) == 0
     assert "left_out" not in json.loads((out / "evaluation.json").read_text())
@@ -158,3 +166,112 @@ def test_views_without_both_kinds_of_cells_have_no_figure_of_rolled_keys(
     assert "nan" not in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["localisation"] is None
     assert "nan" not in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+
+
+def test_a_file_that_fails_a_run_is_told_with_its_way_out(
+    spoilt: tuple[list[str], dict[str, str]], tmp_path: Path
+) -> None:
+    flags, _ = spoilt
+    with pytest.raises(UserError, match=r"\.jpg: .*\(on_bad=replace would take another image instead\)"):
+        run.program([*flags, *SHORT, "--epochs", "2", "--on-bad", "fail", "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "match"),
+    [
+        ("--init nofile.pth", "nofile.pth"),
+        ("--batch-size 100", "--batch-size 100 is more than the 48 images"),
+        ("--pipeline dali --colour torchvision", "colour"),
+        ("--arch resnet99", "resnet99"),
+    ],
+)
+def test_a_mistake_of_a_later_arm_shows_before_the_first_has_trained(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, mistake: str, match: str
+) -> None:
+    flags = ["--seeds", "1", "--out", str(tmp_path / "out"), "--", "--boxes", str(demo_boxes), "--root", str(demo_root)]
+    with pytest.raises(UserError, match=match):
+        compare.program(["--arms", "byol:rrc", f"byol:rrc {mistake}", *flags, *SHORT])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_alone_in_the_last_batch_gets_another_ones_keys(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 held-out images in batches of 47: rolled within its batch, the last one's keys would be its own."""
+    real, seen = Alignment.correspondence, []
+
+    def correspondence(self: Alignment, online, keys, stage: int):
+        seen.append(keys.maps[stage])
+        return real(self, online, keys, stage)
+
+    monkeypatch.setattr(Alignment, "correspondence", correspondence)
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--batch-size", "47"]
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    (own, rolled), (last, others) = seen[-4:-2], seen[-2:]
+    assert (len(own), len(last), len(others)) == (47, 1, 1)
+    assert torch.equal(rolled, own.roll(1, 0))
+    assert torch.equal(others, own[-1:])
+
+
+def test_without_labels_the_default_protocols_are_those_that_need_none(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cache = BoxCache.open(demo_boxes)
+    write(tmp_path / "bare.h5", replace(cache, labels=np.full(len(cache), -1, cache.labels.dtype)))
+    flags = ["random", "--arch", "resnet10w4", "--root", str(demo_root), "--size", "32", "--device", "cpu"]
+    assert evaluate.program([*flags, "--boxes", str(tmp_path / "bare.h5"), "--json"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "--protocol localise: the default where there are no labels" in told
+    assert "knn" not in json.loads(told[-1])
+    with pytest.raises(UserError, match=r"no labels in train or test\. --protocol localise needs none"):
+        evaluate.program([*flags, "--boxes", str(tmp_path / "bare.h5"), "--protocol", "knn"])
+    assert evaluate.program([*flags, "--boxes", str(demo_boxes)]) == 0
+    assert "--protocol knn localise: the default" in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_goes_on_where_its_maps_and_backgrounds_are_now(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    cache, maps, out = BoxCache.open(demo_boxes), tmp_path / "maps", tmp_path / "run"
+    for row in range(len(cache)):
+        path = (maps / cache.path(row)).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 255).save(path)
+    other = tmp_path / "other.h5"
+    shutil.copy(demo_boxes, other)
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--policy", "copy-paste", "--no-evaluate"]
+    assert (
+        run.program([*flags, "--maps", str(maps), "--backgrounds", str(other), str(demo_root), "--out", str(out)]) == 0
+    )
+    os.rename(out / checkpoint.PREVIOUS, out / checkpoint.NAME)
+    maps.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=f"--maps {maps}, and from .* there is none. .*with --maps"):
+        run.program(["--resume", str(out)])
+    other.rename(tmp_path / "elsewhere.h5")
+    moved = ["--maps", str(tmp_path / "moved")]
+    with pytest.raises(UserError, match=f"--backgrounds {other}, and from .* there is none. .*with --backgrounds"):
+        run.program(["--resume", str(out), *moved])
+    backgrounds = ["--backgrounds", str(tmp_path / "elsewhere.h5"), str(demo_root)]
+    assert run.program(["--resume", str(out), *moved, *backgrounds]) == 0
+
+
+def test_figures_of_no_image_are_dashes(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Views whose patch covers no cell by half, and a set whose boxes all lie in the middle."""
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--box-cap", "0.0001", "--own", "0"]
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    told, card = capsys.readouterr().out, (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "AUC -  pointing -  energy -  (0 images)" in told
+    assert "| views: C map | - | - | - |" in card
+    assert "nan" not in told + card
+    cache = BoxCache.open(demo_boxes)
+    middle = np.tile(np.float32([0.3, 0.3, 0.7, 0.7]), (len(cache), 1))
+    write(tmp_path / "middle.h5", replace(cache, boxes=middle))
+    flags = ["--boxes", str(tmp_path / "middle.h5"), "--root", str(demo_root), "--size", "64", "--device", "cpu"]
+    assert evaluate.program(["random", "--arch", "resnet10w4", *flags, "--protocol", "localise"]) == 0
+    told = capsys.readouterr().out
+    assert "0 images off-centre" in told
+    assert "nan" not in told

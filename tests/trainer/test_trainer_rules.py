@@ -16,6 +16,7 @@ from precompute.cache import BoxCache
 from precompute.cli import UsageError, UserError, as_json
 from trainer import checkpoint, compare, evaluate, journal, run
 from trainer.compare import CompareConfig, command_of, folder_of, summarise, table
+from trainer.compare_checks import check_arm
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.folder import EVALUATION
@@ -122,13 +123,13 @@ def test_weights_that_are_no_numbers_never_become_the_good_checkpoint(tmp_path: 
 def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:
     saver = Saver(tmp_path, None, True)
     now = saver.last
-    assert not saver.due(5)
+    assert not saver.late()
     saver.last = now - 61
-    assert saver.due(5)
+    assert saver.late()
     saver.cost = 10.0  # a fiftieth of the time at most
-    assert not saver.due(5)
+    assert not saver.late()
     saver.last = now - 501
-    assert saver.due(5)
+    assert saver.late()
     assert [step for step in range(1, 7) if Saver(tmp_path, 3, True).due(step)] == [3, 6]
 
 
@@ -188,7 +189,7 @@ def done(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> list[str]:
 def test_a_run_of_other_settings_is_no_part_of_a_comparison(done: list[str], other: list[str], tmp_path: Path) -> None:
     """Also one whose checkpoints were deleted; and it shows before the first seed has trained."""
     same = command_of("byol:rrc", 1, done, tmp_path)
-    compare._check(same, folder_of("byol:rrc", 1, tmp_path), compare._data_of(same))
+    check_arm([(same, folder_of("byol:rrc", 1, tmp_path))])
     command = ["--arms", "byol:rrc", "--seeds", "2", "--out", str(tmp_path), "--", *done, *other]
     with pytest.raises(
         UserError, match=f"seed1 was trained with {other[0]} .*and now it would be {other[0]} {other[1]}"

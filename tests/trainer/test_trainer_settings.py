@@ -151,6 +151,8 @@ def test_a_machine_without_git_knows_no_commit(
         (RunConfig(scene="whole", scale="raw"), "scene_scale temperature", "--scene-scale --temperature"),
         (RunConfig(optimizer="adamw"), "momentum bias_lr", "--bias-lr --momentum"),
         (RunConfig(method="simclr"), "bias_lr", ""),
+        (RunConfig(method="rotpred"), "dim hidden", "--dim"),
+        (RunConfig(control="direct-head"), "dim scale temperature reduction", "--scale --temperature"),
         (RunConfig(evaluate=False), "eval_split", "--eval-split"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_all_stop_at_the_same_step_whoever_was_asked(seen: dict[str, list[Any]])
     assert 6 < step <= 6 + 2 * StopVote.EVERY
     assert [other for other, _ in others] == [step] * (WORLD - 1)
     assert [one["nobody"] for one in seen["votes"]] == [[None, [False, False]]] * WORLD
+
+
+def test_all_save_at_the_same_steps_whosever_clock_asked(seen: dict[str, list[Any]]) -> None:
+    steps, *others = [one["steps"] for one in seen["saves"]]
+    assert others == [steps] * (WORLD - 1)
+    assert len(steps) > 3
+    assert all(6 < after - before <= 6 + 2 * StopVote.EVERY for before, after in pairwise(steps))
+
+
+def test_a_checkpoints_means_are_of_all_processes(seen: dict[str, list[Any]]) -> None:
+    assert [one["means"] for one in seen["sums"]] == [{"loss": 6.0, "alignment": 1.0}] * WORLD
+    assert [one["empty"] for one in seen["sums"]] == [{}] * WORLD
 
 
 def test_a_request_with_the_last_step_is_heard_by_all_after_it(seen: dict[str, list[Any]]) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from trainer import distributed, run, train
 from trainer.distributed import Process
+from trainer.journal import Meter
 
 WORLD = 3
 DEADLINE = 60  # seconds, after which a process that waits for another one ends
@@ -53,7 +54,7 @@ def votes(process: Process) -> dict[str, Any]:
 
     def heard(asked: int, at: int, steps: int) -> tuple[int | None, list[bool]]:
         vote = distributed.StopVote(process)
-        step = next((s for s in range(1, steps + 1) if vote(s, process.rank == asked and s >= at)), None)
+        step = next((s for s in range(1, steps + 1) if vote(s, process.rank == asked and s >= at)[0]), None)
         return step, [vote.last(False), vote.last(process.rank == asked and at > steps)]
 
     return {
@@ -62,6 +63,28 @@ def votes(process: Process) -> dict[str, Any]:
         "after_the_last_vote": heard(asked=2, at=11, steps=10),
         "nobody": heard(asked=-1, at=0, steps=12),
     }
+
+
+def saves(process: Process) -> dict[str, Any]:
+    """When each saves, where the second one's clock alone says that a checkpoint is late: six steps after the last."""
+    vote, saved = distributed.StopVote(process), [0]
+    for step in range(1, 41):
+        _, late = vote(step, False, process.rank == 1 and step - saved[-1] >= 6)
+        if late:
+            saved.append(step)
+    vote.last(False)
+    return {"steps": saved}
+
+
+def sums(process: Process) -> dict[str, Any]:
+    """A log interval's sums, which are each one's own, after a checkpoint."""
+    meter = Meter()
+    for step in range(2):
+        meter.add({"loss": torch.tensor(float(process.rank + 10 * step)), "alignment": torch.tensor(1.0)}, 0.0)
+    meter.share()
+    empty = Meter()
+    empty.share()
+    return {"means": meter.means(), "empty": empty.means()}
 
 
 def batch_norm(process: Process) -> dict[str, bool]:
@@ -116,7 +139,7 @@ def refused(process: Process) -> dict[str, Any]:
 def parts(rank: int, folder: Path) -> None:
     process = distributed.start("cpu")
     assert process == Process(rank, WORLD)
-    found = {part.__name__: part(process) for part in (rows, votes, batch_norm, alone, refused)}
+    found = {part.__name__: part(process) for part in (rows, votes, saves, sums, batch_norm, alone, refused)}
     (folder / f"parts-{rank}.json").write_text(json.dumps(found))
 
 
