@@ -70,7 +70,8 @@ class Data:
             MapFolder(folder, ImageSet([(self.cache, self.root)]), self.cache.indices(self.split(split)))
         except UserError as error:
             raise UserError(
-                f"{error}. The evaluation makes views of split {split!r}: it needs their maps too, or --no-evaluate"
+                f"{str(error).replace('maps=', '--maps ', 1)}. The evaluation makes views of split {split!r}: "
+                "it needs their maps too, or --no-evaluate"
             ) from error
 
     def identity(self) -> dict[str, Any]:

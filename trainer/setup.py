@@ -1,5 +1,6 @@
 """What a run needs before its first step: its views, its networks and optimizer; and whether all of it can be had."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from augment import open_views
+from precompute.cli import UserError
 from trainer import distributed
 from trainer.build import make_method
 from trainer.config import RunConfig
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from augment.loader import ViewLoader
 
 Say = Callable[[str], None]
+_FLAGS = {"backend": "--pipeline", "cache": "--cache", "colour": "--colour", "maps": "--maps", "workers": "--workers",
+          "cache_side": "--cache-side"}  # fmt: skip
+_ARGUMENT = re.compile(rf"\b({'|'.join(_FLAGS)})=")
 
 
 def held_out_of(config: RunConfig, data: Data) -> str | None:
@@ -39,15 +44,18 @@ def held_out_of(config: RunConfig, data: Data) -> str | None:
 def open_loader(
     config: RunConfig, data: Data, settings: Settings, device: str, process: Process, say: Say
 ) -> "ViewLoader":
-    """The views that the run learns from."""
-    return open_views(
-        data.cache, data.root, policy=config.views(), split=data.split(config.train_split), backend=config.pipeline,
-        batch_size=settings.batch_size, device=device, seed=config.seed, maps=config.maps_used,
-        rank=process.rank, world_size=process.world, workers=config.workers,
-        background_sets=list(zip(config.backgrounds[::2], config.backgrounds[1::2], strict=True)),
-        own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side, check=config.check,
-        on_bad=config.on_bad, say=lambda line: say("views: " + line),
-    )  # fmt: skip
+    """The views that the run learns from. UserError with the names of flags for those of arguments."""
+    try:
+        return open_views(
+            data.cache, data.root, policy=config.views(), split=data.split(config.train_split), backend=config.pipeline,
+            batch_size=settings.batch_size, device=device, seed=config.seed, maps=config.maps_used,
+            rank=process.rank, world_size=process.world, workers=config.workers,
+            background_sets=list(zip(config.backgrounds[::2], config.backgrounds[1::2], strict=True)),
+            own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side,
+            check=config.check, on_bad=config.on_bad, say=lambda line: say("views: " + line),
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(_ARGUMENT.sub(lambda m: f"{_FLAGS[m[1]]} ", str(error))) from error
 
 
 def make_state(
