@@ -105,23 +105,18 @@ def hue(levels: Tensor, turns: float) -> Tensor:
     return value - span * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-def blur(levels: Tensor, sigma: float, block: int = 32) -> Tensor:
-    """Gaussian of window 2·ceil(3σ) + 1 over [3, S, S], as products with the blocks of a banded matrix."""
-    size, radius = levels.shape[1], blur_radius(sigma)
-    band = _band(size, sigma)
-    runs = [(a, min(a + block, size)) for a in range(0, size, block)]
-    reach = [(slice(a, b), slice(max(a - radius, 0), min(b + radius, size))) for a, b in runs]
-    down = torch.cat([band[rows, near] @ levels[:, near] for rows, near in reach], dim=1).view(-1, size)
-    return torch.cat([down[:, near] @ band[rows, near].T for rows, near in reach], dim=1).view(3, size, size)
+def blur(levels: Tensor, sigma: float) -> Tensor:
+    """Gaussian of window 2·ceil(3σ) + 1 over [3, S, S], reflected at the borders without the edge: down, then across.
 
-
-def _band(size: int, sigma: float) -> Tensor:
-    """float32 [size, size]: row i holds the weights of output i, reflected at the borders without the edge."""
+    As sums of shifted planes: BLAS adds up in an order that depends on the number of threads.
+    """
     radius = blur_radius(sigma)
-    offset = np.arange(-radius, radius + 1)
-    weight = np.exp(-0.5 * (offset / sigma) ** 2)
-    column = np.abs(np.arange(size)[:, None] + offset)
-    column = np.where(column >= size, 2 * size - 2 - column, column)
-    band = np.zeros((size, size), np.float32)
-    np.add.at(band, (np.arange(size)[:, None], column), (weight / weight.sum()).astype(np.float32))
-    return torch.from_numpy(band)
+    weight = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    weights = (weight / (2 * weight.sum() - 1)).astype(np.float32).tolist()
+    for axis, border in ((1, (0, 0, radius, radius)), (2, (radius, radius))):
+        size, padded = levels.shape[axis], torch.nn.functional.pad(levels, border, mode="reflect")
+        levels = padded.narrow(axis, radius, size) * weights[0]
+        for k in range(1, radius + 1):
+            levels.add_(padded.narrow(axis, radius - k, size), alpha=weights[k])
+            levels.add_(padded.narrow(axis, radius + k, size), alpha=weights[k])
+    return levels

@@ -1,6 +1,7 @@
 """What a caller may hand over or have set around the loader: NumPy's numbers, other defaults, autocast, slivers."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -166,5 +167,28 @@ def test_torchvision_colour_does_not_depend_on_the_number_of_threads(module):
                 found.append([kornia.torchvision_colour(levels.view(1, 3, 224, 224), *values) for values in each])
     finally:
         torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+def test_eagers_blur_and_colour_do_not_depend_on_the_number_of_threads():
+    """In a thread of the backend's own, as it is used: what torch has for others is BLAS's for all."""
+    torch.manual_seed(0)
+    before, found = torch.get_num_threads(), []
+    views = {size: 255 * torch.rand(3, size, size) for size in (24, 32, 49, 56, 67, 97, 224)}
+    matrix = torch.rand(3, 3)
+
+    def make(view: torch.Tensor) -> list[torch.Tensor]:
+        planes = view.reshape(3, -1)
+        return [*(eager.blur(view, sigma) for sigma in (0.3, 1.0, 1.9)), matrix @ planes, planes.mean(1)]
+
+    try:
+        for count in (1, 3, 8):
+            with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+                thread.submit(int).result()
+                torch.set_num_threads(count)
+                found.append([view for made in thread.map(make, views.values()) for view in made])
+    finally:
+        torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
