@@ -169,7 +169,9 @@ class BatchMaker:
         for i, row in enumerate(plan.sources.tolist()):
             sources[i] = self._good(order, epoch, row, files, without=-1)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
-                backgrounds[i, v] = self._good(order, epoch, other, files, without=int(sources[i]))
+                # A view in its own scene stays in one, that of the stand-in: it needs no other image.
+                own = other == row
+                backgrounds[i, v] = sources[i] if own else self._good(order, epoch, other, files, int(sources[i]))
         first, plan = (
             plan,
             draw(

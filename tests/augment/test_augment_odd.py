@@ -1,6 +1,7 @@
 """What a caller may hand over or have set around the loader: NumPy's numbers, other defaults, autocast, slivers."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -15,6 +16,7 @@ from augment import Policy, geometry, open_views
 from augment.backends import eager, kornia
 from augment.backends.decoded import kept_rois
 from augment.plan import Pool, draw
+from precompute.cache import BoxCache
 from precompute.cli import UserError
 
 BACKENDS = ("eager", "kornia")
@@ -192,3 +194,24 @@ def test_eagers_blur_and_colour_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+def test_a_view_in_its_own_scene_needs_no_other_good_image(demo, tmp_path):
+    """Two images, one of them gone: the one that is left stands in for it, and no background is looked for."""
+    root, boxes = demo
+    cache = BoxCache.open(boxes)
+    missing, *_ = cache.indices("train").tolist()
+    shutil.copytree(root, tmp_path / "demo")
+    for row in cache.indices("train").tolist()[:1] + cache.indices("train").tolist()[2:]:
+        (tmp_path / "demo" / cache.path(row)).unlink()
+    options = {"batch_size": 48, "device": "cpu", "backend": "fused", "prefetch": 1}
+    for policy in (SMALL.replace(name="rrc"), SMALL.replace(own=1.0)):
+        said: list[str] = []
+        with open_views(boxes, tmp_path / "demo", policy=policy, say=said.append, **options) as views:
+            batch = next(iter(views))
+        assert set(batch.sources.tolist()) == {cache.indices("train").tolist()[1]}
+        assert sum("bad file" in line for line in said) == 47
+        assert any(cache.path(missing) in line for line in said)
+    views = open_views(boxes, tmp_path / "demo", policy=SMALL, say=lambda _: None, **options)
+    with views, pytest.raises(UserError, match="no good image is left"):
+        next(iter(views))
