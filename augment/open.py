@@ -1,9 +1,11 @@
 """`open_views`: from a box file and its images to a loader, in one call."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 from augment import backends
 from augment.alpha import MapFolder
@@ -74,6 +76,7 @@ def open_views(
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = Policy() if policy is None else policy
+    _refuse_kinds(boxes=boxes, root=root, split=split, background_sets=background_sets)
     _refuse_values(check=check, on_bad=on_bad, cache=cache, dtype=dtype, policy=policy, maps=maps)
     workers, cache_bytes, cache_side = (
         None if value is None else whole(name, value)
@@ -102,6 +105,20 @@ def open_views(
         images, schedule, made, check=check, on_bad=on_bad, workers=workers, prefetch=prefetch, say=say, device=where,
         maps=None if maps is None else MapFolder(maps, images, rows),
     )  # fmt: skip
+
+
+def _refuse_kinds(**values: Any) -> None:
+    """UserError for what cannot name data at all."""
+    path = (str, os.PathLike)
+    kinds = {
+        "boxes": (*path, BoxCache),
+        "root": (*path, NoneType),
+        "split": (str, NoneType),
+        "background_sets": Sequence,
+    }
+    for name, value in values.items():
+        if not isinstance(value, kinds[name]):
+            raise UserError(f"{name}={value!r}: a {type(value).__name__} names none; see the signature of open_views")
 
 
 def _refuse_values(
@@ -136,7 +153,7 @@ def _with_backgrounds(
         if not own:
             raise UserError("own_backgrounds=False without background_sets: no backgrounds are left; name some")
         return images, None
-    if bad := [pair for pair in sets if isinstance(pair, str | Path) or len(pair) != 2]:
+    if bad := [pair for pair in sets if not isinstance(pair, tuple | list) or len(pair) != 2]:
         raise UserError(f"background_sets: {bad[0]!r}: each must be a pair of a box file and its folder")
     images = ImageSet([*images.parts, *(part for pair in sets for part in ImageSet.open(*pair).parts)])
     others = _others(images, rows, say)

@@ -4,7 +4,7 @@ A pure function of (n, seed, epoch, step): nothing depends on workers, prefetch,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Schedule:
     rank: int = 0
     world_size: int = 1
     backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
+    _pool_orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)  # of the present epoch
 
     def __post_init__(self) -> None:
         n, batch, world = len(self.rows), self.batch_size, self.world_size
@@ -87,7 +88,11 @@ class Schedule:
 
     def _pool_order(self, epoch: int) -> np.ndarray:
         assert self.backgrounds is not None
-        return self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
+        if epoch not in self._pool_orders:  # drawn once an epoch: of a million images it takes as long as a batch
+            self._pool_orders.clear()
+            found = self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
+            return self._pool_orders.setdefault(epoch, found)
+        return self._pool_orders[epoch]
 
     def stand_ins(self, order: np.ndarray, row: int, epoch: int) -> Iterator[int]:
         """Who takes the place of a bad image: the next ones of its group, cyclically, then of the whole order.

@@ -67,7 +67,7 @@ def finish_view(policy: Policy, plan: Plan, i: int, v: int, scene: int, patch: i
         levels = torchvision_colour(levels, plan, i, v)
     levels = levels.view(3, size, size)
     if plan.sigma[i, v] > 0:
-        levels = blur(levels, float(plan.sigma[i, v]))
+        levels = blur(levels, plan.sigma[i, v])
     mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (policy.mean, policy.std))
     out.copy_(levels.mul_(1 / (255 * std)).sub_(mean / std))
 
@@ -110,8 +110,8 @@ def blur(levels: Tensor, sigma: float) -> Tensor:
 
     As sums of shifted planes: BLAS adds up in an order that depends on the number of threads.
     """
-    radius = blur_radius(sigma)
-    weight = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    radius = blur_radius(sigma)  # of the float32 that the plan has: in double precision 3σ may be a window more
+    weight = np.exp(-0.5 * (np.arange(radius + 1) / float(sigma)) ** 2)
     weights = (weight / (2 * weight.sum() - 1)).astype(np.float32).tolist()
     for axis, border in ((1, (0, 0, radius, radius)), (2, (radius, radius))):
         size, padded = levels.shape[axis], torch.nn.functional.pad(levels, border, mode="reflect")

@@ -63,6 +63,12 @@ def _references_when_free() -> int:
 _REFERENCES = _references_when_free()
 
 
+def _alone() -> None:
+    """Lets torch use this thread alone. Asked before, it sets the thread up; later that would undo it."""
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
 class FusedBackend:
     """A pool of threads; each decodes images and cuts what the views need of them, then finishes views."""
 
@@ -86,9 +92,7 @@ class FusedBackend:
         # Torch's own threads would fight with ours: one each, and what was set for everybody else stays. All of ours
         # begin here (each waits for the others): one that began later would set it again.
         threads = torch.get_num_threads()
-        self._threads = ThreadPoolExecutor(
-            self.workers, thread_name_prefix="augment-fused", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="augment-fused", initializer=_alone)
         begun = Barrier(self.workers)
         list(self._threads.map(lambda _: begun.wait(timeout=60), range(self.workers)))
         torch.set_num_threads(threads)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loader_views import SMALL, views_of
 
-from augment import Policy, geometry, open_views
-from augment.backends import eager, kornia
+from augment import Policy, geometry, open_views, schedule
+from augment.backends import build, eager, kornia
 from augment.backends.decoded import kept_rois
 from augment.plan import Pool, draw
 from precompute.cache import BoxCache
@@ -80,6 +80,18 @@ def test_what_is_no_whole_number_is_named(demo, option):
 def test_policies_name_what_no_policy_can_have(values, match):
     with pytest.raises(ValueError, match=match):
         Policy(**values)
+
+
+@pytest.mark.parametrize(
+    "option", [{"split": 3}, {"split": ["train"]}, {"background_sets": 5}, {"background_sets": [5]}], ids=str
+)
+def test_what_names_no_data_is_an_error_that_tells_it(demo, option):
+    root, boxes = demo
+    with pytest.raises(UserError, match=next(iter(option))):
+        open_views(boxes, root, batch_size=8, device="cpu", policy=SMALL, **option)
+    for bad in ((None, root), (boxes, 5.5)):
+        with pytest.raises(UserError, match=r"boxes=None|root=5\.5"):
+            open_views(*bad, batch_size=8, device="cpu", policy=SMALL)
 
 
 def test_epochs_are_whole_numbers(demo):
@@ -215,3 +227,50 @@ def test_a_view_in_its_own_scene_needs_no_other_good_image(demo, tmp_path):
     views = open_views(boxes, tmp_path / "demo", policy=SMALL, say=lambda _: None, **options)
     with views, pytest.raises(UserError, match="no good image is left"):
         next(iter(views))
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+def test_a_backends_threads_have_one_thread_of_torchs_each(backend):
+    """Also after their first operation, at which torch sets a thread up."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        made = build(backend, SMALL, torch.device("cpu"), torch.float32, 2, 8, lambda _: None)
+
+        def used(_: int) -> int:
+            torch.rand(3, 300, 300).sum()
+            return torch.get_num_threads()
+
+        assert set(made._threads.map(used, range(8))) == {1}
+        assert torch.get_num_threads() == 4
+        made.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [9, 12, 17, 33])
+def test_the_widest_blur_that_a_view_can_have(demo, size):
+    """A window's half of S - 1 pixels: as float32, 3σ is that; one bit more would be beyond the view."""
+    sigma = (size - 1) / 3
+    policy = SMALL.replace(size=size, blur_p=1.0, blur_sigma=(sigma, sigma))
+    usual = views_of(demo, policy=policy, backend="kornia")
+    for backend in ("eager", "fused"):
+        found = views_of(demo, policy=policy, backend=backend)
+        assert max((x - found[key][0]).abs().max().item() for key, (x, *_) in usual.items()) < 0.1
+
+
+def test_the_order_of_many_backgrounds_is_drawn_once_an_epoch(monkeypatch):
+    drawn = []
+    real = schedule.epoch_order
+
+    def counted(n, seed, epoch, **more):
+        drawn.append((n, epoch))
+        return real(n, seed, epoch, **more)
+
+    monkeypatch.setattr(schedule, "epoch_order", counted)
+    s = schedule.Schedule(SMALL, np.arange(40), 8, 0, True, backgrounds=np.arange(100, 150))
+    for epoch in (0, 1, 0):
+        order = s.order(epoch)
+        picked = [s.pick(order, epoch, step)[1] for step in range(5)]
+        assert len(np.unique(np.concatenate(picked))) > 20
+    assert [n for n, _ in drawn].count(50) == 3
