@@ -87,6 +87,8 @@ def _continued(state: dict[str, Any], given: dict[str, Any], path: Path) -> RunC
             )
         values[name] = value
     for name in PLACES:
+        if name == "maps" and values.get("policy") != "copy-paste":
+            continue  # trainer.compare hands them to all arms
         places = values.get(name)
         places = places if isinstance(places, tuple) else (places,)
         gone = [place for place in places if place is not None and not Path(place).exists()]

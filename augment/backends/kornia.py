@@ -44,8 +44,10 @@ class KorniaBackend:
         else:
             view = torchvision_colour(view, jitter, order, plan.jittered[:, v], plan.gray[:, v])
         view = blur(view, plan.sigma[:, v])
-        as_planes = lambda x: torch.tensor(x, dtype=torch.float32, device=self.device)[:, None, None]  # noqa: E731
-        mean, std = as_planes(self.policy.mean), as_planes(self.policy.std)
+        mean, std = (
+            torch.tensor(x, dtype=torch.float32, device=self.device)[:, None, None]
+            for x in (self.policy.mean, self.policy.std)
+        )
         return ((view - mean) / std).to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def holds(self, row: int) -> bool:

@@ -277,3 +277,12 @@ def test_figures_of_no_image_are_dashes(
     told = capsys.readouterr().out
     assert "0 images off-centre" in told
     assert "nan" not in told
+
+
+def test_maps_that_a_run_does_not_use_are_not_missed(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+    """As those of a comparison, which hands them to all arms."""
+    flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--method", "byol", "--policy", "rrc"]
+    out = tmp_path / "run"
+    assert run.program([*flags, "--maps", str(tmp_path / "gone"), "--no-evaluate", "--out", str(out)]) == 0
+    os.rename(out / checkpoint.PREVIOUS, out / checkpoint.NAME)
+    assert run.program(["--resume", str(out)]) == 0
