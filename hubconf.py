@@ -6,8 +6,8 @@ dependencies = ["torch", "torchvision", "safetensors"]
 def encoder(weights: str, arch: str | None = None):
     """The ResNet in a weights file (ours, torchvision's, timm's, MoCo/BYOL-style), its `fc` an identity, in eval mode.
 
-    `arch` is found from the shapes if it is not given. Raises precompute.cli.UserError where the file does not fit.
+    `arch` is found from the shapes if it is not given. Raises UserError where the file does not fit.
     """
-    from trainer.weights import load_encoder
+    from trainer.model.weights import load_encoder
 
     return load_encoder(weights, arch)[0].eval()

@@ -4,21 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from augment.batch import Batch
-    from augment.evaluation import eval_images
-    from augment.loader import ViewLoader
     from augment.open import open_views
-    from augment.plan import Plan
-    from augment.policy import Policy
+    from augment.stream.batch import Batch
+    from augment.stream.evaluation import eval_images
+    from augment.stream.loader import ViewLoader
+    from augment.views.plan import Plan
+    from augment.views.policy import Policy
 
 __all__ = ["Batch", "Plan", "Policy", "ViewLoader", "eval_images", "open_views"]
 
 _HOMES = {
-    "Batch": "augment.batch",
-    "Plan": "augment.plan",
-    "Policy": "augment.policy",
-    "ViewLoader": "augment.loader",
-    "eval_images": "augment.evaluation",
+    "Batch": "augment.stream.batch",
+    "Plan": "augment.views.plan",
+    "Policy": "augment.views.policy",
+    "ViewLoader": "augment.stream.loader",
+    "eval_images": "augment.stream.evaluation",
     "open_views": "augment.open",
 }
 

@@ -8,19 +8,21 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from augment import backends
-from augment.alpha import MapFolder
-from augment.imageset import ImageSet
-from augment.policy import CACHES, CHECKS, ON_BAD, Policy
-from augment.schedule import Schedule
-from precompute.cache import BoxCache
-from precompute.cli import UserError, cores, whole
+from augment.stream.alpha import MapFolder
+from augment.stream.imageset import ImageSet
+from augment.views.policy import CACHES, CHECKS, ON_BAD, Policy
+from augment.views.schedule import Schedule
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
+from precompute.base.options import whole
+from precompute.base.program import cores
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from augment.backends.decoded import DecodedCache
-    from augment.loader import ViewLoader
+    from augment.stream.loader import ViewLoader
 
 
 def open_views(
@@ -49,7 +51,7 @@ def open_views(
     maps: Path | str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "ViewLoader":
-    """Opens a stream of views with their geometry; see `augment.loader.ViewLoader` and `augment.batch.Batch`.
+    """Opens a stream of views with their geometry; see `augment.ViewLoader` and `augment.Batch`.
 
     boxes: the box file (or an opened one); root: the folder its paths are relative to.
     batch_size: source images per step over all ranks; this rank gets batch_size / world_size of them.
@@ -65,14 +67,14 @@ def open_views(
     cache_side: keeps at most this many pixels of a picture's (or its box's) longer side, so that more fit; views are
     then near, not equal: crops' edges move by up to half a kept pixel. Twice the view's size is little with whole
     scenes; where they are zoomed into, detail is lost.
-    maps: folder of saliency maps for the policy copy-paste, PATH-OF-THE-PICTURE.png (see `augment.alpha.MapFolder`).
+    maps: folder of saliency maps for the policy copy-paste, PATH-OF-THE-PICTURE.png (see `MapFolder`).
     say: takes the lines that tell what was chosen and what went wrong; None: stderr.
 
     Raises UserError (missing files or folders, unknown names, a batch that cannot be made), each with its remedy.
     """
     import torch
 
-    from augment.loader import ViewLoader
+    from augment.stream.loader import ViewLoader
 
     say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
     policy = Policy() if policy is None else policy

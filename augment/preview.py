@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from augment.backends import NAMES
-from augment.policy import Policy
-from precompute.cli import Parser, UsageError, add_options, check_out, main, option, read_options
-from precompute.files import drawable, replacing
+from augment.views.policy import Policy
+from precompute.base.errors import UsageError
+from precompute.base.files import replacing
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import check_out, main
+from precompute.base.sheet import drawable
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from augment.batch import Batch
-    from augment.imageset import ImageSet
+    from augment.stream.batch import Batch
+    from augment.stream.imageset import ImageSet
 
 EXAMPLE = """examples:
   python -m augment.preview --boxes cache/demo.h5 --root data/demo --out views.png
@@ -81,7 +84,7 @@ def program(argv: Sequence[str] | None = None) -> int:
 def first_batch(config: PreviewConfig, policy: Policy) -> "tuple[Batch, ImageSet]":
     """The first views of the epoch."""
     from augment.open import open_views
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
 
     assert config.boxes is not None  # PreviewConfig has checked
     split = None if config.split == "all" else config.split
@@ -157,8 +160,8 @@ def _fitted(images: "ImageSet", row: int, size: int) -> "tuple[Image.Image, list
     """The picture without its banner, at most `size` wide and high, and its box there."""
     from PIL import Image
 
-    from augment.geometry import box_to_pixels
-    from precompute.images import decode
+    from augment.views.geometry import box_to_pixels
+    from precompute.base.pixels import decode
 
     width, height = int(images.pool.widths[row]), int(images.pool.heights[row])
     picture = Image.fromarray(decode(images.read(row))[:height])

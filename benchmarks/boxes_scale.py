@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
+from precompute.base.errors import UserError
+from precompute.base.options import Parser, add_options, as_json, option, read_options
+from precompute.base.program import check_out, main
 
 ROOT = Path(__file__).resolve().parent.parent
 # Peaks are VmHWM: getrusage's would be the parent's, where that was larger when it started this process.
@@ -124,7 +126,7 @@ def make_file(path: Path, rows: int) -> None:
     """A box file with `rows` made-up rows, paths as ImageNet's."""
     import numpy as np
 
-    from precompute.cache import BoxCache, write
+    from precompute.base.boxfile import BoxCache, write
 
     rng = np.random.default_rng(0)
     low = rng.random((rows, 2)).astype(np.float32) * 0.4

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, progress, read_options
+from precompute.base.errors import UserError
+from precompute.base.options import Parser, add_options, as_json, option, read_options
+from precompute.base.program import check_out, main, progress
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
@@ -57,8 +59,8 @@ def program(argv: list[str] | None = None) -> int:
 
     from benchmarks.harness import facts, measure, spread
     from benchmarks.results import SCHEMA, save
+    from precompute.base.files import replacing
     from precompute.datasets import read_dataset
-    from precompute.files import replacing
 
     torch.set_num_threads(1)
     listings = {}
@@ -115,25 +117,25 @@ def timed_arm(name: str, config: Config, listing: "Listing"):
     import numpy as np
 
     from benchmarks.harness import Arm
-    from precompute import images
+    from precompute.base import pixels
     from precompute.saliency import make_detector
-    from precompute.work import detect_maps
+    from precompute.scan import detect_maps
 
     detector = make_detector(name, weights=config.weights_of(name))
     rows = np.linspace(0, len(listing) - 1, min(config.timed, len(listing))).round().astype(int).tolist()
     files = ((listing.root / listing.paths[i]).read_bytes() for i in rows)
-    small = np.stack([images.thumbnail(data, detector.side)[1] for data in files])
+    small = np.stack([pixels.thumbnail(data, detector.side)[1] for data in files])
     parts = [small[i : i + detector.batch] for i in range(0, len(small), detector.batch)]
     return Arm(name, lambda: [detect_maps(detector, part, 64, "cpu") for part in parts], len(small))
 
 
 def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
     """Agreement of a detector's boxes on one set, as `precompute.boxes` makes them; and foreground, with masks."""
-    from precompute.agreement import agreement
+    from precompute.base.boxmath import agreement
     from precompute.patches import foreground
     from precompute.saliency import make_detector
-    from precompute.search import Form
-    from precompute.work import Pass, Settings
+    from precompute.scan import Pass, Settings
+    from precompute.search.forms import Form
 
     gamma = make_detector(name, weights=config.weights_of(name)).gamma
     settings = Settings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import cores
+from precompute.base.program import cores
 
 _TICK = os.sysconf("SC_CLK_TCK")
 LIBRARIES = (

@@ -9,13 +9,13 @@ import torch
 
 from augment import backends
 from augment.backends.decoded import DecodedCache
-from augment.imageset import ImageSet
-from augment.plan import Plan
-from augment.policy import COLOURS, Policy
-from augment.schedule import Schedule
+from augment.stream.imageset import ImageSet
+from augment.views.plan import Plan
+from augment.views.policy import COLOURS, Policy
+from augment.views.schedule import Schedule
 from benchmarks.peers import Peer
 from benchmarks.program import backend_of, known_backends
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 
 
 @dataclass(frozen=True)

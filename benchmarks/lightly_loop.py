@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from precompute.cli import UserError
-from trainer.config import RunConfig
-from trainer.model import build_encoder, feature_widths
-from trainer.settings import Hardware
+from precompute.base.errors import UserError
+from trainer.config.choices import Hardware
+from trainer.config.run import RunConfig
+from trainer.model.networks import build_encoder, feature_widths
 from trainer.train import autocast_of
 
 

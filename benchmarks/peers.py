@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from augment.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
-from augment.policy import Policy, blur_radius
-from precompute.cli import UsageError
+from augment.views.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
+from augment.views.policy import Policy, blur_radius
+from precompute.base.errors import UsageError
 
 Decode = Callable[[bytes], Any]
 View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from augment.policy import Policy, blur_radius
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.views.policy import Policy, blur_radius
 from benchmarks.peers import Way, covers, decoded_first
 
 

@@ -14,8 +14,8 @@ import torch
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali import types as dali_types
 
-from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from augment.policy import Policy, blur_radius
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.views.policy import Policy, blur_radius
 
 types: Any = dali_types  # its members are made at run time
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from precompute.cli import Parser, add_options, as_json, check_out, option, read_options
+from precompute.base.options import Parser, add_options, as_json, option, read_options
+from precompute.base.program import check_out
 
 if TYPE_CHECKING:
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
 
 S = TypeVar("S", bound="DataSettings")
 
@@ -46,19 +47,19 @@ class DataSettings:
     @property
     def folder(self) -> Path:
         """The folder of its images. UserError where the box file is missing."""
-        from precompute.cache import BoxCache
+        from precompute.base.boxfile import BoxCache
 
         return BoxCache.open(self.box_file).folder(self.root)
 
     def images(self) -> "ImageSet":
         """UserError where the file or the folder is missing."""
-        from augment.imageset import ImageSet
+        from augment.stream.imageset import ImageSet
 
         return ImageSet.open(self.box_file, self.root)
 
     def told(self) -> dict[str, Any]:
         """As a result tells them: names of files and folders, not where they lie on this machine."""
-        from precompute.cache import BoxCache
+        from precompute.base.boxfile import BoxCache
 
         told = as_json(self) | {"dataset": BoxCache.open(self.box_file).dataset}
         for name in ("out", "json", "rounds"):
@@ -84,7 +85,7 @@ def known_backends() -> list[str]:
 
 def backend_of(item: str) -> tuple[str, str]:
     """Name and colour ("": not given) of a "backend" or "backend:colour". ValueError names those there are."""
-    from augment.policy import COLOURS
+    from augment.views.policy import COLOURS
 
     name, _, colour = item.partition(":")
     if name not in known_backends() or (colour and colour not in COLOURS):

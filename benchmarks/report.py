@@ -13,8 +13,10 @@ from typing import Any
 
 from benchmarks.page import page
 from benchmarks.results import losses, rows, unit_words
-from precompute.cli import Parser, UserError, add_options, main, option, read_options
-from precompute.files import replacing
+from precompute.base.errors import UserError
+from precompute.base.files import replacing
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import main
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 OWN_README = Path(__file__).resolve().parent / "README.md"

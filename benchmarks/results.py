@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import UserError
-from precompute.files import replacing
+from precompute.base.errors import UserError
+from precompute.base.files import replacing
 
 SCHEMA = 1
 CEILINGS = ("decode only", "frozen batch")  # arms that are no peers: what the job cannot be faster than

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.program import DataSettings, deliver, parse, row
-from precompute.cli import main, option
+from precompute.base.options import option
+from precompute.base.program import main
 
 if TYPE_CHECKING:
     import torch
 
-    from augment.plan import Plan
+    from augment.views.plan import Plan
 
 COLOUR_OPERATIONS = 3 * 3 + 3  # a 3×3 matrix, and the mean that the offset needs; per pixel
 NORMALISE_OPERATIONS = 3
@@ -53,7 +54,7 @@ def count(plan: "Plan", itemsize: int = 4) -> tuple[int, int]:
 
     `itemsize`: bytes of one number of the finished view.
     """
-    from augment.policy import blur_radius
+    from augment.views.policy import blur_radius
 
     pixels = plan.size * plan.size
     moved = operations = 0
@@ -79,7 +80,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """The result document."""
     import torch
 
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks import harness, job, results, scopes
 
     torch.set_num_threads(1)

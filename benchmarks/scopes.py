@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from augment.backends.torch_ops import crop_resize, decode
-from augment.imageset import ImageSet
-from augment.loader import ViewLoader
-from augment.plan import Plan
-from augment.policy import Policy
+from augment.stream.imageset import ImageSet
+from augment.stream.loader import ViewLoader
+from augment.views.plan import Plan
+from augment.views.policy import Policy
 from benchmarks.harness import Arm, tree_cpu_seconds
 from benchmarks.job import Job, build
 from benchmarks.peers import Peer

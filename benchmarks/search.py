@@ -11,7 +11,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
+from precompute.base.errors import UserError
+from precompute.base.options import Parser, add_options, as_json, option, read_options
+from precompute.base.program import check_out, main
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
@@ -96,18 +98,18 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     import torch
 
     from benchmarks.harness import Arm
-    from precompute import images
+    from precompute.base import pixels
     from precompute.datasets import read_dataset
     from precompute.saliency import make_detector
-    from precompute.search import Form, cut, find_boxes, quantise
-    from precompute.work import Pass, Settings, detect_maps
+    from precompute.scan import Pass, Settings, detect_maps
+    from precompute.search.forms import Form, cut, find_boxes, quantise
 
     torch.set_num_threads(1)
     detector = make_detector(config.detector, weights=config.weights)
     listing = read_dataset(config.dataset, config.root)
     rows = np.linspace(0, len(listing) - 1, min(config.images, len(listing))).round().astype(int).tolist()
     files = [(listing.root / listing.paths[i]).read_bytes() for i in rows]
-    small = np.stack([images.thumbnail(data, detector.side)[1] for data in files])
+    small = np.stack([pixels.thumbnail(data, detector.side)[1] for data in files])
 
     def detect(grid: int) -> "np.ndarray":
         steps = range(0, len(small), detector.batch)
@@ -143,10 +145,10 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
         "plain scan, 64x64": (lambda: [scan(one, form.number) for one in cut(few)], len(few), "the same scan, 64x64"),
         "ours, 64x64": (lambda: find_boxes(maps[64], form), len(files), "cut at Otsu and search, 64x64"),
         "ours, 224x224": (lambda: find_boxes(maps[224][:32], form), min(32, len(files)), "the same, 224x224"),
-        "decode": (lambda: [images.decode(data) for data in files], len(files), "files in memory to RGB arrays"),
+        "decode": (lambda: [pixels.decode(data) for data in files], len(files), "files in memory to RGB arrays"),
         "detect": (lambda: detect(64), len(files), f"{config.detector}, from small pictures to 64x64 maps"),
         "read and decode": (
-            lambda: [images.decode(path.read_bytes()) for path in paths],
+            lambda: [pixels.decode(path.read_bytes()) for path in paths],
             len(paths),
             "files to RGB arrays",
         ),
@@ -177,7 +179,7 @@ def brute(one: "np.ndarray", gamma: float) -> list[int]:
 
 def scan(one: "np.ndarray", gamma: float) -> list[int]:
     """Every size, all its positions at once, from an integral image."""
-    from precompute.search import integral, largest_sum
+    from precompute.search.forms import integral, largest_sum
 
     table = integral(one)
     best = (float("inf"), 0, 0, 0, 0, 0)

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.program import check_size
-from precompute.cli import Parser, UserError, add_options, as_json, check_out, main, option, read_options
-from trainer.config import RunConfig
-from trainer.settings import Hardware, let_idle_threads_sleep
+from precompute.base.errors import UserError
+from precompute.base.options import Parser, add_options, as_json, option, read_options
+from precompute.base.program import check_out, main
+from trainer.config.choices import Hardware, let_idle_threads_sleep
+from trainer.config.run import RunConfig
 
 if TYPE_CHECKING:
     from benchmarks.harness import Arm
-    from trainer.data import Data
+    from trainer.engine.data import Data
 
 LIVE, FROZEN = "ours: cvsa, live views", "ours: cvsa, frozen batch"
 OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
@@ -70,8 +72,8 @@ def program(argv: list[str] | None = None) -> int:
 
     from benchmarks.harness import measure
     from benchmarks.results import save
-    from trainer.data import open_data
-    from trainer.settings import find_hardware
+    from trainer.config.choices import find_hardware
+    from trainer.engine.data import open_data
 
     hardware, _ = find_hardware(config.device)
     config = _decided(config, hardware)
@@ -118,7 +120,7 @@ def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack
 
     from benchmarks.harness import Arm
     from benchmarks.lightly_loop import lightly_byol
-    from trainer.cost import step_flops
+    from trainer.engine.cost import step_flops
 
     torch.backends.cudnn.benchmark = True
     ours = {method: _run_config(config, method) for method in ("cvsa", "byol")}
@@ -175,10 +177,10 @@ def _state(
 ) -> tuple[Any, dict[int, int]]:
     """The state that `trainer.run` would begin with, and its grids."""
     from augment import open_views
-    from trainer.distributed import Process
-    from trainer.model import build_encoder, feature_widths, grid_of, train_mode
-    from trainer.settings import decide
-    from trainer.setup import make_state
+    from trainer.config.choices import decide
+    from trainer.engine.setup import make_state
+    from trainer.model.networks import build_encoder, feature_widths, grid_of, train_mode
+    from trainer.parallel.distributed import Process
 
     split = data.split(config.split)
     encoder = build_encoder(run.arch)
@@ -206,7 +208,7 @@ def _work(
 ) -> Callable[[], None]:
     """`steps` steps, done when it returns; `tell` takes the peak of memory in GiB that they needed of the GPU."""
 
-    from trainer.cost import peak_memory, restart_peak_memory
+    from trainer.engine.cost import peak_memory, restart_peak_memory
 
     def work() -> None:
         restart_peak_memory(hardware.device)
@@ -257,7 +259,7 @@ def result(config: Config, bench: Bench, hardware: Hardware) -> dict[str, Any]:
     """The measured arms as a result document."""
     from benchmarks.harness import facts, ratio, spread
     from benchmarks.results import SCHEMA
-    from trainer.cost import peak_flops
+    from trainer.engine.cost import peak_flops
 
     # GPU steps are judged by the clock; on a CPU that others use by CPU time, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"

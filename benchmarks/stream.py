@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.program import DataSettings, deliver, parse, row
-from precompute.cli import main, option
+from precompute.base.options import option
+from precompute.base.program import main
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
@@ -102,7 +103,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """The result document."""
     import torch
 
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks import job, peers
 
     torch.set_num_threads(settings.threads)

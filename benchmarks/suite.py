@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.program import DataSettings, parse
-from precompute.cli import UsageError, main, option
+from precompute.base.errors import UsageError
+from precompute.base.options import option
+from precompute.base.program import main
 
 _LOADERS = ["--backends", "fused", "eager:linear", "dali", "--peers", "pillow", "opencv", "albumentations"]
 _TRAIN = ["--backends", "fused:linear", "--peers", "opencv", "pillow", "--batch", "16", "--batches", "2"]
@@ -128,7 +130,7 @@ def _data(settings: Settings, module: str = "") -> list[str]:
     if module == "boxes_scale":  # makes its own
         return []
     if module == "search":  # times the making of boxes
-        from precompute.cache import BoxCache
+        from precompute.base.boxfile import BoxCache
 
         return ["--dataset", BoxCache.open(settings.box_file).dataset, "--root", str(settings.folder)]
     return ["--boxes", settings.box_file, *([] if settings.root is None else ["--root", settings.root])]
@@ -144,7 +146,7 @@ def _checks(settings: Settings) -> list[tuple[str, list[str]]]:
     tests: list[tuple[str, list[str]]] = []
     if (Path(__file__).resolve().parent.parent / "tests").is_dir():
         tests.append(("tests marked gpu", ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]))
-    parity: Any = ["-m", "augment.parity", *_data(settings), "--device", "cuda"]
+    parity: Any = ["-m", "benchmarks.parity", *_data(settings), "--device", "cuda"]
     return [*tests, ("parity on CUDA", parity)]
 
 

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.program import DataSettings, check_size, deliver, parse, row
-from precompute.cli import UsageError, main, option
+from precompute.base.errors import UsageError
+from precompute.base.options import option
+from precompute.base.program import main
 
 if TYPE_CHECKING:
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
     from benchmarks.harness import Arm
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
 
 VALUES: dict[str, tuple[float, ...]] = {
     "batch": (4, 16, 64),
@@ -111,7 +113,7 @@ def _arms(
     stack: ExitStack,
 ) -> "list[Arm]":
     """All backends and peers at one value."""
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks.job import make_job
     from benchmarks.scopes import ARMS
 
@@ -138,7 +140,7 @@ def _images(settings: Settings, value: float, cache: "BoxCache", root: Path, sta
     """The photographs for one value: as they are, resized, or as many as are wanted."""
     import numpy as np
 
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
 
     if settings.over == "image":
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -154,7 +156,7 @@ def _rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
     """The cache of these rows, also of some more than once."""
     from dataclasses import replace
 
-    from precompute.cache import COLUMNS
+    from precompute.base.boxfile import COLUMNS
 
     columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
     return replace(cache, **columns | changes)
@@ -170,11 +172,11 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
     import numpy as np
     from PIL import Image
 
-    from precompute import images
+    from precompute.base import pixels
 
     made: dict[int, tuple[str, int, int, int]] = {}
     for k in np.unique(rows).tolist():
-        picture = Image.fromarray(images.decode(cache.read(root, k)))
+        picture = Image.fromarray(pixels.decode(cache.read(root, k)))
         scale = math.sqrt(megapixels * 1e6 / (picture.width * picture.height))
         width, height = (max(round(scale * side), 16) for side in picture.size)
         data = io.BytesIO()

@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from augment import policy as policies
+from augment.views import policy as policies
 from benchmarks.program import DataSettings, parse, row
-from precompute.cli import UserError, as_json, main, option
+from precompute.base.errors import UserError
+from precompute.base.options import as_json, option
+from precompute.base.program import main
 
 if TYPE_CHECKING:
     from benchmarks.harness import Arm

@@ -18,27 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import (
-    Parser,
-    UsageError,
-    UserError,
-    add_options,
-    command,
-    cores,
-    main,
-    option,
-    progress,
-    read_options,
-)
+from precompute.base.errors import UsageError, UserError
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import command, cores, main, progress
+from precompute.base.ranks import Team
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS
-from precompute.team import Team
 
 if TYPE_CHECKING:
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
     from precompute.datasets.base import Listing
+    from precompute.scan import Pass, Settings
     from precompute.shards import Shards
-    from precompute.work import Pass, Settings
 
 FALLBACK = "geodesic-colour"  # the detector for pictures without an annotated box, if none is asked for
 
@@ -65,7 +56,9 @@ class Config:
     )
     value: float | None = option(None, "its value: gamma for tempered, ... (default: what suits the detector)")
     grid: int = option(64, "side of the map that is searched")
-    store_path: bool = option(False, "keep the boxes of every gamma: python -m precompute.box_path changes it later")
+    store_path: bool = option(
+        False, "keep the boxes of every gamma: python -m precompute.search.box_path changes it later"
+    )
     device: str = option("auto", "where detectors run: auto, cpu, cuda")
     workers: int = option(0, "threads; 0: one per core")
     shard: int = option(0, "pictures between two points from which an interrupted run resumes; 0: by the set's size")
@@ -125,8 +118,8 @@ def program(argv: list[str] | None = None) -> int:
 def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", str]:
     """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
     from precompute.saliency import make_detector
-    from precompute.search import Form
-    from precompute.work import Settings
+    from precompute.scan import Settings
+    from precompute.search.forms import Form
 
     if config.source == "gt" and not listing.has_boxes:
         raise UserError(
@@ -175,11 +168,11 @@ def make(
     config: Config, listing: "Listing", settings: "Settings", out: Path, team: Team
 ) -> "tuple[BoxCache, bool] | None":
     """The finished box file, and whether it was there already. Writes `out`. None on ranks other than 0."""
-    from precompute.cache import write
-    from precompute.files import sweep
-    from precompute.record import described, digest, reusable, versions
+    from precompute.base.boxfile import write
+    from precompute.base.files import sweep
+    from precompute.provenance import described, digest, reusable, versions
+    from precompute.scan import Pass
     from precompute.shards import Shards, annotations, fingerprint, merge
-    from precompute.work import Pass
 
     old: list[BoxCache] = []
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from precompute.cli import UserError, progress
+from precompute.base.errors import UserError
+from precompute.base.program import progress
 
 PATTERNS = ("plain_flank", "two_bars", "five_bars", "lengthwise_line", "large_spots", "small_spots", "saddle", "net")
 TAILS = ("forktail", "fantail")

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.cli import Parser, UsageError, UserError, add_options, check_out, main, option, progress, read_options
+from precompute.base.errors import UsageError, UserError
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import check_out, main, progress
 
 MAP = "its map"  # caption on a sheet
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def program(argv: list[str] | None = None) -> int:
         raise UsageError(f"--sheet {config.sheet}: name a .png file")
     check_out(config.sheet, "--sheet")
 
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
 
     cache = BoxCache.open(parsed.file)
     cache.indices(config.split)  # an unknown split shows before all pictures are read
@@ -90,7 +92,7 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
     """Counts, shape of the boxes and their agreement with the truth, as JSON values."""
     import numpy as np
 
-    from precompute.agreement import agreement
+    from precompute.base.boxmath import agreement
 
     areas = (cache.boxes[:, 2:] - cache.boxes[:, :2]).astype(np.float64).prod(1)
     centres = (cache.boxes[:, 2:] + cache.boxes[:, :2]) / 2
@@ -152,7 +154,7 @@ def print_quarantine(cache: "BoxCache") -> None:
 
 def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
     """Reads every picture and compares it with the file; returns what is wrong and prints the first ten."""
-    from precompute.cache import BadFile
+    from precompute.base.errors import BadFile
 
     if check == "none":
         return []
@@ -217,11 +219,11 @@ def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np
     """A picture's map as uint8 [grid, grid, 3], and the box of Eq. 2 taken literally: one bright pixel."""
     import numpy as np
 
-    from precompute import images
-    from precompute.search import Form, find_boxes, quantise
-    from precompute.work import detect_maps
+    from precompute.base import pixels
+    from precompute.scan import detect_maps
+    from precompute.search.forms import Form, find_boxes, quantise
 
-    small = images.thumbnail(data, detector.side, banner=banner)[1]
+    small = pixels.thumbnail(data, detector.side, banner=banner)[1]
     maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
     literal = (find_boxes(maps, Form("literal")).rects[0] / grid).tolist()
     return np.repeat(maps[0][..., None], 3, 2), literal
@@ -232,10 +234,10 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
     import numpy as np
     from PIL import Image
 
-    from precompute import images
-    from precompute.cache import BadFile
-    from precompute.files import replacing
-    from precompute.sheet import GREEN, RED, WHITE, Tile, contact_sheet
+    from precompute.base import pixels
+    from precompute.base.errors import BadFile
+    from precompute.base.files import replacing
+    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet
 
     rows = cache.indices(config.split)
     if not len(rows):
@@ -248,8 +250,8 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
     for i in chosen.tolist():
         try:
             data = cache.read(root, i)
-            pixels = images.decode(data)[: cache.heights[i]]
-        except (BadFile, images.BadImage):
+            rgb = pixels.decode(data)[: cache.heights[i]]
+        except (BadFile, pixels.BadImage):
             continue  # named by verify
         boxes = [(cache.boxes[i].tolist(), GREEN)]
         if compared and cache.sources[i] != 0 and not np.isnan(cache.extras["truths"][i, 0]):
@@ -259,9 +261,9 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
             shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
             boxes.append((literal, RED))
         score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
-        tiles.append(Tile(pixels, boxes, score + Path(cache.path(i)).name))
+        tiles.append(Tile(rgb, boxes, score + Path(cache.path(i)).name))
         if shown is not None:
-            height, width = pixels.shape[:2]
+            height, width = rgb.shape[:2]
             map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
             tiles.append(Tile(map_pixels, boxes[-2:], MAP))
     if not tiles:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from precompute.agreement import best_centred, centred
-from precompute.cache import BoxCache
+from precompute.base.boxfile import BoxCache
+from precompute.base.boxmath import best_centred, centred
 from precompute.datasets.base import BadRow, Listing
 
 _LAMBDA = 0.5  # a patch covers U(λ, 1) of its box (METHOD.md), aspect 3/4 to 4/3 in pixels

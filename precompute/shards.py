@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from precompute.cache import COLUMNS, BoxCache, Quarantined, write
-from precompute.cli import UserError
+from precompute.base.boxfile import COLUMNS, BoxCache, Quarantined, write
+from precompute.base.errors import UserError
 from precompute.datasets.base import Listing
 
 

@@ -111,7 +111,7 @@ def record(module: str, arguments: list[str], log: Path) -> list[tuple[str, list
     """The calls (name, arguments, strings among them, result) of one run of a program, in order."""
     if shutil.which("strace") is None:
         pytest.skip("no strace here")
-    code = f"from {module} import program; from precompute.cli import main; main(program)"
+    code = f"from {module} import program; from precompute.base.program import main; main(program)"
     command = ["strace", "-ff", "-xx", "-s", "100000000", "-e", f"trace={CALLS}", "-o", str(log)]
     done = subprocess.run(
         [*command, sys.executable, "-c", code, *arguments],

@@ -52,7 +52,7 @@ def verdicts(shared_data: Path) -> dict[str, str]:
 @pytest.mark.parametrize("backend", ["dali", "kornia"])
 def test_faults_are_named_and_the_rest_gives_views(shared_data, backend, tmp_path, run_module):
     from augment import Policy, open_views
-    from precompute.cache import BoxCache
+    from precompute.base.boxfile import BoxCache
 
     if backend == "dali":
         pytest.importorskip("nvidia.dali")

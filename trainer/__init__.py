@@ -11,14 +11,14 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "RunConfig": "trainer.config",
-    "build_encoder": "trainer.model",
-    "build_model": "trainer.model",
-    "feature_maps": "trainer.model",
-    "alignment_loss": "trainer.losses",
-    "correspondence": "trainer.losses",
-    "negative_cosine": "trainer.losses",
-    "Lars": "trainer.optim",
+    "RunConfig": "trainer.config.run",
+    "build_encoder": "trainer.model.networks",
+    "build_model": "trainer.model.networks",
+    "feature_maps": "trainer.model.networks",
+    "alignment_loss": "trainer.methods.losses",
+    "correspondence": "trainer.methods.losses",
+    "negative_cosine": "trainer.methods.losses",
+    "Lars": "trainer.engine.optim",
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 

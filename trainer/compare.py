@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augment.policy import NAMES
-from precompute.cli import Parser, UsageError, add_options, main, option, read_options
-from precompute.files import replacing, sweep
-from trainer.config import CONTROLS, METHODS
-from trainer.settings import let_idle_threads_sleep
-from trainer.signals import ending
+from augment.views.policy import NAMES
+from precompute.base.errors import UsageError
+from precompute.base.files import replacing, sweep
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import ending, main
+from trainer.config.choices import let_idle_threads_sleep
+from trainer.config.run import CONTROLS, METHODS
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -104,8 +105,8 @@ def program(argv: list[str] | None = None) -> int:
         _refuse_taken(flags, "after --")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    from trainer.compare_checks import check_arm
-    from trainer.compare_plot import plot
+    from trainer.comparison.checks import check_arm
+    from trainer.comparison.plot import plot
 
     out = Path(config.out)
     with ending():
@@ -157,11 +158,12 @@ def command_of(arm: str, seed: int, flags: list[str], out: Path) -> list[str]:
 
 def _run(arm: str, seed: int, flags: list[str], out: Path) -> int:
     """One run, from the start, from its checkpoint, or not at all if it is done."""
-    from trainer import card, checkpoint, run
-    from trainer.folder import EVALUATION
+    from trainer import run
+    from trainer.record import checkpoint, model_card
+    from trainer.record.folder import EVALUATION
 
     folder = folder_of(arm, seed, out)
-    if (folder / EVALUATION).exists() and (folder / card.NAME).exists():  # the card is written last
+    if (folder / EVALUATION).exists() and (folder / model_card.NAME).exists():  # the card is written last
         print(f"== {arm} seed {seed}: done before")
         return 0
     print(f"== {arm} seed {seed}", flush=True)
@@ -171,7 +173,7 @@ def _run(arm: str, seed: int, flags: list[str], out: Path) -> int:
 
 def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
     """Mean, standard deviation and values of every measure and arm, and paired differences to one arm."""
-    from trainer.folder import EVALUATION
+    from trainer.record.folder import EVALUATION
 
     found: dict[str, dict[str, list[float]]] = {}
     for arm in config.arms:
@@ -205,11 +207,11 @@ def summarise(config: CompareConfig, flags: list[str]) -> dict[str, Any]:
 
 def _about(config: CompareConfig) -> dict[str, list[Any]]:
     """What the runs were made with: every commit, version and number of threads among them."""
-    from trainer import journal
+    from trainer.record import metrics
 
     folders = [folder_of(arm, seed, Path(config.out)) for arm in config.arms for seed in range(config.seeds)]
-    journals = [path for folder in folders if (path := folder / journal.NAME).exists()]
-    headers = [journal.header(path)["about"] for path in journals]
+    journals = [path for folder in folders if (path := folder / metrics.NAME).exists()]
+    headers = [metrics.header(path)["about"] for path in journals]
     return {key: sorted({h.get(key) for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
 
 

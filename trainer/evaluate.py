@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from augment.backends import NAMES as BACKENDS
-from precompute.cli import Parser, UsageError, UserError, add_options, check_out, main, option, read_options
-from trainer.config import known_device, positive
-from trainer.settings import let_idle_threads_sleep
+from precompute.base.errors import UsageError, UserError
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import check_out, main
+from trainer.config.choices import let_idle_threads_sleep
+from trainer.config.run import known_device, positive
 
 NOTHING_TO_FIND = "no held-out picture has cells of both its box and its background (whole-picture boxes, or one cell)"
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
@@ -77,7 +79,7 @@ def program(argv: list[str] | None = None) -> int:
     check_out(config.gallery, "--gallery")
     result = evaluate(parsed.weights, config)
     if parsed.json:
-        from trainer.journal import finite
+        from trainer.record.metrics import finite
 
         print(json.dumps(finite(result), allow_nan=False))
     return 0
@@ -87,11 +89,11 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     """All protocols asked for, as JSON values; prints what it finds."""
     import torch
 
-    from precompute.cli import as_json
-    from trainer import gallery, protocols
-    from trainer.data import open_data
-    from trainer.encoders import load_any, untrained
-    from trainer.settings import find_hardware
+    from precompute.base.options import as_json
+    from trainer.config.choices import find_hardware
+    from trainer.engine.data import open_data
+    from trainer.evaluation import gallery, protocols
+    from trainer.model.encoders import load_any, untrained
 
     if config.gallery:
         gallery.require()
@@ -167,7 +169,7 @@ def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
 
 def _table(found: dict[str, Any]) -> str:
     """The maps' figures, one a line."""
-    from trainer.localise import shown
+    from trainer.evaluation.localise import shown
 
     lines = [f"box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
     lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")

@@ -12,11 +12,12 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from precompute.cli import Parser, UsageError, UserError, add_options, main, read_options
-from trainer.config import FREE, PLACES, PRESETS, RunConfig
-from trainer.idle import idle_flags
-from trainer.settings import let_idle_threads_sleep
-from trainer.signals import ending, held_back
+from precompute.base.errors import UsageError, UserError
+from precompute.base.options import Parser, add_options, read_options
+from precompute.base.program import ending, held_back, main
+from trainer.config.choices import let_idle_threads_sleep
+from trainer.config.idle import idle_flags
+from trainer.config.run import FREE, PLACES, PRESETS, RunConfig
 
 CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a checkpoint
 _UNSET = object()
@@ -30,7 +31,7 @@ def program(argv: list[str] | None = None) -> int:
     config = _config(given) if resume is None else None  # a bad value answers before torch is imported
     with ending():
         with held_back():
-            from trainer import checkpoint
+            from trainer.record import checkpoint
             from trainer.train import train
         if config is not None:
             return train(config, notes=idle_flags(config, named))

@@ -9,30 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precompute.cache import BadFile
-from precompute.cli import UserError, as_json
-from trainer import checkpoint, distributed
-from trainer.board import Board
-from trainer.board import require as require_board
-from trainer.build import describe, surroundings
-from trainer.card import write_card
-from trainer.checkpoint import Resumed
-from trainer.config import RunConfig
-from trainer.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
-from trainer.data import Data, open_data
-from trainer.diagnostics import collapse_warning, diagnose, no_background
-from trainer.distributed import Process
-from trainer.export import save_encoder
-from trainer.folder import run_folder
-from trainer.journal import Journal, log_line
-from trainer.losses import bilinear_masks
-from trainer.methods import Masks
-from trainer.model import ONEDNN, build_encoder, feature_widths, grid_of, train_mode
-from trainer.optim import ema_momentum, learning_rate, set_lr
-from trainer.settings import Hardware, decide, find_hardware
-from trainer.setup import compile_networks, held_out_of, make_state, open_loader
-from trainer.signals import held_back, stop_signal
-from trainer.state import Saver, TrainingState
+from precompute.base.errors import BadFile, UserError
+from precompute.base.options import as_json
+from precompute.base.program import held_back, stop_signal
+from trainer.config.choices import Hardware, decide, find_hardware
+from trainer.config.run import RunConfig
+from trainer.engine.build import describe, surroundings
+from trainer.engine.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
+from trainer.engine.data import Data, open_data
+from trainer.engine.diagnostics import collapse_warning, diagnose, no_background
+from trainer.engine.optim import ema_momentum, learning_rate, set_lr
+from trainer.engine.setup import compile_networks, held_out_of, make_state, open_loader
+from trainer.engine.state import Saver, TrainingState
+from trainer.methods.base import Masks
+from trainer.methods.losses import bilinear_masks
+from trainer.model.export import save_encoder
+from trainer.model.networks import ONEDNN, build_encoder, feature_widths, grid_of, train_mode
+from trainer.parallel import distributed
+from trainer.parallel.distributed import Process
+from trainer.record import checkpoint
+from trainer.record.checkpoint import Resumed
+from trainer.record.folder import run_folder
+from trainer.record.metrics import Journal, log_line
+from trainer.record.model_card import write_card
+from trainer.record.tensorboard import Board
+from trainer.record.tensorboard import require as require_board
 
 Say = Callable[[str], None]
 
@@ -279,7 +280,7 @@ def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Jou
     found = None
     if held_out is not None:
         with held_back():
-            from trainer.report import evaluate_run
+            from trainer.evaluation.run_report import evaluate_run
 
         try:
             found = evaluate_run(state, data, held_out, out, say)

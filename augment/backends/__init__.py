@@ -10,14 +10,14 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from augment.policy import Policy
-from precompute.cli import UserError
+from augment.views.policy import Policy
+from precompute.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from augment.backends.decoded import DecodedCache
-    from augment.plan import Plan
+    from augment.views.plan import Plan
 
 NAMES = ("auto", "dali", "fused", "eager", "kornia")
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import colour
 from augment.backends.dali_runs import Runs
-from augment.plan import Plan
-from augment.policy import Policy, blur_radius
+from augment.views import colour
+from augment.views.plan import Plan
+from augment.views.policy import Policy, blur_radius
 
 # Share of a batch that the hardware JPEG decoder gets (DALI's own default; to be settled by benchmarks on a GPU).
 HW_DECODER_LOAD = 0.9

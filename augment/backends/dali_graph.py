@@ -136,7 +136,7 @@ def as_wide(patch: Any, size: int, device: str) -> Any:
 
 
 def blend(view: Any, background: Any, alpha: Any, device: str) -> Any:
-    """`augment.alpha.blend`, in integers as there; `view` has the whole patch on its background."""
+    """`augment.backends.torch_ops.blend`, in integers as there; `view` has the whole patch on its background."""
     share: Any = fn.cast(alpha.gpu() if device == "gpu" else alpha, dtype=types.INT32)
     return fn.cast((share * view + (255 - share) * background + 127) // 255, dtype=types.UINT8)
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.geometry import box_to_pixels
-from augment.plan import Pool
-from augment.policy import BOXED, Policy
+from augment.views.geometry import box_to_pixels
+from augment.views.plan import Pool
+from augment.views.policy import BOXED, Policy
 
 
 @dataclass(frozen=True, eq=False)

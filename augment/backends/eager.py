@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import colour, geometry
-from augment.alpha import blend
-from augment.backends.torch_ops import crop_resize
-from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from augment.policy import Policy, blur_radius
+from augment.backends.torch_ops import blend, crop_resize
+from augment.views import colour, geometry
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.views.policy import Policy, blur_radius
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
 

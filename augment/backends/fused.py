@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import colour, geometry
 from augment.backends import native
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
 from augment.backends.torch_ops import decode
-from augment.plan import Plan
-from augment.policy import Policy, blur_radius
-from augment.sharing import share_out
+from augment.stream.threads import share_out
+from augment.views import colour, geometry
+from augment.views.plan import Plan
+from augment.views.policy import Policy, blur_radius
 
 _ALIGNED = 64  # bytes: views.cpp writes whole lines of the cache
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import colour, geometry
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out
-from augment.plan import Plan
-from augment.policy import Policy, blur_radius
+from augment.views import colour, geometry
+from augment.views.plan import Plan
+from augment.views.policy import Policy, blur_radius
 
 BLOCK = 256  # pixels of one program
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for

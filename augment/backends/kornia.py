@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import colour
 from augment.backends.torch_ops import crop_resize, decode, empty_views
-from augment.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from augment.policy import Policy, blur_radius
+from augment.views import colour
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.views.policy import Policy, blur_radius
 
 
 class KorniaBackend:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.files import replacing
+from precompute.base.files import replacing
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from precompute import images
+from precompute.base import pixels
 
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
@@ -38,7 +38,7 @@ _DECODE = _find_decoder()
 def decode(data: bytes) -> Tensor:
     """A file that every decoder takes (a plain JPEG, or PNG) to uint8 [3, H, W] in channels-last memory, oriented."""
     if _DECODE is None:
-        return torch.from_numpy(images.decode(data).copy()).permute(2, 0, 1)
+        return torch.from_numpy(pixels.decode(data).copy()).permute(2, 0, 1)
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return _DECODE(encoded, _RGB, True)
 
@@ -58,3 +58,9 @@ def crop_resize(image: Tensor, roi: np.ndarray, height: int, width: int) -> Tens
 def empty_views(count: int, size: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """[count, 3, size, size] in channels-last memory, not filled."""
     return torch.empty((count, size, size, 3), dtype=dtype, device=device).permute(0, 3, 1, 2)
+
+
+def blend(patch: np.ndarray, scene: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3]: alpha · patch + (1 - alpha) · scene, to the nearest level; alpha uint8 [h, w] of 255."""
+    a = alpha[..., None].astype(np.int32)
+    return ((a * patch + (255 - a) * scene + 127) // 255).astype(np.uint8)

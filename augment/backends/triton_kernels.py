@@ -69,7 +69,7 @@ def levels(cuts, at, wanted):
 
 @triton.jit
 def blended(alpha, over, under):
-    """`augment.alpha.blend` of one channel; int32 alpha of 255, uint8 levels."""
+    """`augment.backends.torch_ops.blend` of one channel; int32 alpha of 255, uint8 levels."""
     return (alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 127) // 255
 
 

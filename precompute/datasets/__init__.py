@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 
 if TYPE_CHECKING:
     from precompute.datasets.base import Listing

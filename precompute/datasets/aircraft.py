@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.cache import Quarantined
+from precompute.base.boxfile import Quarantined
 from precompute.datasets.base import Listing, escapes, expect, read_lines, read_pairs
 
 BANNER = 20

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.cache import Quarantined
-from precompute.cli import UserError
+from precompute.base.boxfile import Quarantined
+from precompute.base.errors import UserError
 from precompute.datasets.base import Listing, escapes, expect, read_pairs
 
 TREES = {

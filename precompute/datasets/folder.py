@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 from precompute.datasets.base import Listing, walk_pictures
 
 _SPLITS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from precompute.cache import Quarantined
+from precompute.base.boxfile import Quarantined
 from precompute.datasets.base import BadRow, Box, Listing, expect, walk_pictures
 
 _TREE = """

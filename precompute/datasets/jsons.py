@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from precompute.cache import Quarantined
-from precompute.cli import UserError
+from precompute.base.boxfile import Quarantined
+from precompute.base.errors import UserError
 from precompute.datasets.base import Box, Listing, escapes, expect
 
 _COCO = """

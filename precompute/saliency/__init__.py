@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from precompute.cli import UsageError, UserError
+from precompute.base.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 from precompute.saliency.weights import fold, read_pth, sha256
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

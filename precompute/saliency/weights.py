@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 
 Convolutions = list[tuple[torch.Tensor, torch.Tensor]]  # weight [O, I, k, k] and bias [O], in order of execution
 

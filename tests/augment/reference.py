@@ -9,8 +9,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from augment.plan import Plan
-from augment.policy import Policy
+from augment.views.plan import Plan
+from augment.views.policy import Policy
 
 
 def views(plan: Plan, images: list[np.ndarray], policy: Policy) -> np.ndarray:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from augment import Policy, backends, open_views
-from augment.alpha import MapFolder, with_alpha
-from augment.imageset import ImageSet
-from augment.plan import Plan, draw, epoch_order, partners
-from precompute import images
-from precompute.cli import UserError
+from augment.stream.alpha import MapFolder, with_alpha
+from augment.stream.imageset import ImageSet
+from augment.views.plan import Plan, draw, epoch_order, partners
+from precompute.base import pixels
+from precompute.base.errors import UserError
 from tests.augment import reference
 from tests.augment.test_augment_backends import frames
 
@@ -70,7 +70,7 @@ def render(name: str, policy: Policy, plan: Plan, files: list[bytes]) -> np.ndar
 def test_views_agree_with_the_reference(name, changes, birds):
     policy = SOFT.replace(**changes)
     plan, files = plan_of(policy, birds)
-    off = np.abs(render(name, policy, plan, files) - reference.views(plan, list(map(images.decode, files)), policy))
+    off = np.abs(render(name, policy, plan, files) - reference.views(plan, list(map(pixels.decode, files)), policy))
     # DALI's outermost pixels are others (see `frames`), and blur spreads them.
     assert off.mean() < (0.6 if name == "dali" else 0.3)
     assert np.percentile(off, 99) < (8 if name == "dali" else 2)

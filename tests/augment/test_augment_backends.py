@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from augment import backends, open_views
-from augment.imageset import ImageSet
-from augment.plan import draw, epoch_order, partners
-from augment.policy import Policy
-from precompute import images
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from augment.stream.imageset import ImageSet
+from augment.views.plan import draw, epoch_order, partners
+from augment.views.policy import Policy
+from precompute.base import pixels
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 from tests.augment import reference
 
 LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # outputs are pixels in [0, 255]
@@ -53,7 +53,7 @@ def compare(name: str, policy: Policy, birds: ImageSet, count: int = 12, **where
     """|backend - reference| in levels, [B, V, 3, S, S]; the same without the frames (see `frames`), flat."""
     plan = plan_of(policy, birds, count, **where)
     files = [birds.read(i) for i in plan.images.tolist()]
-    expected = reference.views(plan, [images.decode(data) for data in files], policy)
+    expected = reference.views(plan, [pixels.decode(data) for data in files], policy)
     std = np.array(policy.std)[:, None, None]
     off = np.abs(render(name, policy, plan, files) - expected) * std * 255
     return off, np.moveaxis(off, 2, -1)[~frames(plan)]
@@ -239,10 +239,10 @@ def test_torchvision_colour_is_within_a_level_of_torchvisions_own(name, birds):
     from PIL import Image
     from torchvision.transforms.v2 import functional as tv
 
-    from augment.plan import Pool
+    from augment.views.plan import Pool
 
     size, count = 96, 12
-    photos = [Image.fromarray(images.decode(birds.read(i))).resize((size, size)) for i in range(count)]
+    photos = [Image.fromarray(pixels.decode(birds.read(i))).resize((size, size)) for i in range(count)]
     files = []
     for photo in photos:
         file = io.BytesIO()

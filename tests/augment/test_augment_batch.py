@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from augment import Policy, open_views
-from augment.batch import Parameters
-from precompute.cli import UserError
+from augment.stream.batch import Parameters
+from precompute.base.errors import UserError
 
 
 @pytest.fixture(scope="module")

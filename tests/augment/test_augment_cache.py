@@ -8,8 +8,8 @@ import torch
 from loader_views import SMALL, assert_equal, views_of
 
 from augment import open_views
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 
 
 @pytest.mark.parametrize("backend", ["fused", "eager"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_augment_backends import birds  # noqa: F401 - a fixture
 
-from augment.imageset import ImageSet
+from augment.stream.imageset import ImageSet
 
 
 @pytest.fixture

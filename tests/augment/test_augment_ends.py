@@ -101,7 +101,7 @@ def test_a_forked_process_gets_an_error_and_never_hangs(demo, loop):
 
 def test_a_thread_that_is_gone_is_an_error_within_seconds():
     """Whatever ends it without a word, an interpreter that shuts down for one."""
-    from augment.making import Producer
+    from augment.stream.maker import Producer
 
     producer = Producer(lambda places: iter(()), (0, 0), 1, 2)  # ends without a batch
     began = time.monotonic()

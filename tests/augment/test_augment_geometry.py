@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment import geometry
-from augment.colour import collapse
+from augment.views import geometry
+from augment.views.colour import collapse
 
 
 def test_capped_boxes_keep_their_centre_and_are_counted():

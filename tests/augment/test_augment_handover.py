@@ -10,9 +10,9 @@ from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 from augment import backends
 from augment.backends import dali_runs
 from augment.backends.torch_ops import decode
-from augment.handover import Handover
-from augment.making import Made
-from augment.policy import Policy
+from augment.stream.handover import Handover
+from augment.stream.maker import Made
+from augment.views.policy import Policy
 
 POLICY = Policy(size=32, blur_sigma=(0.1, 1.0))
 

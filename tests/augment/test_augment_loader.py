@@ -9,8 +9,8 @@ from loader_views import SMALL, assert_equal, collect, views_of
 
 from augment import Policy, eval_images, open_views
 from augment.backends import dali_runs
-from precompute.cache import BadFile, BoxCache
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import BadFile, UserError
 
 
 def test_batches_carry_views_and_their_geometry(demo):

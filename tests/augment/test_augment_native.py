@@ -13,7 +13,7 @@ from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 from augment import Policy
 from augment.backends import fused, native
 from augment.backends.decoded import DecodedCache
-from augment.imageset import ImageSet
+from augment.stream.imageset import ImageSet
 
 FLAGS_OF = {"x86-64": set(), "x86-64-v2": {"sse4_2"}, "x86-64-v3": {"avx2", "fma"}}
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.philox import below, philox, uniform, words
-from augment.plan import epoch_order, group_of, partners, pool_partners
+from augment.views.philox import below, philox, uniform, words
+from augment.views.plan import epoch_order, group_of, partners, pool_partners
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loader_views import SMALL, views_of
 
-from augment import Policy, geometry, open_views, schedule
+from augment import Policy, open_views
 from augment.backends import build, eager, kornia
 from augment.backends.decoded import kept_rois
-from augment.plan import Pool, draw
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from augment.views import geometry, schedule
+from augment.views.plan import Pool, draw
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 
 BACKENDS = ("eager", "kornia")
 

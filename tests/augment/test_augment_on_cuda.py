@@ -7,11 +7,11 @@ from test_augment_backends import LEVELS, birds, plan_of  # noqa: F401 - a fixtu
 from test_augment_decoder_stress import photographs  # noqa: F401 - a fixture
 
 from augment import backends
-from augment.alpha import with_alpha
 from augment.backends.decoded import DecodedCache
-from augment.imageset import ImageSet
-from augment.plan import Plan
-from augment.policy import Policy
+from augment.stream.alpha import with_alpha
+from augment.stream.imageset import ImageSet
+from augment.views.plan import Plan
+from augment.views.policy import Policy
 
 CASES = [
     {},

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.plan import Pool, draw, epoch_order, partners, same
-from augment.policy import Policy, blur_radius, paper
-from precompute.cli import UserError
+from augment.views.plan import Pool, draw, epoch_order, partners, same
+from augment.views.policy import Policy, blur_radius, paper
+from precompute.base.errors import UserError
 
 
 def test_policy_goes_to_json_and_back_and_names_bad_values():

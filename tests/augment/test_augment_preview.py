@@ -1,4 +1,4 @@
-"""The programs `augment.preview` and `augment.parity`, as a user runs them."""
+"""The programs `augment.preview` and `benchmarks.parity`, as a user runs them."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from augment import parity
 from augment.preview import program
-from precompute.cli import main
+from benchmarks import parity
+from precompute.base.program import main
 
 
 def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_boxes, tmp_path, run_module):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import Policy
-from augment.schedule import Schedule
-from precompute.cli import UserError
+from augment.views.schedule import Schedule
+from precompute.base.errors import UserError
 
 
 def test_a_stand_in_is_the_next_of_the_group_cyclically():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from augment.alpha import with_alpha
 from augment.backends.decoded import DecodedCache, Picture
-from augment.plan import Pool, draw, partners
-from augment.policy import Policy
+from augment.stream.alpha import with_alpha
+from augment.views.plan import Pool, draw, partners
+from augment.views.policy import Policy
 from tests.augment import reference
 
 SIZE, COUNT = 16, 3

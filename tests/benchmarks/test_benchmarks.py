@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import harness, results
 from benchmarks.peers import PEERS
-from precompute.cli import UsageError, UserError
+from precompute.base.errors import UsageError, UserError
 
 RESULTS = sorted((Path(results.__file__).parent / "results").glob("*.json"))
 
@@ -35,7 +35,7 @@ def test_a_slowed_backend_is_shown_as_slower(cub_images, monkeypatch):
     """Two of ours, one of which burns as much CPU again in every batch."""
     from contextlib import ExitStack
 
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks import job, scopes
 
     work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=2)
@@ -111,7 +111,7 @@ def test_peers_make_the_same_views(name, cub_images):
     import torch
 
     from augment import backends
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks.job import difference, make_job
 
     peer = PEERS[name]
@@ -160,7 +160,7 @@ def test_a_peer_of_another_job_is_refused(cub_images):
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks.job import check, make_job
 
     pillow = PEERS["pillow"].way()
@@ -175,7 +175,7 @@ def test_a_peer_of_another_job_is_refused(cub_images):
 @pytest.fixture(scope="module")
 def cub_images(shared_data, tmp_path_factory, run_module):
     """Real photographs with their boxes."""
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
 
     root = shared_data / "CUB_200_2011"
     out = tmp_path_factory.mktemp("boxes") / "cub.h5"
@@ -288,7 +288,7 @@ def test_a_missing_peer_says_what_to_install(monkeypatch):
 
 def test_peers_get_backgrounds_at_view_size_and_make_the_same_views(cub_images):
     """Scope apply: a decoded cache is no privilege of ours."""
-    from augment.policy import Policy
+    from augment.views.policy import Policy
     from benchmarks import job, scopes
 
     work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=1)

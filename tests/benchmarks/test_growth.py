@@ -27,8 +27,8 @@ def test_count_by_hand(demo_images):
     """One source, one view: every number written out."""
     from dataclasses import replace
 
-    from augment.policy import Policy
-    from augment.schedule import Schedule
+    from augment.views.policy import Policy
+    from augment.views.schedule import Schedule
 
     schedule = Schedule(Policy(size=64, views=1, group=2), np.arange(2), 1, 0, True)
     plan = schedule.plan(demo_images.pool, np.arange(2), 0, 0)
@@ -49,21 +49,21 @@ def test_count_by_hand(demo_images):
 
 @pytest.fixture
 def demo_images(boxes, demo_root):
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
 
     return ImageSet.open(boxes, demo_root)
 
 
 def test_resized_photographs(demo_images, demo_root, tmp_path):
-    from augment.imageset import ImageSet
-    from precompute import images
+    from augment.stream.imageset import ImageSet
+    from precompute.base import pixels
 
     cache = demo_images.parts[0][0]
     rows = np.array([3, 0, 3])
     small = sweep.resized(cache, demo_root, rows, 0.01, tmp_path)
     found = ImageSet.open(small, tmp_path)
     for k, row in enumerate(rows):
-        picture = images.decode(found.read(k))
+        picture = pixels.decode(found.read(k))
         assert picture.shape[:2] == (small.heights[k], small.widths[k])
         assert 0.008e6 < picture.shape[0] * picture.shape[1] < 0.012e6
         assert np.array_equal(small.boxes[k], cache.boxes[row])

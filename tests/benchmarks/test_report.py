@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from benchmarks import report, results
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 
 
 def spread(value):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results, suite
-from precompute.cli import UsageError, UserError
+from precompute.base.errors import UsageError, UserError
 
 ALL = [(device, name) for device, recipes in suite.RECIPES.items() for name in recipes]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from precompute import cli
+from precompute.base import program as programs
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def run_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.Com
         program = importlib.import_module(module).program
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            cli.main(program, [*map(str, arguments)])
+            programs.main(program, [*map(str, arguments)])
         shown = capsys.readouterr()
         assert isinstance(stopped.value.code, int)
         return subprocess.CompletedProcess([module], stopped.value.code, shown.out, shown.err)

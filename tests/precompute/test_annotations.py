@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 from precompute.datasets import read_dataset
 from precompute.datasets.base import BadRow, Box, clip_box
 
@@ -131,7 +131,7 @@ def test_a_box_file_never_holds_what_is_no_number(
 ) -> None:
     import dataclasses
 
-    from precompute import cache as format
+    from precompute.base import boxfile as format
 
     cache = BoxCache.open(demo_boxes)
     boxes = cache.boxes.copy()
@@ -173,10 +173,10 @@ def test_box_path_writes_over_nothing_else(
     text.write_text("mine")
     for there, reason in ((other, "has the boxes of another set (folder)"), (text, "notes.txt")):
         before = there.read_bytes()
-        done = run_here("precompute.box_path", "--boxes", made, "--value", 0.1, "--out", there)
+        done = run_here("precompute.search.box_path", "--boxes", made, "--value", 0.1, "--out", there)
         assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
         assert there.read_bytes() == before
-    assert run_here("precompute.box_path", "--boxes", made, "--value", 0.1, "--out", made).returncode == 0
+    assert run_here("precompute.search.box_path", "--boxes", made, "--value", 0.1, "--out", made).returncode == 0
 
 
 def test_the_readmes_rates_are_the_results() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock
 
-from precompute.cli import UserError
+from precompute.base.errors import UserError
 from precompute.saliency import make_detector
 from precompute.saliency.basnet import layers, load, published_shapes
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from precompute.box_path import RECTS, SUMS, box_paths, choose
-from precompute.cache import BoxCache
-from precompute.search import Form, cut, find_boxes, quantise
+from precompute.base.boxfile import BoxCache
+from precompute.search.box_path import RECTS, SUMS, box_paths, choose
+from precompute.search.forms import Form, cut, find_boxes, quantise
 
 
 def some_maps(side: int, count: int, seed: int) -> np.ndarray:
@@ -57,7 +57,9 @@ def test_the_file_is_that_of_a_new_run(run_here, demo_root, tmp_path):
     for name, value in (("a", 0.05), ("b", 0.3)):
         done = run_here("precompute.boxes", *made, "--value", value, "--out", tmp_path / f"{name}.h5")
         assert done.returncode == 0, done.stderr
-    done = run_here("precompute.box_path", "--boxes", tmp_path / "a.h5", "--value", 0.3, "--out", tmp_path / "c.h5")
+    done = run_here(
+        "precompute.search.box_path", "--boxes", tmp_path / "a.h5", "--value", 0.3, "--out", tmp_path / "c.h5"
+    )
     assert done.returncode == 0, done.stderr
     assert "gamma 0.05 -> 0.3" in done.stdout
     assert (tmp_path / "c.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
@@ -78,7 +80,7 @@ def test_what_has_no_path_is_said(run_here, demo_root, tmp_path):
     refused = run_here("precompute.boxes", *common, "--source", "geodesic", "--store-path", "--form", "mass")
     assert (refused.returncode, "for --form tempered only" in refused.stderr) == (2, True)
     assert run_here("precompute.boxes", *common).returncode == 0
-    refused = run_here("precompute.box_path", "--boxes", out, "--value", 0.1, "--out", tmp_path / "y.h5")
+    refused = run_here("precompute.search.box_path", "--boxes", out, "--value", 0.1, "--out", tmp_path / "y.h5")
     assert refused.returncode == 1
     assert "holds no box paths" in refused.stderr
-    assert run_here("precompute.box_path", "--boxes", out, "--value", 3, "--out", out).returncode == 2
+    assert run_here("precompute.search.box_path", "--boxes", out, "--value", 3, "--out", out).returncode == 2

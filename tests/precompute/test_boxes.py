@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from precompute.agreement import iou
-from precompute.cache import BoxCache
+from precompute.base.boxfile import BoxCache
+from precompute.base.boxmath import iou
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -238,7 +238,7 @@ def test_full_disk_keeps_the_old_file(boxes, demo_root, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000));"
-        "from precompute.boxes import program; from precompute.cli import main; main(program)"
+        "from precompute.boxes import program; from precompute.base.program import main; main(program)"
     )
     command = [
         sys.executable,

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from precompute.cache import BadFile, BoxCache, Quarantined, write
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache, Quarantined, write
+from precompute.base.errors import BadFile, UserError
 
 
 def make(n: int = 5, seed: int = 0, **changes) -> BoxCache:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from crash_disk import Disk, Inode, Replay, outcomes, record
 
-from precompute import cli
-from precompute.cache import BoxCache
-from precompute.files import replacing, sweep
+from precompute.base import errors
+from precompute.base import program as programs
+from precompute.base.boxfile import BoxCache
+from precompute.base.files import replacing, sweep
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def quiet_boxes(capsys):
         from precompute.boxes import program
 
         with pytest.raises(SystemExit) as stopped:
-            cli.main(program, [*map(str, arguments)])
+            programs.main(program, [*map(str, arguments)])
         assert stopped.value.code == 0, capsys.readouterr().err
         capsys.readouterr()
 
@@ -73,7 +74,7 @@ def replay_everything(quiet_boxes, demo_root: Path, tmp_path: Path, shard: int, 
             # The output is the old file or the new one, whole, whatever is lost; a shard is whole or not taken.
             assert files.get("x.h5", old) in (old, final)
             for path, body in shards.items():
-                with contextlib.suppress(cli.UserError):
+                with contextlib.suppress(errors.UserError):
                     BoxCache.open(top / path)
                     assert files[path] == body
             if rng.random() < share:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 from precompute.datasets import read_dataset
 
 FIRST = "images/001.Black_footed_Albatross/Black_Footed_Albatross_0049_796063.jpg"

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from precompute import datasets
-from precompute.cache import BoxCache
-from precompute.cli import UserError
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
 from precompute.datasets import DATASETS, Archive, Dataset, download, read_dataset
 from precompute.datasets.base import BadRow, Box, clip_box
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from precompute.images import BadImage, check, decode, probe, to_png
+from precompute.base.pixels import BadImage, check, decode, probe, to_png
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from precompute.agreement import agreement, best_centred, centred, iou
-from precompute.files import drawable
+from precompute.base.boxmath import agreement, best_centred, centred, iou
+from precompute.base.sheet import drawable
 from precompute.patches import draw_patch
 
 

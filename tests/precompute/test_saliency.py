@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from precompute import images
-from precompute.agreement import agreement
-from precompute.cli import UserError
+from precompute.base import pixels
+from precompute.base.boxmath import agreement
+from precompute.base.errors import UserError
 from precompute.datasets import read_dataset
 from precompute.datasets.base import clip_box
 from precompute.saliency import DETECTORS, make_detector
@@ -17,8 +17,8 @@ from precompute.saliency.colour import rgb_to_lab
 from precompute.saliency.geodesic import from_the_edge, neighbour_steps
 from precompute.saliency.u2net import Network, load
 from precompute.saliency.weights import read_onnx
-from precompute.search import Form, find_boxes, quantise
-from precompute.work import detect_maps
+from precompute.scan import detect_maps
+from precompute.search.forms import Form, find_boxes, quantise
 
 WEIGHTLESS = [name for name, entry in DETECTORS.items() if not entry.needs_weights]
 
@@ -30,7 +30,7 @@ def birds(shared_data):
     files, truths = [], []
     for i in range(0, len(listing), 3):
         data = (listing.root / listing.paths[i]).read_bytes()
-        info = images.probe(data)
+        info = pixels.probe(data)
         box = listing.box(i)
         assert box is not None
         files.append(data)
@@ -39,7 +39,7 @@ def birds(shared_data):
 
 
 def small(files, side: int) -> np.ndarray:
-    return np.stack([images.thumbnail(data, side)[1] for data in files])
+    return np.stack([pixels.thumbnail(data, side)[1] for data in files])
 
 
 def mean_iou(detector, files, truths) -> dict:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from precompute.search import FORMS, Form, Objective, branch_and_bound, cut, find_boxes, otsu, quantise
+from precompute.search.forms import FORMS, Form, Objective, branch_and_bound, cut, find_boxes, otsu, quantise
 
 ALL_FORMS = [
     Form("tempered", 0.0),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from precompute.search import Form, cut, find_boxes, quantise
-from precompute.size_table import search_batch
+from precompute.search.forms import Form, cut, find_boxes, quantise
+from precompute.search.size_table import search_batch
 
 FORMS = [
     *(Form("tempered", gamma) for gamma in (0.0, 0.02, 0.05, 0.4, 1.0)),
@@ -66,9 +66,9 @@ def maps_of(shape: tuple[int, int], count: int, seed: int) -> np.ndarray:
 
 def real_maps(shared_data, side: int, count: int) -> np.ndarray:
     """Maps of the default detector on real pictures, then random crops of them at twice the side."""
-    from precompute.images import thumbnail
+    from precompute.base.pixels import thumbnail
     from precompute.saliency import make_detector
-    from precompute.work import detect_maps
+    from precompute.scan import detect_maps
 
     detector = make_detector("geodesic-colour")
     files = sorted((shared_data / "CUB_200_2011" / "images").rglob("*.jpg"))[: min(count, 160)]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from precompute.cli import UserError
-from trainer import journal
-from trainer.board import FOLDER
+from precompute.base.errors import UserError
+from trainer.record import metrics
+from trainer.record.tensorboard import FOLDER
 from trainer.run import program
 
 
@@ -29,7 +29,7 @@ def test_the_board_shows_the_journal_and_a_resumed_run_no_step_twice(
              "--device", "cpu", "--batch-size", "16", "--pipeline", "kornia", "--workers", "1",
              "--out", str(out)]  # fmt: skip
     assert program([*flags, "--epochs", "2", "--log-every", "1", "--tensorboard"]) == 0
-    rows = journal.read(out / journal.NAME)
+    rows = metrics.read(out / metrics.NAME)
     found = scalars(out / FOLDER)
     for name in ("loss", "alignment", "lr"):
         assert [step for step, _ in found[name]] == [1, 2, 3, 4, 5, 6]

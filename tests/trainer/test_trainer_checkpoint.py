@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from precompute.cli import UserError
-from trainer import checkpoint
+from precompute.base.errors import UserError
+from trainer.record import checkpoint
 
 
 def state(step: int) -> dict:

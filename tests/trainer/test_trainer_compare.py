@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from precompute.cli import UsageError
+from precompute.base.errors import UsageError
 from trainer import run
 from trainer.compare import CompareConfig, command_of, missing_controls, paired, program, summarise, table
 from trainer.run import config_of

@@ -8,11 +8,11 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config import LOSS_PRESETS
-from trainer.diagnostics import diagnose
-from trainer.methods import Alignment, Byol, Method
-from trainer.model import Heads, build_model
-from trainer.setup import compile_networks
+from trainer.config.run import LOSS_PRESETS
+from trainer.engine.diagnostics import diagnose
+from trainer.engine.setup import compile_networks
+from trainer.methods.base import Alignment, Byol, Method
+from trainer.model.networks import Heads, build_model
 
 
 def step(method: Method, photos: PhotoBatch) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
@@ -46,7 +46,7 @@ def test_a_compiled_step_equals_an_eager_one(photos: PhotoBatch) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_run_ends_as_an_eager_one_begins(demo_boxes, demo_root, tmp_path, run_module: Callable) -> None:
     """Through the command: it compiles, logs its diagnoses, saves, evaluates; the first losses are the eager ones."""
-    from trainer import journal
+    from trainer.record import metrics
 
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w16", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--workers", 1, "--epochs", 1, "--log-every", 1]  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_compiled_run_ends_as_an_eager_one_begins(demo_boxes, demo_root, tmp_p
     for name, more in (("eager", []), ("compiled", ["--compile"])):
         done = run_module("trainer.run", *flags, *more, "--out", tmp_path / name, timeout=400)
         assert done.returncode == 0, done.stderr[-3000:]
-        rows[name] = [r for r in journal.read(tmp_path / name / journal.NAME) if r["kind"] == "step"]
+        rows[name] = [r for r in metrics.read(tmp_path / name / metrics.NAME) if r["kind"] == "step"]
     for eager, compiled in zip(rows["eager"], rows["compiled"], strict=True):
         for key in ("loss", "contrastive", "alignment", "rank", "c_auc", "gradient_ratio"):
             assert compiled[key] == pytest.approx(eager[key], rel=2e-2), key

@@ -13,7 +13,7 @@ import torch
 from crash_disk import Disk, Inode, Replay, lay_out, outcomes, record
 from trainer_runs import TINY, assert_same_run
 
-from trainer import checkpoint, journal
+from trainer.record import checkpoint, metrics
 from trainer.run import program
 
 CHECKPOINTS = (checkpoint.NAME, checkpoint.PREVIOUS)
@@ -22,7 +22,7 @@ CHECKPOINTS = (checkpoint.NAME, checkpoint.PREVIOUS)
 def steps_in(body: bytes) -> list[int]:
     """The steps of the whole lines of a metrics.jsonl."""
     lines = [line for line in body.decode(errors="replace").splitlines() if line.startswith("{") and line.endswith("}")]
-    rows = [row for line in lines if "\x00" not in line for row in [journal.json.loads(line)]]
+    rows = [row for line in lines if "\x00" not in line for row in [metrics.json.loads(line)]]
     return [row["step"] for row in rows if row["kind"] == "step"]
 
 
@@ -46,7 +46,7 @@ def replay(calls: list, top: Path, rng: random.Random) -> tuple[list[dict[str, b
             if checkpoint.NAME in steps:
                 newest = steps[checkpoint.NAME]
                 assert newest - steps.get(checkpoint.PREVIOUS, newest) in (0, 1)
-                assert set(range(1, newest + 1)) <= set(steps_in(files[f"run/{journal.NAME}"] or b""))
+                assert set(range(1, newest + 1)) <= set(steps_in(files[f"run/{metrics.NAME}"] or b""))
             else:
                 assert checkpoint.PREVIOUS not in steps
         before = deepcopy(disk)

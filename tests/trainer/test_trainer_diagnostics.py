@@ -6,11 +6,11 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config import LOSS_PRESETS
-from trainer.cost import peak_flops, step_flops
-from trainer.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
-from trainer.methods import Alignment, Byol
-from trainer.model import Heads, build_model, freeze_stages
+from trainer.config.run import LOSS_PRESETS
+from trainer.engine.cost import peak_flops, step_flops
+from trainer.engine.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
+from trainer.methods.base import Alignment, Byol
+from trainer.model.networks import Heads, build_model, freeze_stages
 
 HEADS = Heads(dim=16, hidden=32, conv_hidden=24)
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from trainer_runs import TINY, rows_of
 
-from trainer import checkpoint, journal
-from trainer.distributed import StopVote, resuming, synchronise_batch_norm
+from trainer.parallel.distributed import StopVote, resuming, synchronise_batch_norm
+from trainer.record import checkpoint, metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
@@ -83,7 +83,7 @@ def test_two_processes_equal_one(
     assert f"{ROOT}/trainer" not in two.stderr, "a warning about a line of ours"
     assert two.stdout.count("training: ") == 1  # the first process alone talks
     assert (tmp_path / "two" / "evaluation.json").exists()  # by the first process alone
-    rows = [[r for r in journal.read(tmp_path / n / journal.NAME) if r["kind"] == "step"] for n in ("one", "two")]
+    rows = [[r for r in metrics.read(tmp_path / n / metrics.NAME) if r["kind"] == "step"] for n in ("one", "two")]
     assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(*rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
@@ -118,7 +118,7 @@ def test_the_first_line_after_a_resume_is_that_of_the_unbroken_run(
 
 def test_a_message_names_the_command_that_the_run_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resuming(Path("runs/a b")) == "python -m trainer.run --resume 'runs/a b'"
-    monkeypatch.setattr("trainer.distributed.world", lambda: 4)
+    monkeypatch.setattr("trainer.parallel.distributed.world", lambda: 4)
     assert resuming(Path("out")) == "torchrun --standalone --nproc-per-node 4 -m trainer.run --resume out"
 
 

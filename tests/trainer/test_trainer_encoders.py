@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from precompute.cli import UsageError, UserError
-from trainer.encoders import TokenGrid, load_any, maps, pooled, untrained, width
+from precompute.base.errors import UsageError, UserError
+from trainer.model.encoders import TokenGrid, load_any, maps, pooled, untrained, width
 
 
 @pytest.fixture(scope="module")

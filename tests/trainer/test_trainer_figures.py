@@ -9,10 +9,10 @@ import pytest
 import torch
 from trainer_runs import TINY, assert_equal
 
-from trainer import checkpoint, protocols, report
-from trainer.data import open_data
-from trainer.knn import knn_accuracy, knn_predict
-from trainer.localise import (
+from trainer.engine.data import open_data
+from trainer.evaluation import protocols, run_report
+from trainer.evaluation.knn import knn_accuracy, knn_predict
+from trainer.evaluation.localise import (
     box_masks,
     centre_prior,
     figures,
@@ -22,8 +22,9 @@ from trainer.localise import (
     off_centre_windows,
     probe_maps,
 )
-from trainer.model import build_encoder
-from trainer.protocols import Bench
+from trainer.evaluation.protocols import Bench
+from trainer.model.networks import build_encoder
+from trainer.record import checkpoint
 from trainer.run import program
 
 
@@ -167,14 +168,14 @@ def test_the_correspondence_of_a_run_is_that_of_held_out_views(
 ) -> None:
     """C of view q against its own k; with rolled keys, and with rolled masks; nothing of the networks is altered."""
     kept = {}
-    real = report._correspondence
+    real = run_report._correspondence
 
     def recorded(state, bench):
         before = {k: v.clone() for k, v in state.method.state_dict().items()}
         found, extra, pictures = real(state, bench)
         assert_equal(dict(state.method.state_dict()), before)
         c, rolled, mask, sources = [], [], [], []
-        for batch in report._views(state, bench, bench.test_split):
+        for batch in run_report._views(state, bench, bench.test_split):
             online, keys = state.method.online(batch.q), state.method.target(batch.k)
             swapped = SimpleNamespace(maps={4: keys.maps[4].roll(1, 0)})
             c.append(state.method.alignment.correspondence(online, keys, 4))
@@ -184,10 +185,10 @@ def test_the_correspondence_of_a_run_is_that_of_held_out_views(
         kept.update(c=torch.cat(c), rolled=torch.cat(rolled), mask=torch.cat(mask), sources=sources)
         return found, extra, pictures
 
-    monkeypatch.setattr(report, "_correspondence", recorded)
-    fitted, views = [], report._views
+    monkeypatch.setattr(run_report, "_correspondence", recorded)
+    fitted, views = [], run_report._views
     monkeypatch.setattr(
-        report, "_views", lambda state, bench, split: fitted.append(split) or views(state, bench, split)
+        run_report, "_views", lambda state, bench, split: fitted.append(split) or views(state, bench, split)
     )
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY, "--epochs", "1", "--pipeline", "kornia"]
     assert program([*flags, "--out", str(tmp_path / "run")]) == 0

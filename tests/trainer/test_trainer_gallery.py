@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.encoders import maps
 from trainer.evaluate import program
-from trainer.gallery import COLUMNS, score_maps
-from trainer.model import build_encoder
+from trainer.evaluation.gallery import COLUMNS, score_maps
+from trainer.model.encoders import maps
+from trainer.model.networks import build_encoder
 
 
 def test_maps_equal_their_formulas() -> None:

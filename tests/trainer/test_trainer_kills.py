@@ -16,7 +16,7 @@ import pytest
 import torch
 from trainer_runs import TINY, assert_same_run
 
-from trainer import checkpoint, journal
+from trainer.record import checkpoint, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 MILESTONES = ("training:", "epoch", "encoder:", "kNN", "localisation", "figure:", "model card:")
@@ -139,7 +139,7 @@ def test_stopped_at_random_instants(flags: list[str], unbroken: tuple, tmp_path:
             came_through.append(len(stops))
             continue
         assert not list(out.glob(".*.tmp"))
-        rows = journal.read(out / journal.NAME) if (out / journal.NAME).exists() else []
+        rows = metrics.read(out / metrics.NAME) if (out / metrics.NAME).exists() else []
         steps = [row["step"] for row in rows if row["kind"] == "step"]
         if steps:
             assert checkpoint.load(out / checkpoint.NAME)["step"] == steps[-1]

@@ -12,13 +12,14 @@ import pytest
 import torch
 from trainer_runs import TINY
 
-from precompute.cache import BoxCache, write
-from precompute.cli import UsageError, UserError
-from trainer import checkpoint, compare, evaluate, journal, run
-from trainer.data import Data
-from trainer.encoders import untrained
-from trainer.methods import Alignment
-from trainer.protocols import Bench, features
+from precompute.base.boxfile import BoxCache, write
+from precompute.base.errors import UsageError, UserError
+from trainer import compare, evaluate, run
+from trainer.engine.data import Data
+from trainer.evaluation.protocols import Bench, features
+from trainer.methods.base import Alignment
+from trainer.model.encoders import untrained
+from trainer.record import checkpoint, metrics
 
 SHORT = [*TINY, "--epochs", "1"]
 
@@ -50,7 +51,7 @@ def test_files_that_went_bad_are_left_out_of_the_evaluation_and_named(
     cache = BoxCache.open(flags[1])
     assert found["knn"]["images"] == len(cache.indices("test")) - 2
     assert all(path in (tmp_path / "run" / "MODEL_CARD.md").read_text() for path in found["left_out"])
-    evaluation = [row for row in journal.read(tmp_path / "run" / journal.NAME) if row["kind"] == "evaluation"]
+    evaluation = [row for row in metrics.read(tmp_path / "run" / metrics.NAME) if row["kind"] == "evaluation"]
     assert evaluation[0]["left_out"] == found["left_out"]
 
 
@@ -91,14 +92,14 @@ def test_a_split_without_a_readable_image_says_so(demo_boxes: Path, tmp_path: Pa
     cache = BoxCache.open(demo_boxes)
     encoder, _ = untrained("resnet10w4", 32)
     bench = Bench(Data(cache, demo_boxes, tmp_path), "train", "test", 32, on_bad="replace")
-    monkeypatch.setattr("augment.evaluation.ImageSet.open", lambda *_: _no_folder(cache, tmp_path))
+    monkeypatch.setattr("augment.stream.evaluation.ImageSet.open", lambda *_: _no_folder(cache, tmp_path))
     with pytest.raises(UserError, match="split 'test': none of its images can be read"):
         features(encoder, bench, "test")
     assert len(bench.left_out) == len(cache.indices("test"))
 
 
 def _no_folder(cache: BoxCache, root: Path):
-    from augment.imageset import ImageSet
+    from augment.stream.imageset import ImageSet
 
     return ImageSet([(cache, root)])
 

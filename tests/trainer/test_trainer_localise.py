@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from trainer.localise import (
+from trainer.evaluation.localise import (
     _largest_regions,
     box_masks,
     cell_auc,

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from trainer_photos import PhotoBatch
 
-from trainer.config import LOSS_PRESETS, LossPreset
-from trainer.losses import (
+from trainer.config.run import LOSS_PRESETS, LossPreset
+from trainer.methods.base import Alignment, Byol
+from trainer.methods.losses import (
     alignment_loss,
     attention,
     bilinear_masks,
@@ -17,8 +18,7 @@ from trainer.losses import (
     negative_cosine,
     nt_xent,
 )
-from trainer.methods import Alignment, Byol
-from trainer.model import Heads, build_model
+from trainer.model.networks import Heads, build_model
 
 HEADS = Heads(dim=16, hidden=32, conv_hidden=24)
 SCALES = [

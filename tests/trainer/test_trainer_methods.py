@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from trainer_photos import PhotoBatch
 
-from trainer.cost import step_flops
-from trainer.instloc import InstLoc
-from trainer.looc import LooC, rotated
-from trainer.methods import Method, build_method
-from trainer.model import Heads, PairHead, build_model, feature_maps
-from trainer.pretext import RelLoc, RotPred, patches
+from trainer.engine.cost import step_flops
+from trainer.methods.base import Method, build_method
+from trainer.methods.instloc import InstLoc
+from trainer.methods.looc import LooC, rotated
+from trainer.methods.pretext import RelLoc, RotPred, patches
+from trainer.model.networks import Heads, PairHead, build_model, feature_maps
 
 DIM = 16
 
@@ -136,9 +136,9 @@ def test_copy_paste_is_trained_with_soft_masks(demo_boxes, demo_root, tmp_path):
     """--policy copy-paste --maps DIR, from the command line to a loss; without its maps it is a usage error."""
     from PIL import Image
 
-    from precompute.cache import BoxCache
-    from precompute.cli import UsageError
-    from trainer import journal
+    from precompute.base.boxfile import BoxCache
+    from precompute.base.errors import UsageError
+    from trainer.record import metrics
     from trainer.run import program
 
     maps, out = tmp_path / "maps", tmp_path / "run"
@@ -153,7 +153,7 @@ def test_copy_paste_is_trained_with_soft_masks(demo_boxes, demo_root, tmp_path):
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), "--arch", "resnet10w8", "--size", "32",
              "--batch-size", "16", "--epochs", "1", "--device", "cpu", "--out", str(out)]  # fmt: skip
     assert program([*flags, "--policy", "copy-paste", "--maps", str(maps)]) == 0
-    steps = [row for row in journal.read(out / journal.NAME) if row["kind"] == "step"]
+    steps = [row for row in metrics.read(out / metrics.NAME) if row["kind"] == "step"]
     assert steps[-1]["alignment"] > 0
     with pytest.raises(UsageError, match="with --maps DIR"):
         program([*flags, "--policy", "copy-paste"])

@@ -11,14 +11,15 @@ import pytest
 import torch
 from trainer_runs import TINY
 
-from precompute.cache import BoxCache, write
-from precompute.cli import UsageError, UserError
-from trainer import compare, evaluate, journal, run
-from trainer.card import write_card
-from trainer.config import RunConfig
-from trainer.localise import cell_auc
-from trainer.model import build_encoder
-from trainer.weights import read_state
+from precompute.base.boxfile import BoxCache, write
+from precompute.base.errors import UsageError, UserError
+from trainer import compare, evaluate, run
+from trainer.config.run import RunConfig
+from trainer.evaluation.localise import cell_auc
+from trainer.model.networks import build_encoder
+from trainer.model.weights import read_state
+from trainer.record import metrics
+from trainer.record.model_card import write_card
 
 
 @pytest.fixture
@@ -150,11 +151,11 @@ def test_a_run_resumed_from_elsewhere_asks_where_its_data_are(
 def test_an_interrupted_evaluation_says_how_to_have_it(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from trainer import report
+    from trainer.evaluation import run_report
 
     flags = [*data, *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(report, "evaluate_run", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(run_report, "evaluate_run", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run.program(flags)
     assert f"not evaluated. For that: python -m trainer.run --resume {tmp_path / 'run'}\n" in capsys.readouterr().out
@@ -224,15 +225,15 @@ def test_scores_that_are_no_numbers_have_no_auc() -> None:
 
 
 def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
+    path = tmp_path / metrics.NAME
     first = {"kind": "config", "config": {}, "settings": {}, "about": {}}
     step = json.dumps({"kind": "step", "step": 1}).encode()
     damaged = [b"[1, 2]", b'{"kind": "step", "st\xff', b'{"kind": ["x"]}', b"7", b'{"kind": "step"}']
     path.write_bytes(b"\n".join([json.dumps(first).encode(), *damaged, step]))
-    assert [row["kind"] for row in journal.read(path)] == ["config", "step"]
+    assert [row["kind"] for row in metrics.read(path)] == ["config", "step"]
     path.write_bytes(b'{"kind": "config", "config": {}}\n' + step)
     with pytest.raises(UserError, match="first line is damaged"):
-        journal.header(path)
+        metrics.header(path)
 
 
 def test_weights_beside_other_objects_are_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_the_card_says_what_the_method_was(method: str, said: list[str], tmp_pat
                 "weight_decay": 0.0, "amp": "off", "hidden": 16, "conv_hidden": 16}  # fmt: skip
     about = {"policy": {}, "torch": "2", "python": "3", "commit": None, "data": {"name": "demo", "provenance": {}}}
     values = {f: getattr(config, f) for f in config.__dataclass_fields__}
-    journal.Journal(tmp_path).begin({"config": values, "settings": settings, "about": about})
+    metrics.Journal(tmp_path).begin({"config": values, "settings": settings, "about": about})
     card = write_card(tmp_path, None).read_text()
     for words in said:
         assert words in card

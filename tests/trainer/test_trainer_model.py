@@ -5,8 +5,8 @@ import torch
 import torchvision
 from trainer_photos import PhotoBatch
 
-from precompute.cli import UserError
-from trainer.model import (
+from precompute.base.errors import UserError
+from trainer.model.networks import (
     Heads,
     architectures,
     build_encoder,

@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainer_photos import PhotoBatch
 
-from augment.geometry import masks
-from trainer.build import make_method
-from trainer.config import METHODS, RunConfig
-from trainer.journal import Meter
-from trainer.model import build_encoder, grid_of
-from trainer.optim import build_optimizer
-from trainer.settings import Hardware, decide
-from trainer.state import TrainingState
+from augment.views.geometry import masks
+from trainer.config.choices import Hardware, decide
+from trainer.config.run import METHODS, RunConfig
+from trainer.engine.build import make_method
+from trainer.engine.optim import build_optimizer
+from trainer.engine.state import TrainingState
+from trainer.model.networks import build_encoder, grid_of
+from trainer.record.metrics import Meter
 from trainer.train import advance, autocast_of
 
 # What hands a value to the host, or a shape that depends on values.

@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_photos import PhotoBatch
 
-from trainer.model import Heads, build_model, ema_update, target_of
-from trainer.optim import Lars, build_optimizer, ema_momentum, learning_rate, parameter_groups, set_lr
+from trainer.engine.optim import Lars, build_optimizer, ema_momentum, learning_rate, parameter_groups, set_lr
+from trainer.model.networks import Heads, build_model, ema_update, target_of
 
 HEADS = Heads(dim=16, hidden=32, conv_hidden=24)
 

@@ -8,14 +8,15 @@ from test_trainer_methods import DIM, nce, network, one_loss
 from trainer_photos import PhotoBatch
 from trainer_runs import TINY
 
-from trainer import methods, run
-from trainer.config import LOSS_PRESETS, LossPreset, RunConfig
-from trainer.diagnostics import diagnose, gradient_ratio
-from trainer.localise import cell_auc
-from trainer.losses import correspondence
-from trainer.methods import Alignment, Byol, MocoV2, Part, SimClr, build_method
-from trainer.model import Heads, Projections, build_model
-from trainer.optim import build_optimizer, ema_momentum, set_lr
+from trainer import run
+from trainer.config.run import LOSS_PRESETS, LossPreset, RunConfig
+from trainer.engine.diagnostics import diagnose, gradient_ratio
+from trainer.engine.optim import build_optimizer, ema_momentum, set_lr
+from trainer.evaluation.localise import cell_auc
+from trainer.methods import base
+from trainer.methods.base import Alignment, Byol, MocoV2, Part, SimClr, build_method
+from trainer.methods.losses import correspondence
+from trainer.model.networks import Heads, Projections, build_model
 
 
 def test_the_target_moves_by_its_momentum() -> None:
@@ -30,7 +31,7 @@ def test_the_target_moves_by_its_momentum() -> None:
 
 def test_a_runs_momentum_rises_to_one(demo_boxes, demo_root, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(methods, "ema_update", lambda target, online, momentum: seen.append(momentum))
+    monkeypatch.setattr(base, "ema_update", lambda target, online, momentum: seen.append(momentum))
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *TINY, "--epochs", "1", "--pipeline", "kornia"]
     assert run.program([*flags, "--method", "byol", "--no-evaluate", "--out", str(tmp_path / "run")]) == 0
     assert seen == [ema_momentum(step, 3, 0.996) for step in range(3)]

@@ -15,13 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_runs import assert_equal
 
 from augment import eval_images, open_views
-from precompute.cli import UserError
-from trainer import protocols, report
-from trainer.data import open_data
-from trainer.encoders import maps, pooled
-from trainer.knn import knn_accuracy
-from trainer.model import build_encoder
-from trainer.protocols import Bench
+from precompute.base.errors import UserError
+from trainer.engine.data import open_data
+from trainer.evaluation import protocols, run_report
+from trainer.evaluation.knn import knn_accuracy
+from trainer.evaluation.protocols import Bench
+from trainer.model.encoders import maps, pooled
+from trainer.model.networks import build_encoder
 
 
 def quiet(line: str) -> None:
@@ -181,7 +181,7 @@ def test_a_runs_accuracy_is_told_beside_an_untrained_nets_and_chance(bench: Benc
     encoder = build_encoder("resnet10w4")
     state: Any = SimpleNamespace(config=SimpleNamespace(seed=3, arch="resnet10w4"), method=SimpleNamespace())
     state.method.online = SimpleNamespace(encoder=encoder)
-    found = report._knn(state, bench, said.append)
+    found = run_report._knn(state, bench, said.append)
     assert found is not None
     torch.manual_seed(3)
     untrained = protocols.knn(build_encoder("resnet10w4"), bench)["accuracy"]

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from trainer_runs import TINY
 
-from precompute.cli import UserError
-from trainer import card, compare, evaluate, journal
-from trainer.card import keys_sentence
+from precompute.base.errors import UserError
+from trainer import compare, evaluate
 from trainer.compare import missing_controls
-from trainer.localise import Figures
+from trainer.evaluation.localise import Figures
+from trainer.record import metrics, model_card
+from trainer.record.model_card import keys_sentence
 from trainer.run import program
 
 CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")
@@ -65,9 +66,9 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
     assert {f"views: {name}" for name in CONTROLS} <= found.keys()
     assert found["images"]["off_centre_images"] == 0
     assert found["images"]["probe"]["off_centre"]["auc"] is None
-    rows = [json.loads(line, parse_constant=refuse) for line in (run / journal.NAME).read_text().splitlines()]
+    rows = [json.loads(line, parse_constant=refuse) for line in (run / metrics.NAME).read_text().splitlines()]
     assert rows[-1]["kind"] == "evaluation"
-    said = (run / card.NAME).read_text()
+    said = (run / model_card.NAME).read_text()
     assert all(f"| views: {name} |" in said for name in CONTROLS)
     assert "| off-centre crops: shuffled probe |" in said
     assert "Box area share (chance for pointing and energy): whole images 0.2" in said
@@ -77,7 +78,7 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
 
 def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:
     found = json.loads((run / "evaluation.json").read_text())
-    said = (run / card.NAME).read_text().splitlines()
+    said = (run / model_card.NAME).read_text().splitlines()
     start = said.index("| map | AUC per cell | pointing | energy in box |") + 2
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said[start:] if line.startswith("|")]
     wanted = {name: f for name, f in found["localisation"].items() if isinstance(f, dict) and "auc" in f}
@@ -86,10 +87,10 @@ def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:
         assert cells == [f"{wanted[name][key]:.3f}" for key in ("auc", "pointing", "energy")], name
     assert any(len(set(cells)) == 3 for _, *cells in rows), "figures that are all alike show no order"
     knn = {"accuracy": 0.125, "images": 12, "untrained": 0.25, "majority": 0.375}
-    (sentence,) = card._results({"knn": knn, "localisation": None})
+    (sentence,) = model_card._results({"knn": knn, "localisation": None})
     assert sentence == "- kNN (k=20) top-1 0.1250 of 12; untrained net 0.2500, most frequent class 0.3750"
     images, crops = {"area_share": 0.1}, {"area_share": 0.2}
-    shares = card.area_shares({"images": {**images, "crops": crops}, "mask_share": 0.3})
+    shares = model_card.area_shares({"images": {**images, "crops": crops}, "mask_share": 0.3})
     assert shares == "whole images 0.100, off-centre crops 0.200, views 0.300"
 
 
@@ -157,11 +158,11 @@ def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_p
     assert "cvsa:saliencyswap: another image's keys change C's AUC by" in said
     for name in ("box area share, held-out views", "C map AUC, another image's mask", "shuffled probe AUC"):
         assert name in said
-    (tmp_path / "byol-rrc-seed0" / card.NAME).unlink()  # killed between the evaluation and the card
+    (tmp_path / "byol-rrc-seed0" / model_card.NAME).unlink()  # killed between the evaluation and the card
     assert compare.program(command) == 0
     said = capsys.readouterr().out
     assert said.count("done before") == 2
-    assert (tmp_path / "byol-rrc-seed0" / card.NAME).exists()
+    assert (tmp_path / "byol-rrc-seed0" / model_card.NAME).exists()
     with pytest.raises(UserError, match="byol-rrc-seed0 was trained with --epochs 1, and now it would be --epochs 2"):
         compare.program([*command, "--epochs", "2"])
     with pytest.raises(UserError, match="--method cvsa --policy rrc"):
@@ -179,4 +180,4 @@ def test_correspondence_is_claimed_only_where_keys_matter() -> None:
 def test_a_split_that_is_not_there_shows_before_the_training(birds: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tets"):
         program([*birds, *TINY, "--batch-size", "8", "--eval-split", "tets", "--out", str(tmp_path / "run")])
-    assert not (tmp_path / "run" / journal.NAME).exists()
+    assert not (tmp_path / "run" / metrics.NAME).exists()

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 from trainer_runs import TINY, assert_same_run, rows_of
 
-from precompute.cli import UserError
-from trainer import checkpoint, export, journal
-from trainer.config import RunConfig
-from trainer.folder import run_folder
-from trainer.model import build_encoder
+from precompute.base.errors import UserError
+from trainer.config.run import RunConfig
+from trainer.engine.state import Saver
+from trainer.model import export
+from trainer.model.networks import build_encoder
+from trainer.record import checkpoint, metrics
+from trainer.record.folder import run_folder
 from trainer.run import program
-from trainer.state import Saver
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_a_run_without_a_checkpoint_begins_anew(
 ) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / journal.NAME).write_text((unbroken / journal.NAME).read_text().splitlines()[0] + "\n")
+    (out / metrics.NAME).write_text((unbroken / metrics.NAME).read_text().splitlines()[0] + "\n")
     (out / ".metrics.jsonl.k1ll3d.tmp").touch()
     with pytest.raises(UserError, match=r"no checkpoint there.*Without --resume a new run starts, also in the folder"):
         program(["--resume", str(out)])
@@ -65,9 +66,9 @@ def test_a_run_goes_on_in_another_folder(unbroken: Path, copy: Path, tmp_path: P
     assert rows_of(tmp_path / "other") == rows_of(unbroken)
     with pytest.raises(UserError, match=f"--out {unbroken} holds a run already"):
         program(["--resume", str(copy), "--out", str(unbroken)])
-    os.remove(copy / journal.NAME)
+    os.remove(copy / metrics.NAME)
     assert program(["--resume", str(copy)]) == 0
-    assert [row["kind"] for row in journal.read(copy / journal.NAME)] == ["config", "step"]
+    assert [row["kind"] for row in metrics.read(copy / metrics.NAME)] == ["config", "step"]
 
 
 def test_a_kill_after_falling_back_leaves_the_good_checkpoint(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def test_a_full_disk_names_the_file_and_the_last_good_checkpoint(flags: list[str
     out = copy.parent / "new"
     with files_at_most(20_000), pytest.raises(UserError, match=r"checkpoint\.pt: .* step 0 .*There is none before it"):
         program([*flags, "--out", str(out)])
-    assert [p.name for p in out.iterdir()] == [journal.NAME]
+    assert [p.name for p in out.iterdir()] == [metrics.NAME]
     room = (copy / checkpoint.NAME).stat().st_size - 1000  # enough for step 0, which has no momentum yet
     with files_at_most(room), pytest.raises(UserError, match=r"step 1 was not written .*Last good checkpoint: step 0"):
         program([*flags, "--out", str(out)])
@@ -158,8 +159,8 @@ def test_a_full_disk_names_the_file_and_the_last_good_checkpoint(flags: list[str
         export.save_encoder(build_encoder("resnet10w4"), copy, RunConfig())
     assert error.value.filename == str(copy / export.NAME)
     with files_at_most(10), pytest.raises(OSError, match="File too large") as error:
-        journal.Journal(copy).add("step", step=4)
-    assert error.value.filename == str(copy / journal.NAME)
+        metrics.Journal(copy).add("step", step=4)
+    assert error.value.filename == str(copy / metrics.NAME)
 
 
 def test_two_processes_never_train_into_one_folder(copy: Path) -> None:
@@ -206,15 +207,15 @@ def test_a_stop_that_comes_with_the_last_step_is_heard(
     """The evaluation, which may take long, is left to the continuation."""
     import signal
 
-    add = journal.Journal.add
+    add = metrics.Journal.add
 
-    def add_and_stop(self: journal.Journal, kind: str, **values: Any) -> None:
+    def add_and_stop(self: metrics.Journal, kind: str, **values: Any) -> None:
         add(self, kind, **values)
         if values["step"] == 3:
             signal.raise_signal(signal.SIGTERM)
 
     out = tmp_path / "run"
-    monkeypatch.setattr(journal.Journal, "add", add_and_stop)
+    monkeypatch.setattr(metrics.Journal, "add", add_and_stop)
     assert program([*flags, "--out", str(out)]) == 130
     assert not (out / export.NAME).exists()
     assert checkpoint.load(out / checkpoint.NAME)["step"] == 3

@@ -12,19 +12,21 @@ import torch
 from test_trainer_settings import CPU
 from trainer_runs import TINY, assert_same_run, rows_of
 
-from precompute.cache import BoxCache
-from precompute.cli import UsageError, UserError, as_json
-from trainer import checkpoint, compare, evaluate, journal, run
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UsageError, UserError
+from precompute.base.options import as_json
+from trainer import compare, evaluate, run
 from trainer.compare import CompareConfig, command_of, folder_of, summarise, table
-from trainer.compare_checks import check_arm
-from trainer.config import RunConfig
-from trainer.data import Data
-from trainer.folder import EVALUATION
-from trainer.journal import Meter
-from trainer.model import build_encoder
-from trainer.settings import Hardware, decide
-from trainer.state import Saver, TrainingState
-from trainer.weights import load_encoder
+from trainer.comparison.checks import check_arm
+from trainer.config.choices import Hardware, decide
+from trainer.config.run import RunConfig
+from trainer.engine.data import Data
+from trainer.engine.state import Saver, TrainingState
+from trainer.model.networks import build_encoder
+from trainer.model.weights import load_encoder
+from trainer.record import checkpoint, metrics
+from trainer.record.folder import EVALUATION
+from trainer.record.metrics import Meter
 
 FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "--device", "cpu"]
 
@@ -54,7 +56,7 @@ def test_cards_without_bfloat16_take_float16() -> None:
 
 
 def test_a_journals_lists_hold_no_nan() -> None:
-    assert journal.finite({"a": [1.0, (float("nan"), float("inf"))]}) == {"a": [1.0, [None, None]]}
+    assert metrics.finite({"a": [1.0, (float("nan"), float("inf"))]}) == {"a": [1.0, [None, None]]}
 
 
 def test_where_there_are_no_links_the_predecessor_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +180,7 @@ def done(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> list[str]:
     header = {"kind": "config", "config": as_json(config), "settings": {}, "about": {"data": data}}
     folder = folder_of("byol:rrc", 1, tmp_path)
     folder.mkdir()
-    (folder / journal.NAME).write_text(json.dumps(header) + "\n")
+    (folder / metrics.NAME).write_text(json.dumps(header) + "\n")
     (folder / EVALUATION).write_text("{}")
     return flags
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from precompute.cli import UsageError, UserError
-from trainer import checkpoint, journal
+from precompute.base.errors import UsageError, UserError
+from trainer.record import checkpoint, metrics
 from trainer.run import program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,7 +31,7 @@ def flags(demo_boxes: Path, demo_root: Path) -> list[str]:
 
 def losses(out: Path) -> list[tuple]:
     """What must be bit-equal: step, losses and rate of every line."""
-    rows = [r for r in journal.read(out / journal.NAME) if r["kind"] == "step"]
+    rows = [r for r in metrics.read(out / metrics.NAME) if r["kind"] == "step"]
     return [(r["step"], r["loss"], r["contrastive"], r["alignment"], r["lr"]) for r in rows]
 
 
@@ -45,7 +45,7 @@ def unbroken(demo_boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_a_run_leaves_what_it_says(unbroken: Path) -> None:
-    rows = journal.read(unbroken / journal.NAME)
+    rows = metrics.read(unbroken / metrics.NAME)
     assert [r["kind"] for r in rows] == ["config", *["step"] * 6, "evaluation"]
     assert rows[0]["config"]["arch"] == "resnet10w8"
     assert rows[0]["settings"]["steps"] == 12
@@ -140,9 +140,9 @@ def test_resume_falls_back_from_a_damaged_checkpoint(
 
 
 def test_a_finished_run_resumes_to_its_evaluation(unbroken: Path) -> None:
-    before = (unbroken / journal.NAME).read_text()
+    before = (unbroken / metrics.NAME).read_text()
     assert program(["--resume", str(unbroken)]) == 0
-    after = (unbroken / journal.NAME).read_text()
+    after = (unbroken / metrics.NAME).read_text()
     assert after == before
 
 
@@ -187,7 +187,7 @@ def test_every_method_trains_with_every_policy(flags: list[str], tmp_path: Path,
         program([*flags, "--method", method, "--policy", policy, "--epochs", "1", "--no-evaluate", "--out", str(out)])
         == 0
     )
-    rows = [r for r in journal.read(out / journal.NAME) if r["kind"] == "step"]
+    rows = [r for r in metrics.read(out / metrics.NAME) if r["kind"] == "step"]
     assert rows[-1]["step"] == 3
     assert "alignment" not in rows[-1]
 

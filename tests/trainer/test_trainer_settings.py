@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from augment import Policy
-from precompute.cli import UsageError, UserError
-from trainer.build import surroundings
-from trainer.config import RunConfig
-from trainer.data import open_data
-from trainer.idle import RULES, idle_flags
-from trainer.model import build_encoder
-from trainer.settings import Hardware, decide, find_hardware
+from precompute.base.errors import UsageError, UserError
+from trainer.config.choices import Hardware, decide, find_hardware
+from trainer.config.idle import RULES, idle_flags
+from trainer.config.run import RunConfig
+from trainer.engine.build import surroundings
+from trainer.engine.data import open_data
+from trainer.model.networks import build_encoder
 
 CPU = Hardware("cpu", "CPU", bf16=False)
 H200 = Hardware("cuda:0", "NVIDIA H200", bf16=True)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from trainer.signals import ending, held_back, stop_signal
+from precompute.base.program import ending, held_back, stop_signal
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from trainer_three import DEADLINE, WORLD, store
 
-from trainer.distributed import AllReduceBatchNorm, StopVote, synchronise_batch_norm
+from trainer.parallel.distributed import AllReduceBatchNorm, StopVote, synchronise_batch_norm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = range(WORLD)

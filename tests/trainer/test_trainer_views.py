@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from precompute.cache import BadFile, BoxCache
-from precompute.cli import UsageError, UserError
-from trainer import journal
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import BadFile, UsageError, UserError
+from trainer.record import metrics
 from trainer.run import program
 
 TINY = ("--arch", "resnet10w8", "--size", "32", "--batch-size", "16", "--epochs", "2", "--device", "cpu",
@@ -18,7 +18,7 @@ TINY = ("--arch", "resnet10w8", "--size", "32", "--batch-size", "16", "--epochs"
 def run(out: Path, boxes: Path, root: Path, *flags: object) -> list[float]:
     """The losses of a run of six steps."""
     assert program(["--boxes", str(boxes), "--root", str(root), *TINY, "--out", str(out), *map(str, flags)]) == 0
-    return [row["loss"] for row in journal.read(out / journal.NAME) if row["kind"] == "step"]
+    return [row["loss"] for row in metrics.read(out / metrics.NAME) if row["kind"] == "step"]
 
 
 def test_kept_pictures_train_the_same_network(demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:

@@ -7,12 +7,12 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from precompute.cli import UserError
-from trainer.config import RunConfig
-from trainer.export import save_encoder
-from trainer.methods import Byol
-from trainer.model import Heads, build_encoder, build_model
-from trainer.weights import load_encoder
+from precompute.base.errors import UserError
+from trainer.config.run import RunConfig
+from trainer.methods.base import Byol
+from trainer.model.export import save_encoder
+from trainer.model.networks import Heads, build_encoder, build_model
+from trainer.model.weights import load_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 

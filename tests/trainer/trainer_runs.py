@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from trainer import checkpoint, journal
+from trainer.record import checkpoint, metrics
 
 TINY = ("--arch", "resnet10w4", "--dim", "16", "--hidden", "16", "--conv-hidden", "16", "--size", "32",
         "--batch-size", "16", "--device", "cpu", "--workers", "1", "--log-every", "1")  # fmt: skip
@@ -15,7 +15,7 @@ TIMING = {"images_per_second", "step_ms", "data_wait", "gflops", "mfu", "memory_
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what a clock says."""
-    rows = journal.read(out / journal.NAME)
+    rows = metrics.read(out / metrics.NAME)
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows if row["kind"] != "config"]
 
 

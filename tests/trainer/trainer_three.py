@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import distributed, run, train
-from trainer.distributed import Process
-from trainer.journal import Meter
+from trainer import run, train
+from trainer.parallel import distributed
+from trainer.parallel.distributed import Process
+from trainer.record.metrics import Meter
 
 WORLD = 3
 DEADLINE = 60  # seconds, after which a process that waits for another one ends

@@ -1,0 +1,1 @@
+"""From plans and files to batches: reading, making, loading, handing over."""

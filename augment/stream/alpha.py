@@ -1,0 +1,65 @@
+"""Soft pasting by saliency maps (`copy-paste`, as DiLo does: Zhao et al. 2021): how much of a pixel is the patch's.
+
+A map is a grey image of its picture, whole and oriented, of any size; white is all patch. It is cut as the patch is and
+resized to the patch's rectangle, so a view's alpha is a pure function of plan and maps, the same for every backend.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from augment.stream.imageset import ImageSet
+from augment.views.plan import Plan
+from precompute.base import pixels
+from precompute.base.errors import UserError
+
+
+class MapFolder:
+    """A folder of maps in the layout of `precompute.boxes --source maps`: PATH-OF-THE-PICTURE.png below it."""
+
+    def __init__(self, folder: Path | str, pictures: ImageSet, rows: np.ndarray) -> None:
+        """`rows`: the images that may be sources. Raises UserError where the folder or a map of theirs is missing."""
+        self.folder, self._images = Path(folder), pictures
+        if not self.folder.is_dir():
+            raise UserError(f"maps={folder}: no such folder; it should hold a grey PNG a picture")
+        missing = [path for row in rows.tolist() if not (path := self.path(row)).is_file()]
+        if missing:
+            raise UserError(
+                f"maps={folder}: no map for {len(missing)} of {len(rows)} images; {missing[0]} would be the first"
+            )
+
+    def path(self, row: int) -> Path:
+        """Where the map of an image is: its path with .png for its ending, or else behind it."""
+        name = self.folder / self._images.path(row)
+        instead = name.with_suffix(".png")
+        return instead if instead.is_file() else name.with_name(name.name + ".png")
+
+    def __call__(self, row: int) -> np.ndarray:
+        """uint8 [h, w]. Raises UserError for a file that is no picture."""
+        try:
+            return pixels.decode(self.path(row).read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
+        except (OSError, pixels.BadImage) as error:
+            raise UserError(f"{self.path(row)}: cannot be read as a map: {error}") from error
+
+
+def with_alpha(plan: Plan, maps: Callable[[int], np.ndarray], sides: np.ndarray) -> Plan:
+    """The plan with `alpha` uint8 [B, V, S, S]: 0 outside of the rectangles, before the flip.
+
+    `maps(row)` gives an image's map; `sides` [B, 2] are the sources' width and height in pixels.
+    """
+    from PIL import Image
+
+    alpha = np.zeros((*plan.rects.shape[:2], plan.size, plan.size), np.uint8)
+    for i, row in enumerate(plan.sources.tolist()):
+        values = Image.fromarray(maps(row))
+        scale = np.tile(np.array(values.size) / sides[i], 2)
+        for v in range(plan.views):
+            x0, y0, x1, y1 = plan.rects[i, v].tolist()
+            if x1 > x0 and y1 > y0:
+                roi = tuple((plan.patch[i, v] * scale).tolist())
+                alpha[i, v, y0:y1, x0:x1] = np.array(
+                    values.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=roi)
+                )
+    return replace(plan, alpha=alpha)

@@ -1,0 +1,110 @@
+"""What a loader hands to a training loop: views and the geometry that belongs to them."""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, device, from_numpy
+
+from augment.stream.handover import put
+from augment.views import geometry
+from augment.views.plan import Plan
+
+if TYPE_CHECKING:  # torchvision takes seconds to import
+    from torchvision.tv_tensors import BoundingBoxes, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """What was drawn for each view, on the views' device: for losses that must know it (leave-one-out contrast)."""
+
+    patch: Tensor  # int32 [N, V, 4]: the patch's ROI in its source, pixels x0, y0, x1, y1 (relative positions)
+    scene: Tensor  # int32 [N, V, 4]: the background's ROI
+    flip: Tensor  # bool [N, V]
+    jittered: Tensor  # bool [N, V]; where False the factors are 1, 1, 1, 0
+    jitter: Tensor  # float32 [N, V, 4]: brightness, contrast, saturation factors and hue shift in turns
+    order: Tensor  # uint8 [N, V, 4]: the jitter's operations, first to last
+    gray: Tensor  # bool [N, V]
+    turns: Tensor  # uint8 [N, V]: quarter turns, counter-clockwise, after the flip
+    sigma: Tensor  # float32 [N, V]: of the blur, in view pixels; 0 for none
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """N sources with V views each. Indices are rows of the box file."""
+
+    views: tuple[Tensor, ...]  # V of [N, 3, S, S], channels-last memory, normalised
+    rects: Tensor  # int32 [N, V, 4]: x0, y0, x1, y1 of the patch (policy.own: the object) in the finished view
+    sources: Tensor  # int64 [N]
+    backgrounds: Tensor  # int64 [N, V]
+    labels: Tensor  # int64 [N], -1 where unknown
+    plan: Plan  # everything that was drawn
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __repr__(self) -> str:
+        view = self.views[0]
+        return f"Batch({len(self)} sources, {len(self.views)} views {list(view.shape)} {view.dtype} on {view.device})"
+
+    @property
+    def q(self) -> Tensor:
+        """The first view."""
+        return self.views[0]
+
+    @property
+    def k(self) -> Tensor:
+        """The second view."""
+        return self.views[1]
+
+    @property
+    def size(self) -> int:
+        """Side of a view in pixels."""
+        return self.plan.size
+
+    @property
+    def parameters(self) -> Parameters:
+        """What was drawn for each view, as tensors."""
+        names = (f.name for f in fields(Parameters))
+        return Parameters(*(put(from_numpy(getattr(self.plan, n).copy()), self.sources.device) for n in names))
+
+    def masks(self, view: int, grid: int | tuple[int, int]) -> Tensor:
+        """The share of each cell that the patch covers in view number `view`: exact, float32 [N, grid, grid].
+
+        A patch that is pasted by a map covers a pixel by its alpha. IndexError where there is no such view.
+        """
+        self._known(view)
+        if self.plan.alpha is None:
+            return geometry.masks(self.rects[:, view], self.size, grid)
+        names = ("alpha", "flip", "turns")
+        alpha, flip, turns = (put(from_numpy(getattr(self.plan, n)[:, view]), self.rects.device) for n in names)
+        flip, turns = (x[:, None, None] for x in (flip, turns))
+        alpha = alpha.where(~flip, alpha.flip(-1))
+        for turn in (1, 2, 3):
+            alpha = alpha.where(turns != turn, alpha.rot90(turn, (1, 2)))
+        return geometry.cell_means(alpha.float() / 255, grid)
+
+    def patch_masks(self, view: int) -> "Mask":
+        """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""
+        from torchvision.tv_tensors import Mask
+
+        self._known(view)
+        return Mask(geometry.masks(self.rects[:, view], self.size, self.size) > 0)
+
+    def boxes(self, view: int) -> "BoundingBoxes":
+        """The patch's rectangle in view number `view` as `torchvision.tv_tensors.BoundingBoxes` [N, 4], XYXY."""
+        from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+        self._known(view)
+        side = (self.size, self.size)
+        # Its type stubs leave `__new__`'s keywords out.
+        return BoundingBoxes(self.rects[:, view], format=BoundingBoxFormat.XYXY, canvas_size=side)  # type: ignore[call-arg]
+
+    def _known(self, view: int) -> None:
+        if not -len(self.views) <= view < len(self.views):
+            raise IndexError(f"view {view}: the batch has views 0 to {len(self.views) - 1}")
+
+    def to(self, where: device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch with its tensors on another device."""
+        move = lambda x: x.to(where, non_blocking=non_blocking)  # noqa: E731
+        names = ("rects", "sources", "backgrounds", "labels")
+        return replace(self, views=tuple(map(move, self.views)), **{n: move(getattr(self, n)) for n in names})

@@ -1,0 +1,111 @@
+"""The images of one or several box files as one numbered set, and how their bytes reach a decoder.
+
+Nothing unchecked goes to a decoder: one undecodable file would end a DALI pipeline for good, and without its name.
+"""
+
+import bisect
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from augment.views.plan import Pool
+from precompute.base import pixels
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import BadFile, UserError
+
+
+def _has_jpeg_ends(data: bytes) -> bool:
+    return data.startswith(b"\xff\xd8") and (data.endswith(b"\xff\xd9") or b"\xff\xd9" in data[-4096:])
+
+
+class ImageSet:
+    """Rows of all box files one after the other: image i of the set is row `i - offset` of its file."""
+
+    def __init__(self, parts: Sequence[tuple[BoxCache, Path]]) -> None:
+        self.parts = list(parts)
+        self.offsets = np.cumsum([0, *(len(cache) for cache, _ in self.parts)])
+        self._offsets: list[int] = self.offsets.tolist()  # looking up one number is faster in a list
+        pools = [Pool.of(cache) for cache, _ in self.parts]
+        self.pool = Pool(
+            *(np.concatenate([getattr(p, name) for p in pools]) for name in ("widths", "heights", "boxes", "has_box"))
+        )
+        self.labels = np.concatenate([cache.labels for cache, _ in self.parts]).astype(np.int64)
+
+    @staticmethod
+    def open(boxes: Path | str | BoxCache, root: Path | str | None) -> "ImageSet":
+        """One box file and the folder that its paths are relative to (None: the one that it was made with).
+
+        Raises UserError where either is missing, or none of sixteen of the images is below the folder.
+        """
+        cache = boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
+        root = cache.folder(root)
+        if not root.is_dir():
+            raise UserError(
+                f"{root}: no such folder; name the one that the box file's paths are relative to "
+                f"(as in {root / cache.path(0) if len(cache) else root})"
+            )
+        some = [cache.path(int(i)) for i in np.linspace(0, len(cache) - 1, min(len(cache), 16))]
+        if some and not any(os.path.exists(os.path.join(root, path)) for path in some):
+            raise UserError(
+                f"{root}: the box file's images are not below it (no {some[0]}); name the folder where they are"
+            )
+        return ImageSet([(cache, root)])
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def digest(self, rows: np.ndarray) -> str:
+        """16 hex digits of what these images are and where their boxes lie: other views come of another one."""
+        found = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes())
+        for (cache, _), offset in zip(self.parts, self._offsets, strict=False):
+            own = rows[(rows >= offset) & (rows < offset + len(cache))] - offset
+            for column, kind in ((cache.hashes, "u1"), (cache.boxes, "<f4"), (cache.banners, "<i2")):
+                found.update(np.ascontiguousarray(column[own], kind).tobytes())
+        return found.hexdigest()[:16]
+
+    def path(self, i: int) -> str:
+        """Image i's path relative to its root."""
+        cache, _, row = self._row(i)
+        return cache.path(row)
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of the whole decoded picture, the banner included."""
+        cache, _, row = self._row(i)
+        return int(cache.heights[row]) + int(cache.banners[row]), int(cache.widths[row])
+
+    def read(self, i: int, check: str = "size") -> bytes:
+        """Bytes of image i that every decoder turns into the same pixels. Raises BadFile.
+
+        `check`: "size" compares the length, and looks for the start and end markers of a JPEG (0.02 ms; where one is
+        missing, the hash decides); "hash" compares all contents.
+        """
+        cache, root, row = self._row(i)
+        data = cache.read(root, row, check)
+        if not cache.plain[row]:
+            try:
+                return pixels.to_png(data)
+            except pixels.BadImage as error:
+                raise BadFile(cache.path(row), str(error)) from error
+        # Cut and filled up, or foreign? Some good files end oddly too, and those precompute has decoded.
+        odd = check == "size" and not _has_jpeg_ends(data)
+        if odd and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
+            raise BadFile(cache.path(row), "changed since the boxes were made: its JPEG start or end is missing")
+        return data
+
+    def diagnose(self, i: int, data: bytes) -> str | None:
+        """Decodes image i's bytes by the slow, careful way: the reason why a decoder stumbled, or None."""
+        try:
+            found = pixels.decode(data).shape[:2]
+        except pixels.BadImage as error:
+            return str(error)
+        if found != self.shape(i):
+            return f"decodes to {found[1]}x{found[0]} pixels, the box file says {self.shape(i)[1]}x{self.shape(i)[0]}"
+        return None
+
+    def _row(self, i: int) -> tuple[BoxCache, Path, int]:
+        part = bisect.bisect_right(self._offsets, i) - 1
+        cache, root = self.parts[part]
+        return cache, root, int(i) - self._offsets[part]

@@ -1,0 +1,320 @@
+"""Making batches: plans, files, pixels, and what happens to files that went bad. Runs in the loader's threads.
+
+Nothing here refers to the loader itself, so that a loader that is dropped without being closed can end its threads.
+"""
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from augment.backends import Backend
+from augment.stream.alpha import MapFolder, with_alpha
+from augment.stream.batch import Batch
+from augment.stream.handover import Handover
+from augment.stream.imageset import ImageSet
+from augment.stream.threads import share_out
+from augment.stream.turns import turned
+from augment.views.plan import Plan, draw
+from augment.views.schedule import Schedule
+from precompute.base.errors import BadFile, UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A plan and the bytes of its images, checked; empty for those that the backend holds decoded."""
+
+    plan: Plan
+    files: list[bytes]
+    replaced: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What this batch adds to the loader's report."""
+        plan = self.plan
+        return {
+            "batches": 1,
+            "samples": len(plan),
+            "decoded": sum(map(bool, self.files)),
+            "capped": int(plan.capped.sum()),
+            "replaced": self.replaced,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A batch on its way to the consumer."""
+
+    batch: Batch
+    counts: dict[str, int]  # what it adds to the loader's report
+    event: Any  # behind the work that makes it; None on a CPU
+
+    def take(self) -> Batch:
+        """The batch, for the caller's current stream."""
+        batch = self.batch
+        Handover.take(self.event, (*batch.views, batch.rects, batch.sources, batch.backgrounds, batch.labels))
+        return batch
+
+
+class BatchMaker:
+    """Draws plans, reads their files ahead with threads of its own, and lets the backend render them.
+
+    See `augment.stream.loader.ViewLoader` for what is done about bad files.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        schedule: Schedule,
+        backend: Backend,
+        check: str,
+        on_bad: str,
+        workers: int,
+        say: Callable[[str], None],
+        maps: MapFolder | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """`device`: where the backend's views are; None: the CPU."""
+        self.maps = maps
+        self._handover = Handover(device or torch.device("cpu"))
+        self.images, self.schedule, self.backend = images, schedule, backend
+        self.check, self.on_bad, self.say = check, on_bad, say
+        self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
+        self._undecodable: set[int] = set()
+        self._order: tuple[int, np.ndarray] | None = None
+        self._workers = max(workers, 1)
+        self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
+        self._process: int | None = None  # whose threads these are, once they have begun
+
+    def begin_here(self) -> None:
+        """To be called before batches are asked for. RuntimeError where they were begun in another process."""
+        _check_process(self._process)
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Ends the threads and frees the backend."""
+        self._ahead.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        self.backend.close()
+
+    def make(self, places: Iterator[tuple[int, int]]) -> Iterator[Made]:
+        """Batches of the (epoch, step) places.
+
+        While one is rendered, the next is begun (a decoder of its own may work on it) and the files of the one after
+        that are read.
+        """
+        reading: deque[tuple[tuple[int, int], Future[Prepared]]] = deque()
+        begun: deque[tuple[tuple[int, int], Prepared]] = deque()
+        with self._handover.producing():
+            for place in places:
+                reading.append((place, self._ahead.submit(self._prepare, *place)))
+                if len(reading) == 2:
+                    place, future = reading.popleft()
+                    begun.append((place, self._begin(future.result())))
+                if len(begun) == 2:
+                    place, prepared = begun.popleft()
+                    yield self._render(prepared, place)
+
+    def _begin(self, prepared: Prepared) -> Prepared:
+        try:
+            self.backend.begin(prepared.plan, prepared.files)
+        except Exception:
+            self.backend.reset()  # `render` will begin it again, meet the same error and find the file that is to blame
+        return prepared
+
+    def _render(self, prepared: Prepared, place: tuple[int, int]) -> Made:
+        while True:
+            plan = prepared.plan
+            try:
+                views = turned(self.backend.render(plan, prepared.files), plan)
+                break
+            except Exception:
+                self.backend.reset()
+                if not self._find_undecodable(prepared):
+                    raise
+            prepared = self._prepare(*place)
+        numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
+        rects, sources, backgrounds, labels = (self._handover.put(torch.from_numpy(x)) for x in numbers)
+        return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
+
+    def _find_undecodable(self, prepared: Prepared) -> bool:
+        """After a failure: tests the batch's files one by one; whether one of them is to blame."""
+        files = {row: data for row, data in zip(prepared.plan.images.tolist(), prepared.files, strict=True) if data}
+        reasons = self._readers.map(self.images.diagnose, files.keys(), files.values())
+        found = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
+        for row, reason in found.items():
+            self._note(row, BadFile(self.images.path(row), reason))
+        self._undecodable |= set(found)
+        return bool(found)
+
+    def _prepare(self, epoch: int, step: int) -> Prepared:
+        """Draws the plan and reads its files; bad ones are replaced, and the plan drawn again for the stand-ins."""
+        order = self._order_of(epoch)
+        plan = self.schedule.plan(self.images.pool, order, epoch, step)
+        files = self._read_all(plan.images)
+        if all(data is not None for data in files.values()):
+            return Prepared(
+                self._with_alpha(plan), [data for row in plan.images.tolist() if (data := files[row]) is not None], 0
+            )
+        sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
+        for i, row in enumerate(plan.sources.tolist()):
+            sources[i] = self._good(order, epoch, row, files, without=-1)
+            for v, other in enumerate(plan.backgrounds[i].tolist()):
+                # A view in its own scene stays in one, that of the stand-in: it needs no other image.
+                own = other == row
+                backgrounds[i, v] = sources[i] if own else self._good(order, epoch, other, files, int(sources[i]))
+        first, plan = (
+            plan,
+            draw(
+                self.schedule.policy,
+                self.images.pool,
+                sources,
+                backgrounds,
+                seed=self.schedule.seed,
+                epoch=epoch,
+                keys=plan.sources,
+            ),
+        )
+        replaced = int((plan.sources != first.sources).sum() + (plan.backgrounds != first.backgrounds).sum())
+        files_of = [data for row in plan.images.tolist() if (data := files[row]) is not None]
+        return Prepared(self._with_alpha(plan), files_of, replaced)
+
+    def _with_alpha(self, plan: Plan) -> Plan:
+        if self.maps is None:
+            return plan
+        pool = self.images.pool
+        return with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
+
+    def _good(self, order: np.ndarray, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
+        """`row` if its file is good and it is not `without`, else the first such stand-in; its bytes are in `files`."""
+        if files[row] is not None and row != without:
+            return row
+        for other in self.schedule.stand_ins(order, row, epoch):
+            if other == without:
+                continue
+            if other not in files:
+                files[other] = self._read(other)
+            if files[other] is not None:
+                return other
+        raise UserError(
+            f"no good image is left to stand in for {self.images.path(row)}; "
+            "mend the image folder or run precompute.boxes again"
+        )
+
+    def _read_all(self, rows: np.ndarray) -> dict[int, bytes | None]:
+        found = share_out(self._readers, self._workers, self._read, [(row,) for row in rows.tolist()])
+        return dict(zip(rows.tolist(), found, strict=True))
+
+    def _read(self, row: int) -> bytes | None:
+        """The file's bytes; None where it is bad and may be replaced."""
+        if row in self._undecodable:
+            return None
+        if self.backend.holds(row):
+            return b""
+        try:
+            return self.images.read(row, self.check)
+        except BadFile as error:
+            self._note(row, error)
+            return None
+
+    def _note(self, row: int, error: BadFile) -> None:
+        """Names a bad file once; raises where bad files are not to be replaced."""
+        if self.on_bad == "fail":
+            raise BadFile(error.path, f"{error.reason} (on_bad=replace would take another image instead)")
+        if row not in self.bad:
+            self.bad[row] = error.reason
+            self.say(f"bad file, replaced by another image: {error}")
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.schedule.order(epoch))
+        return self._order[1]
+
+
+def _check_process(begun: int | None) -> None:
+    """RuntimeError in another process than the one whose threads have begun (None: none have)."""
+    if begun not in (None, os.getpid()):
+        raise RuntimeError(
+            "views were opened and begun in another process, whose threads a fork does not copy: "
+            "call open_views in the process that uses them, or start processes by spawn"
+        )
+
+
+class Producer:
+    """A thread that makes batches from a place onwards, epoch after epoch, a few ahead of the consumer."""
+
+    def __init__(
+        self,
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[Made]],
+        start: tuple[int, int],
+        steps: int,
+        ahead: int,
+    ) -> None:
+        self.next = start  # the place whose batch `get` returns next
+        self._steps = steps
+        self._queue: queue.Queue[Any] = queue.Queue(max(ahead, 1))
+        self._stopping = threading.Event()
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
+        self._thread.start()
+
+    def get(self) -> Made:
+        """The next batch; raises what its making raised, RuntimeError in a forked process, which has no thread."""
+        item = self._wait()
+        if isinstance(item, BaseException):
+            self._queue.put(item)  # for whoever asks again
+            raise item
+        self.next = self._after(self.next)
+        return item
+
+    def _wait(self) -> Any:
+        """The queue's next item; never waits for a thread that is gone."""
+        _check_process(self._process)
+        while True:
+            alive = self._thread.is_alive()  # asked first: what it put before it ended is in the queue by then
+            try:
+                return self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if not alive:
+                    raise RuntimeError("the thread that makes batches is gone: open the views again") from None
+
+    def stop(self) -> None:
+        """Ends the thread; batches that were made ahead are thrown away."""
+        self._stopping.set()
+        while self._thread.is_alive():
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(0.01)
+
+    def _after(self, place: tuple[int, int]) -> tuple[int, int]:
+        epoch, step = place
+        return (epoch, step + 1) if step + 1 < self._steps else (epoch + 1, 0)
+
+    def _places(self, place: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        while not self._stopping.is_set():
+            yield place
+            place = self._after(place)
+
+    def _run(self, make: Callable[..., Iterator[Made]], start: tuple[int, int]) -> None:
+        try:
+            for item in make(self._places(start)):
+                self._put(item)
+                if self._stopping.is_set():
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Any) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue

@@ -1,0 +1,1 @@
+"""What a view is: policy, plan, geometry. NumPy only, no pixels."""

@@ -1,0 +1,39 @@
+"""The `linear` meaning of colour jitter: one affine map a view, the same on every backend.
+
+Brightness, contrast, saturation, hue (a rotation about the gray axis in YIQ) and gray are affine in RGB, and the
+contrast's centre (the mean luma of the view) is linear in the view's mean colour. So they collapse into
+
+    y = M · x + K · mean(x)        M, K: 3 × 3, a view's own; nothing is clamped in between, y is clamped to [0, 255]
+
+The order drawn for a view does not matter: brightness and contrast are multiples of the identity, saturation and hue
+turn and stretch the plane of I and Q and leave luma alone, so all of them commute, and the contrast turns about the
+same luma, (1 - contrast) · brightness · luma(mean), wherever it stands.
+
+Against torchvision: brightness, saturation, contrast and gray agree wherever nothing clamps; the hue keeps luma, while
+torchvision's keeps HSV's value (a mean difference of some levels at a shift of 0.1).
+"""
+
+import numpy as np
+
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
+
+LUMA = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
+_YIQ = np.array((LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
+_TO_LUMA = np.ones((3, 1)) * LUMA  # a colour to its gray
+_TO_CHROMA = np.eye(3) - _TO_LUMA
+_QUARTER = np.linalg.inv(_YIQ)[:, 1:] @ np.array(((0.0, -1.0), (1.0, 0.0))) @ _YIQ[1:]  # a quarter turn of chroma
+
+
+def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """M and K, float32 [..., 3, 3] each, of y = M·x + K·mean(x).
+
+    `jitter` [..., 4] factors and hue shift, `gray` bool [...] as in `augment.views.plan.Plan`.
+    """
+    factors = jitter.astype(np.float64)[..., None, None]
+    brightness, contrast, saturation, hue = (factors[..., op, :, :] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
+    # Red, yellow, green lie clockwise in the plane of I and Q, so a positive shift of the hue turns that way.
+    angle = -2 * np.pi * hue
+    turned = np.cos(angle) * _TO_CHROMA + np.sin(angle) * _QUARTER
+    m = brightness * contrast * (_TO_LUMA + np.where(gray[..., None, None], 0.0, saturation * turned))
+    k = brightness * (1 - contrast) * _TO_LUMA
+    return m.astype(np.float32), k.astype(np.float32)

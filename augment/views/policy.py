@@ -1,0 +1,197 @@
+"""What is wanted of the views: one frozen dataclass, the only source of defaults. Imports nothing heavy.
+
+A policy is data: it prints, goes to JSON and back, and is stored beside every result. How a view is made from it is
+settled in METHOD.md's "SaliencySwap (one view)"; the numbers of a single view are drawn in `augment.views.plan`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from precompute.base.errors import UserError
+from precompute.base.options import option
+
+NAMES = ("saliencyswap", "rrc", "instloc", "copy-paste")
+BOXED = ("saliencyswap", "copy-paste")  # those that crop inside of boxes and know both modes
+MODES = ("swap", "paste")
+COLOURS = ("linear", "torchvision")
+SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
+SCENES = ("whole", "crop", "zoom")
+# Of a stream of views (`augment.open_views`), not of a policy; programs' command lines name them too.
+CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+CHECKS = ("size", "hash")  # what a file is held against: see `augment.stream.imageset.ImageSet.read`
+ON_BAD = ("replace", "fail")  # what is done about a file that went bad
+_OF_PASTING = ("mode", "paste_scale", "box_cap", "scene", "scene_scale", "group")  # without effect on rrc
+_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a view is cut, composed and coloured. ValueError names a value that no view could be made with.
+
+    Policies: `saliencyswap` puts a crop of the source's box on another image; `rrc` is torchvision's RandomResizedCrop
+    of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself);
+    `instloc` pastes such a crop of the whole source anywhere on another image (InsLoc, Yang et al. 2021: no boxes);
+    `copy-paste` is `saliencyswap` with the source's saliency map as the patch's opacity (DiLo): `open_views(maps=...)`.
+    """
+
+    name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
+    mode: str = option(
+        "swap",
+        "saliencyswap, copy-paste: onto the background's own box (swap), or anywhere (paste); a background without "
+        "a box is always pasted on",
+        choices=MODES,
+    )
+    size: int = option(224, "side of a view in pixels")
+    views: int = option(2, "views of each source")
+    crop_scale: float | None = option(
+        None, "smallest share of the box (saliencyswap, copy-paste: 0.5) or image (rrc, instloc: 0.2) that a crop keeps"
+    )
+    aspect: tuple[float, ...] = option((3 / 4, 4 / 3), "least and largest width/height of a crop, in pixels")
+    paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")
+    box_cap: float = option(0.9, "largest share of the view that a patch may cover; 1: no cap (the paper)")
+    scene: str = option(
+        "whole",
+        "the background as a whole (the paper), its largest square that keeps its box (crop), or a random crop that "
+        "keeps the middle of its box (zoom)",
+        choices=SCENES,
+    )
+    scene_scale: float = option(0.2, "zoom: smallest share of the background that its crop keeps")
+    own: float = option(
+        0.0,
+        "saliencyswap: probability that a view shows the source in its own scene, nothing pasted; its box there counts "
+        "as the patch (not in the paper)",
+    )
+    flip: float = option(0.5, "probability of a horizontal flip")
+    jitter: tuple[float, ...] = option((0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue jitter")
+    jitter_p: float = option(0.8, "probability of colour jitter")
+    gray_p: float = option(0.2, "probability of gray")
+    blur_p: float = option(0.5, "probability of Gaussian blur")
+    blur_sigma: tuple[float, ...] = option((0.1, 2.0), "least and largest sigma of the blur, in view pixels")
+    rotate: float = option(0.0, "probability of a turn by 90, 180 or 270 degrees, after everything else")
+    shared: tuple[str, ...] = option(
+        (),
+        "what the second, third, ... view has from the first one, for leave-one-out contrast (LooC); default: nothing",
+        choices=SHARED,
+    )
+    colour: str = option(
+        "linear",
+        "meaning of the jitter: one matrix a view, equal on every backend (linear), or torchvision's HSV with clamping",
+        choices=COLOURS,
+    )
+    group: int = option(16, "backgrounds come from groups of this many consecutive images of the epoch's order")
+    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "RGB mean taken off (of pixels in [0, 1])")
+    std: tuple[float, ...] = option((0.229, 0.224, 0.225), "RGB standard deviation divided by")
+
+    def __post_init__(self) -> None:
+        for field, valid in (("name", NAMES), ("mode", MODES), ("colour", COLOURS), ("scene", SCENES)):
+            if getattr(self, field) not in valid:
+                raise ValueError(f"policy {field}={getattr(self, field)!r}: must be one of {', '.join(valid)}")
+        if self.crop_scale is None:
+            object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
+        for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
+            values = getattr(self, field)
+            numbers = isinstance(values, Iterable) and not isinstance(values, str) and all(map(_is_number, values))
+            self._check(field, numbers, "finite numbers")
+            object.__setattr__(self, field, tuple(map(float, values)))
+        for field, least in (("size", 8), ("views", 1), ("group", 2)):
+            value = getattr(self, field)
+            whole = _is_number(value) and value == int(value)
+            self._check(field, whole and value >= least, f"a whole number, at least {least}")
+            object.__setattr__(self, field, int(value))
+        self._check("size", self.size <= 4096, "at most 4096")
+        self._check("group", self.group <= 65536, "at most 65536")
+        for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
+            self._check(field, _is_number(value := getattr(self, field)) and 0 < value <= 1, "above 0 and at most 1")
+            object.__setattr__(self, field, float(value))
+        for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):
+            self._check(field, _is_number(value := getattr(self, field)) and 0 <= value <= 1, "within 0 and 1")
+            object.__setattr__(self, field, float(value))
+        self._check("own", not self.own or self.name == "saliencyswap", f"0 for {self.name}")
+        low, high = self._pair("aspect")
+        self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
+        self._check("aspect", low >= 0.01 and high <= 100, "within 0.01 and 100")
+        low, high = self._pair("blur_sigma")
+        self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
+        # A reflected border needs the window's half inside the view.
+        self._check("blur_sigma", blur_radius(high) < self.size, f"small enough for views of {self.size} pixels")
+        names = isinstance(self.shared, Iterable) and all(isinstance(name, str) for name in self.shared)
+        self._check("shared", names, f"names, of {', '.join(SHARED)}")
+        object.__setattr__(self, "shared", tuple(self.shared))
+        valid = f"at most {self.views - 1} of {', '.join(SHARED)}: one for each view after the first"
+        self._check("shared", len(self.shared) < self.views and set(self.shared) <= set(SHARED), valid)
+        self._check("jitter", len(self.jitter) == 4 and min(self.jitter) >= 0, "four numbers of at least 0")
+        self._check("jitter", max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5, "at most 1 1 1 0.5")
+        # Not within 0 and 255, which would make nearly constant views.
+        self._check("mean", len(self.mean) == 3 and 0 <= min(self.mean) <= max(self.mean) <= 1, "three within 0 and 1")
+        self._check("std", len(self.std) == 3 and 0.001 <= min(self.std) <= max(self.std) <= 1, "three, 0.001 to 1")
+
+    def replace(self, **changes: Any) -> "Policy":
+        """This policy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` gives an equal policy back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Policy":
+        """Raises UserError for names that this version does not know, ValueError for values."""
+        known = {f.name for f in dataclasses.fields(Policy)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"unknown policy value {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return Policy(**values)
+
+    def __str__(self) -> str:
+        """One line for a log: the name, then what differs from its defaults."""
+        default = Policy(name=self.name)
+        idle = _OF_PASTING if self.name == "rrc" else ()
+        changed = [
+            f"{f.name}={_rounded(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(default, f.name) and f.name not in idle
+        ]
+        kind = f"{self.name} ({self.mode})" if self.name in BOXED else self.name
+        return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
+
+    def _check(self, field: str, good: bool, valid: str) -> None:
+        if not good:
+            raise ValueError(f"policy {field}={getattr(self, field)}: must be {valid}")
+
+    def _pair(self, field: str) -> tuple[float, float]:
+        self._check(field, len(getattr(self, field)) == 2, "two numbers")
+        return getattr(self, field)
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_rounded, value))})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond floats
+        return False
+
+
+def policy_option(name: str, default: Any = dataclasses.MISSING) -> Any:
+    """The policy's value of that name as an option of a program's settings, with a default of its own if it has one."""
+    field = next(f for f in dataclasses.fields(Policy) if f.name == name)
+    if default is dataclasses.MISSING:
+        default = field.default
+    return option(default, field.metadata["help"], choices=field.metadata["choices"])
+
+
+def blur_radius(sigma: float) -> int:
+    """Half of the blur's window 2·ceil(3σ) + 1, in pixels."""
+    return math.ceil(3 * sigma)
+
+
+def paper(**changes: Any) -> Policy:
+    """The letter of the paper: no cap on the background's box, torchvision's colours."""
+    return Policy(**{"box_cap": 1.0, "colour": "torchvision", **changes})

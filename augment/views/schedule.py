@@ -1,0 +1,110 @@
+"""Which images make which batch: the epoch's order cut into global batches, and those into ranks.
+
+A pure function of (n, seed, epoch, step): nothing depends on workers, prefetch, backend or history.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from augment.views.plan import Plan, Pool, draw, epoch_order, group_of, partners, pool_partners
+from augment.views.policy import Policy
+from precompute.base.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Batches of `batch_size` images over all ranks. Raises UserError where no batch could be made."""
+
+    policy: Policy
+    rows: np.ndarray  # int64 [n]: the images of the split, rows of the pool
+    batch_size: int
+    seed: int
+    drop_last: bool
+    rank: int = 0
+    world_size: int = 1
+    backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
+    _pool_orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)  # of the present epoch
+
+    def __post_init__(self) -> None:
+        n, batch, world = len(self.rows), self.batch_size, self.world_size
+        if batch < 1:
+            raise UserError(f"batch_size={batch}: must be at least 1")
+        if world < 1 or not 0 <= self.rank < world:
+            raise UserError(f"rank={self.rank} of world_size={world}: ranks are numbered 0 to world_size - 1")
+        if batch % world:
+            near = max(batch // world, 1) * world
+            raise UserError(
+                f"batch_size={batch} (over all ranks) cannot be shared by {world} ranks; try {near} or {near + world}"
+            )
+        if self.backgrounds is not None and len(self.backgrounds) < 2:
+            raise UserError(f"{len(self.backgrounds)} images for backgrounds: at least two are needed")
+        if n < 2 and self.policy.name != "rrc" and self.backgrounds is None:
+            raise UserError(f"{n} images: a background must be another image, so at least two are needed")
+        if not len(self):
+            hint = "make it smaller, or use drop_last=False" if n else "the split is empty"
+            raise UserError(f"{n} images do not fill one batch of {batch}: {hint}")
+        if not self.drop_last and 0 < n % batch < world:
+            raise UserError(
+                f"the last batch has {n % batch} images for {world} ranks: use drop_last=True or another batch_size"
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise UserError(f"seed={self.seed}: must be at least 0 and below 2**64")
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        n = len(self.rows)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    @property
+    def largest(self) -> int:
+        """The most sources in one rank's batch."""
+        return self.batch_size // self.world_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [n]: rows of the pool in the epoch's order."""
+        return self.rows[epoch_order(len(self.rows), self.seed, epoch)]
+
+    def positions(self, step: int) -> np.ndarray:
+        """This rank's places in the epoch's order: a run, so that a group stays on one rank where batches allow it."""
+        start, end = step * self.batch_size, min((step + 1) * self.batch_size, len(self.rows))
+        return np.array_split(np.arange(start, end), self.world_size)[self.rank]
+
+    def pick(self, order: np.ndarray, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sources int64 [B] and backgrounds int64 [B, V], rows of the pool; `order` is `self.order(epoch)`."""
+        positions, views = self.positions(step), self.policy.views
+        if self.policy.name == "rrc":
+            return order[positions], np.repeat(order[positions][:, None], views, axis=1)
+        settings = positions, self.policy.group, views, self.seed, epoch
+        if self.backgrounds is None:
+            return order[positions], partners(order, *settings)
+        return order[positions], pool_partners(order, self._pool_order(epoch), *settings)
+
+    def plan(self, pool: Pool, order: np.ndarray, epoch: int, step: int) -> Plan:
+        """The plan of this rank's batch."""
+        sources, backgrounds = self.pick(order, epoch, step)
+        return draw(self.policy, pool, sources, backgrounds, seed=self.seed, epoch=epoch)
+
+    def _pool_order(self, epoch: int) -> np.ndarray:
+        assert self.backgrounds is not None
+        if epoch not in self._pool_orders:  # drawn once an epoch: of a million images it takes as long as a batch
+            self._pool_orders.clear()
+            found = self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
+            return self._pool_orders.setdefault(epoch, found)
+        return self._pool_orders[epoch]
+
+    def stand_ins(self, order: np.ndarray, row: int, epoch: int) -> Iterator[int]:
+        """Who takes the place of a bad image: the next ones of its group, cyclically, then of the whole order.
+
+        A background that is none of the sources is replaced in the order of the backgrounds.
+        """
+        if self.backgrounds is not None and row not in order:
+            order = self._pool_order(epoch)
+        n = len(order)
+        place = int(np.flatnonzero(order == row)[0])
+        start, length = (int(x) for x in group_of(np.array(place), n, self.policy.group)) if n > 1 else (0, 1)
+        for step in range(1, length):
+            yield int(order[start + (place - start + step) % length])
+        for step in range(1, n):
+            yield int(order[(place + step) % n])

@@ -1,0 +1,154 @@
+"""How far the backends' pixels are apart, stage by stage, on real images: `python -m benchmarks.parity`.
+
+The yardstick is the `kornia` backend: it crops with torch's resize (Pillow's to the bit, nearly) and the tests hold it
+to the slow reference within a hundredth of a level. Every backend gets the same plans and files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from augment.backends import NAMES
+from augment.views.policy import Policy
+from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.program import main
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from augment.stream.imageset import ImageSet
+    from augment.views.plan import Plan
+
+EXAMPLE = """example:
+  python -m benchmarks.parity --boxes cache/demo.h5 --root data/demo
+  python -m benchmarks.parity --boxes cache/cub.h5 --root data/CUB_200_2011 --backends dali fused --device cuda --json
+"""
+YARDSTICK = "kornia"
+_OFF: dict[str, Any] = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "flip": 0.0}
+STAGES: dict[str, dict[str, Any]] = {  # what differs from the policy, one stage at a time
+    "geometry": _OFF,
+    "own scene": {**_OFF, "own": 0.5},
+    "zoom": {**_OFF, "scene": "zoom"},
+    "rrc": {**_OFF, "name": "rrc"},
+    "flip": {**_OFF, "flip": 1.0},
+    "jitter, linear": {**_OFF, "jitter_p": 1.0, "colour": "linear"},
+    "jitter, torchvision": {**_OFF, "jitter_p": 1.0, "colour": "torchvision"},
+    "gray": {**_OFF, "gray_p": 1.0},
+    "blur": {**_OFF, "blur_p": 1.0},
+    "all, linear": {"colour": "linear"},
+    "all, torchvision": {"colour": "torchvision"},
+}
+
+
+@dataclass(frozen=True)
+class ParityConfig:
+    """What is compared, and on what."""
+
+    boxes: str | None = option(None, "box file made by precompute.boxes")
+    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
+    backends: tuple[str, ...] = option((), "backends to compare; default: all that are installed", choices=NAMES[1:])
+    device: str = option("cpu", "cpu or cuda")
+    count: int = option(32, "sources")
+    size: int = option(224, "side of a view in pixels")
+    seed: int = option(0, "seed of the plan")
+    json: bool = option(False, "print the table as one JSON document")
+
+    def __post_init__(self) -> None:
+        if self.boxes is None:
+            raise ValueError("--boxes FILE is needed: the box file (and --root DIR where its images have moved)")
+        if not 8 <= self.size <= 4096:
+            raise ValueError(f"--size {self.size}: must be within 8 and 4096")
+        if self.count < 2:
+            raise ValueError(f"--count {self.count}: must be at least 2")
+
+
+def program(argv: Sequence[str] | None = None) -> int:
+    """Reads the command line, prints the table."""
+    parser = Parser("benchmarks.parity", "Compares the backends' pixels, stage by stage, in levels of 255.", EXAMPLE)
+    add_options(parser, ParityConfig)
+    config = read_options(ParityConfig, parser.parse_args(argv))
+
+    import json
+
+    rows = compare(config)
+    print(
+        f"|backend - {YARDSTICK}| in levels of 255, {config.count} sources, views of {config.size} px, {config.device}"
+    )
+    print(f"{'backend':10}{'stage':22}{'mean':>8}{'p99':>8}{'max':>8}")
+    for row in rows:
+        print(f"{row['backend']:10}{row['stage']:22}{row['mean']:8.3f}{row['p99']:8.2f}{row['max']:8.1f}")
+    print("dali has linear colour only: its torchvision rows say what that makes of a view.")
+    if config.json:
+        print(json.dumps({"yardstick": YARDSTICK, "count": config.count, "size": config.size, "rows": rows}))
+    return 0
+
+
+def compare(config: ParityConfig) -> list[dict[str, Any]]:
+    """One row a backend and stage: mean, 99th percentile and maximum of the differences."""
+    import numpy as np
+
+    from augment.backends import find_device
+    from augment.stream.imageset import ImageSet
+    from precompute.base.errors import UserError
+
+    assert config.boxes is not None  # ParityConfig has checked
+    images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
+    if len(images) < config.count:
+        raise UserError(f"--count {config.count}: the box file has {len(images)} images")
+    names = list(config.backends) or _installed(device)
+    rows = []
+    for stage, changes in STAGES.items():
+        settings: dict[str, Any] = {"size": config.size, "mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3, **changes}
+        policy = Policy(**settings)
+        plan = _plan(policy, images, config)
+        files = [images.read(row) for row in plan.images.tolist()]
+        right = _pixels(YARDSTICK, policy, plan, files, device)
+        for name in names:
+            off = np.abs(_pixels(name, policy, plan, files, device) - right)
+            figures = {"mean": off.mean(), "p99": np.percentile(off, 99), "max": off.max()}
+            rows.append({"backend": name, "stage": stage, **{k: round(float(v), 4) for k, v in figures.items()}})
+    return sorted(rows, key=lambda row: names.index(row["backend"]))
+
+
+def _installed(device: Any) -> list[str]:
+    """All backends but the yardstick that work on this device."""
+    from augment import backends
+    from precompute.base.errors import UserError
+
+    found = []
+    for name in NAMES[1:]:
+        try:
+            backends.choose(name, device)
+        except UserError:
+            continue
+        if name != YARDSTICK:
+            found.append(name)
+    return found
+
+
+def _plan(policy: Policy, images: "ImageSet", config: ParityConfig) -> "Plan":
+    import numpy as np
+
+    from augment.views.plan import draw, epoch_order, partners
+
+    order = epoch_order(len(images), config.seed, 0)
+    positions = np.arange(config.count)
+    chosen = partners(order, positions, policy.group, policy.views, config.seed, 0)
+    return draw(policy, images.pool, order[positions], chosen, seed=config.seed, epoch=0)
+
+
+def _pixels(name: str, policy: Policy, plan: "Plan", files: list[bytes], device: Any) -> "np.ndarray":
+    import numpy as np
+    import torch
+
+    from augment import backends
+
+    backend = backends.build(name, policy, device, torch.float32, 2, len(plan))
+    try:
+        return np.stack([view.cpu().numpy() for view in backend.render(plan, files)])
+    finally:
+        backend.close()
+
+
+if __name__ == "__main__":
+    main(program)

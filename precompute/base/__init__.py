@@ -1,0 +1,1 @@
+"""The foundation that every package stands on: errors, options, programs, files, pixels, ranks."""

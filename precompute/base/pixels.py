@@ -1,0 +1,270 @@
+"""The pixels of an image file: one meaning for every package, whatever the decoder.
+
+The picture is RGB, 8 bits, three channels, turned as its EXIF orientation says. Almost every file of a real image set
+is *plain*: DALI, torchvision.io and Pillow decode it to the same pixels, so its bytes may go to any of them (with their
+EXIF orientation switched on). The others (a GIF named .jpg, CMYK, 16 bits, junk between the headers, ...) go through
+`to_png`, which any decoder takes.
+
+A file's name is never trusted: the format is read from the first bytes.
+"""
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from precompute.base.jpeg import ORIENTATION, JpegHeader, read_jpeg_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a "decompression bomb", twice its warning's: 512 MiB of RGB
+
+_FORMATS = (  # first bytes, plugin of Pillow, its class; nothing else is ever opened (no PostScript, no FITS)
+    (b"\xff\xd8", "JpegImagePlugin", "JpegImageFile"),
+    (b"\x89PNG\r\n\x1a\n", "PngImagePlugin", "PngImageFile"),
+    (b"GIF8", "GifImagePlugin", "GifImageFile"),
+    (b"BM", "BmpImagePlugin", "BmpImageFile"),
+    (b"II*\0", "TiffImagePlugin", "TiffImageFile"),
+    (b"MM\0*", "TiffImagePlugin", "TiffImageFile"),
+    *((b"P%d" % digit, "PpmImagePlugin", "PpmImageFile") for digit in range(1, 7)),
+    (b"RIFF", "WebPImagePlugin", "WebPImageFile"),
+)
+_PLAINER = {  # Pillow's words for damaged JPEG headers, in a reader's words
+    "not identified by this driver": "the header names no picture size",
+    "not a JPEG file": "the header is cut or damaged",
+    "Truncated File Read": "the header is cut or damaged",
+    "cannot load this image": "there are headers but no pixels",
+}
+_NOT_PICTURES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the picture itself (git lfs pull)"),
+    (b"\x00\x05\x16\x07", "a macOS side file (AppleDouble), not a picture"),
+    (b"MATLAB", "a MATLAB file, not a picture"),
+    (b"<", "text (HTML or XML), not a picture"),
+)
+
+
+class BadImage(Exception):
+    """A file that holds no usable picture; the text is the reason, without the path."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file's header says: size in pixels as a person sees it (after EXIF), and whether any decoder will do."""
+
+    width: int
+    height: int
+    plain: bool
+
+
+def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Reads the header only. Raises BadImage where there is no picture, or more than `max_pixels` of one."""
+    return _info(data, read_jpeg_header(data), max_pixels)
+
+
+def _info(data: bytes, header: "JpegHeader | None", max_pixels: int) -> ImageInfo:
+    if header is None:
+        with _quiet(), _open(data) as picture:
+            width, height = picture.size
+            turned = _orientation_by_pillow(picture) >= 5
+    else:
+        width, height, turned = header.width, header.height, header.orientation >= 5
+    _check_size(width, height, max_pixels)
+    return ImageInfo(height, width, header is not None) if turned else ImageInfo(width, height, header is not None)
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "np.ndarray":
+    """The picture as uint8 [H, W, 3], RGB, turned by its EXIF orientation. Raises BadImage.
+
+    CMYK is converted as Pillow does, 16 bits keep their upper 8, transparency is dropped, animations give their first
+    picture.
+    """
+    import numpy as np
+
+    with _loaded(data, max_pixels, read_jpeg_header(data)) as (picture, orientation):
+        pixels = np.asarray(_to_rgb(picture))
+    if orientation == 1:
+        return pixels
+    return np.ascontiguousarray(_turn(pixels, orientation))
+
+
+def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """`probe`, then decodes every pixel without handing them out: raises BadImage exactly when `decode` would."""
+    header = read_jpeg_header(data)
+    info = _info(data, header, max_pixels)
+    with _loaded(data, max_pixels, header) as (picture, _):
+        if picture.mode not in ("RGB", "L"):
+            _to_rgb(picture)
+    return info
+
+
+def thumbnail(
+    data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[ImageInfo, "np.ndarray"]:
+    """What `check` does, and the picture squashed to uint8 [side, side, 3] (antialiased), without its banner.
+
+    `banner`: rows at the foot of the picture that are cut off first. Raises BadImage, also where nothing is left.
+    """
+    import numpy as np
+    from PIL import Image
+
+    header = read_jpeg_header(data)
+    info = _info(data, header, max_pixels)
+    if info.height <= banner:
+        raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
+    with _loaded(data, max_pixels, header) as (picture, orientation):
+        picture = _to_rgb(picture)
+        if banner and orientation != 1:
+            picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
+        area = (0, 0, picture.width, picture.height - banner)
+        small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
+        pixels = np.asarray(small)
+    return info, np.ascontiguousarray(_turn(pixels, orientation))
+
+
+def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The same pixels as `decode`, as a PNG file that every decoder reads alike. Raises BadImage."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(decode(data, max_pixels=max_pixels)).save(out, format="PNG", compress_level=1)
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator[tuple["ImageFile", int]]:
+    """The decoded picture as Pillow holds it (not turned, any mode) and its orientation 1-8."""
+    with _quiet(), _open(data) as picture:
+        _check_size(*picture.size, max_pixels)
+        orientation = header.orientation if header else _orientation_by_pillow(picture)
+        expected = (header.width, header.height) if header else picture.size
+        with _bad_when_failing():
+            picture.load()
+        if picture.size != expected:
+            decoded = "{}x{}".format(*picture.size)
+            raise BadImage(f"the header says {expected[0]}x{expected[1]} pixels, {decoded} were decoded")
+        yield picture, orientation
+
+
+@contextlib.contextmanager
+def _open(data: bytes) -> Iterator["ImageFile"]:
+    """The file's header read by the one plugin of Pillow that its first bytes name."""
+    import importlib
+
+    if not data:
+        raise BadImage("empty file (0 bytes)")
+    for magic, module, name in _FORMATS:
+        if data.startswith(magic) and not (magic == b"RIFF" and data[8:12] != b"WEBP"):
+            # The plugin's class instead of Image.open: that would warn of large pictures (we have our own limit),
+            # and would try formats that run other programs.
+            plugin = getattr(importlib.import_module(f"PIL.{module}"), name)
+            break
+    else:
+        raise BadImage(_what_else(data))
+    with _bad_when_failing():
+        picture = plugin(io.BytesIO(data))
+    try:
+        yield picture
+    finally:
+        picture.close()
+
+
+@contextlib.contextmanager
+def _bad_when_failing() -> Iterator[None]:
+    """Whatever a decoder throws at damaged bytes becomes BadImage."""
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly every built-in exception on damaged files
+        message = str(error) or type(error).__name__
+        if "unpack" in message:  # the struct module's words, often rewrapped by Pillow
+            message = "the header is cut or damaged"
+        raise BadImage(f"cannot be decoded: {_PLAINER.get(message, message)}") from error
+
+
+def _what_else(data: bytes) -> str:
+    for magic, meaning in _NOT_PICTURES:
+        if data.lstrip().startswith(magic):
+            return meaning
+    return f"no known image format (begins with {data[:8]!r})"
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise BadImage(f"the header says {width}x{height} pixels")
+    if width * height > max_pixels:
+        raise BadImage(f"{width}x{height} pixels are more than the limit of {max_pixels / 1e6:.0f} million")
+
+
+def _orientation_by_pillow(picture: "ImageFile") -> int:
+    """1-8; anything that cannot be read or is not a legal value counts as 1 (upright)."""
+    if picture.format == "TIFF":  # there Pillow turns size and pixels by itself
+        return 1
+    try:
+        value = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken EXIF block raises nearly anything, and says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(picture: "ImageFile"):  # -> PIL.Image.Image
+    """8-bit RGB. Raises BadImage for floating-point pixels, which have no agreed range."""
+    import numpy as np
+    from PIL import Image
+
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode == "F":
+        raise BadImage("floating-point pixels are not supported: convert the file to 8 or 16 bits")
+    with _bad_when_failing():
+        if picture.mode.startswith("I"):  # 16 bits (Pillow's own conversion would clip at 255)
+            return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return picture.convert("RGB")
+
+
+def _turn(pixels: "np.ndarray", orientation: int) -> "np.ndarray":
+    """[H, W, C] as stored -> as seen, for an EXIF orientation 1-8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    down = orientation in (3, 4, 7, 8)  # mirrored top to bottom
+    right = orientation in (2, 3, 6, 7)  # mirrored left to right
+    return pixels[:: -1 if down else 1, :: -1 if right else 1]
+
+
+class _Quiet:
+    """Hides Pillow's warnings (broken EXIF, odd palettes) while any thread is inside.
+
+    `warnings.catch_warnings` alone is not safe with threads: the first to leave would restore the filters of the
+    second. So the first thread to enter installs one filter and the last one to leave removes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved: warnings.catch_warnings | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.|precompute\.images")
+            self._inside += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._saved is not None:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet_pillow = _Quiet()
+
+
+def _quiet() -> _Quiet:
+    return _quiet_pillow

@@ -1,0 +1,105 @@
+"""What a box file says of its own making, and whether a file that is there is what a new run would make."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from precompute.base.boxfile import BoxCache
+from precompute.base.errors import UserError
+from precompute.datasets.base import Listing
+from precompute.scan import Settings, map_candidates, map_path
+
+REVISION = 1  # of this package's meaning: another number makes older files and shards stale
+
+
+def described(dataset: str, listing: Listing, settings: Settings) -> dict[str, Any]:
+    """The settings as the box file keeps them: those that decide its rows, and the root as it was given."""
+    sources = (["gt"] if settings.truth else []) + ([settings.detector] if settings.detector else [])
+    about: dict[str, Any] = {"dataset": dataset, "root": str(listing.root), "source": ", else ".join(sources)}
+    about["revision"] = REVISION
+    if settings.detector:
+        model = settings.model
+        about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
+        if settings.store_path:
+            about["path"] = "stored"
+        about |= {"detector": describe_maps(settings.maps or "", listing) if model is None else model.describe()}
+    return about
+
+
+def describe_maps(folder: str, listing: Listing) -> dict[str, Any]:
+    """Where maps were read from, and a hash of their sizes and times of change: other maps make other boxes."""
+    if not os.path.isdir(folder):
+        raise UserError(f"--maps {folder}: there is no such folder")
+    found = []
+    for path in listing.paths:
+        file = map_path(folder, path)
+        if file is not None:
+            status = os.stat(file)
+            found.append([path, status.st_size, status.st_mtime_ns])
+    if not found:
+        names = " or ".join(map_candidates(folder, listing.paths[0]))
+        raise UserError(f"--maps {folder}: not one map for {len(listing)} pictures; expected {names}")
+    return {"detector": "maps", "folder": folder, "maps": len(found), "fingerprint": digest(found)}
+
+
+def versions(settings: Settings) -> dict[str, str]:
+    """Versions of what the pixels pass through."""
+    import PIL
+    from PIL import features
+
+    found = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
+    if settings.detector and settings.detector != "maps":
+        import torch
+
+        found["torch"] = torch.__version__
+    return found
+
+
+def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCache | None:
+    """The file that is there, if it is what this run would make; None where there is none.
+
+    Raises UserError, with both values and the remedy, where it was made otherwise or is damaged.
+    """
+    if not out.exists():
+        return None
+    old = BoxCache.open(out)
+    then, now = dict(old.provenance.get("config", {})), dict(provenance["config"])
+    then.pop("root", None)
+    now.pop("root", None)
+    remedy = "Name another --out, or make it again with --rebuild."
+    if then != now:
+        keys = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
+        pairs = "; ".join(f"{k}: {then.get(k, 'nothing')} there, {now.get(k, 'nothing')} now" for k in keys)
+        raise UserError(f"{out} exists and was made with other settings ({pairs}). {remedy}")
+    if old.provenance.get("fingerprint") != provenance["fingerprint"]:
+        raise UserError(f"{out} exists, but the pictures have changed since: {difference(old, listing)}. {remedy}")
+    if old.provenance.get("annotations") != provenance["annotations"]:
+        raise UserError(
+            f"{out} exists, but the annotation of {listing.root} (classes, labels, splits, boxes) has changed. {remedy}"
+        )
+    return old
+
+
+def difference(old: BoxCache, listing: Listing) -> str:
+    """How the pictures differ from those of an older file, in numbers and an example."""
+    before = {old.path(i): int(size) for i, size in enumerate(old.file_sizes)}
+    left_out = {bad.path for bad in old.quarantine}
+    new = [p for p in listing.paths if p not in before and p not in left_out]
+    gone = sorted(before.keys() - set(listing.paths))
+    other = []
+    for path in listing.paths:
+        if path in before:
+            try:
+                size = os.stat(listing.root / path).st_size
+            except OSError:
+                size = -1
+            if size != before[path]:
+                other.append(path)
+    parts = [f"{len(x)} {what} (e.g. {x[0]})" for what, x in (("new", new), ("gone", gone), ("changed", other)) if x]
+    return ", ".join(parts) or "one that was left out is another now"
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

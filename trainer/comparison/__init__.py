@@ -1,0 +1,1 @@
+"""Several arms and seeds side by side."""

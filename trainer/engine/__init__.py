@@ -1,0 +1,1 @@
+"""A run's moving parts: data, networks, optimizer, state, cost."""

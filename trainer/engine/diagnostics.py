@@ -1,0 +1,85 @@
+"""What tells a healthy run from a sick one, measured on the batch of a log line (the only steps that may sync).
+
+saturated      share of the C map's cells below 0.01 or above 0.99, where the sigmoid passes next to no gradient
+gradient_ratio norm of the alignment's gradient over the contrastive one's, at the features of the (last) aligned stage
+crossview      drop of C's AUC when every view is held against another image's keys; near 0 means that C is a
+               foreground classifier per cell and no correspondence between views
+feature_std    standard deviation of the normalised features over the batch, times sqrt(width): 1 for isotropic
+               features, 0 for collapsed ones
+rank           effective rank of the features (exponential of the entropy of their normalised singular values)
+no_background  share of views whose rectangle leaves less than a twentieth of the view
+
+Several processes each diagnose their part of the batch; a log line has the means.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.evaluation.localise import cell_auc
+from trainer.methods.base import Method, Part
+from trainer.methods.losses import correspondence
+from trainer.parallel.distributed import of_others
+
+COLLAPSED_STD = 0.05
+COLLAPSED_RANK = 2.0
+
+
+def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
+    """Diagnoses of one part of a step, before its backward; scalars on the device."""
+    found = feature_health(part.online.features.detach())
+    if part.maps:
+        stage = max(part.maps)
+        c, mask = part.maps[stage].detach(), part.masks[stage]
+        found["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
+        found["c_auc"] = cell_auc(c, mask).nanmean()
+        if part.online.z[stage].requires_grad and (stage == max(part.online.z) or not method.online.compiled):
+            found["gradient_ratio"] = gradient_ratio(part, stage)
+        alignment = getattr(method, "alignment", None)
+        if part.keys is not None and stage in part.keys.maps and alignment is not None:
+            with torch.no_grad():
+                rolled = of_others(part.keys.maps[stage])
+                other = correspondence(part.online.predicted_maps[stage].detach(), rolled, alignment.settings)
+            found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
+    return found
+
+
+def no_background(rects: Tensor, size: int) -> Tensor:
+    """Share of views of `size` pixels whose pasted rectangle [N, 4] leaves less than a twentieth of them."""
+    area = (rects[:, 2:] - rects[:, :2]).prod(1)
+    return (area > 0.95 * size**2).float().mean()
+
+
+def feature_health(features: Tensor) -> dict[str, Tensor]:
+    """feature_std and rank of [N, C] features."""
+    z = F.normalize(features.float(), dim=1)
+    z = z - z.mean(0)
+    known = z.nan_to_num().double()  # a diverged step is reported by the loss, not by LAPACK
+    # Singular values from the smaller Gram matrix: an eighth of svdvals's time for [256, 2048], equal to 1e-6.
+    gram = known @ known.T if len(known) < known.shape[1] else known.T @ known
+    share = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    share = (share / share.sum().clamp_min(1e-12)).float()
+    rank = torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
+    return {"feature_std": z.std(0).mean() * z.shape[1] ** 0.5, "rank": rank}
+
+
+def gradient_ratio(part: Part, stage: int) -> Tensor:
+    """‖∂(weighted alignment)/∂z‖ / ‖∂contrastive/∂z‖ at the stage's features z, which must not be frozen.
+
+    At stage 3 not of a compiled network, whose maps come out of one piece: none is the other's origin.
+    """
+    z = part.online.z[stage]
+    weighted = part.loss - part.terms["contrastive"]
+    (align,) = torch.autograd.grad(weighted, z, retain_graph=True)
+    (contrastive,) = torch.autograd.grad(part.terms["contrastive"], z, retain_graph=True)
+    return align.float().norm() / contrastive.float().norm().clamp_min(1e-20)
+
+
+def collapse_warning(row: dict[str, float]) -> str | None:
+    """A sentence where the features of the batch have become (nearly) one point or one line."""
+    if row["feature_std"] < COLLAPSED_STD or row["rank"] < COLLAPSED_RANK:
+        return (
+            f"warning: features are collapsing (std {row['feature_std']:.3f}, effective rank {row['rank']:.1f}): "
+            "images become indistinguishable. A lower --base-lr or --align-weight, or a larger batch, may help"
+        )
+    return None

@@ -1,0 +1,184 @@
+"""Where a network looks: per-cell scores held against boxes, always beside the centre prior.
+
+Score maps and masks are [N, H, W]; a cell is foreground when the box covers at least half of it. Every figure is a mean
+over images; images without both kinds of cells are left out.
+"""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well score maps find boxes. Chance: auc 0.5, pointing and energy the mean area share."""
+
+    auc: float  # mean over images of the area under the ROC of the cells
+    pointing: float  # share of images whose highest cell lies in the box
+    energy: float  # share of the map's (shifted to be non-negative) mass that lies in the box
+    images: int
+
+    def __str__(self) -> str:
+        return f"AUC {shown(self.auc)}  pointing {shown(self.pointing)}  energy {shown(self.energy)}"
+
+
+def shown(figure: float) -> str:
+    """A figure to three digits, or a dash: of no images there is none."""
+    return f"{figure:.3f}" if isfinite(figure) else "-"
+
+
+def figures(scores: Tensor, masks: Tensor) -> Figures:
+    """All figures of score maps [N, H, W] against masks of the same shape (share of a cell that is covered)."""
+    auc = cell_auc(scores, masks)
+    valid = auc.isfinite()
+    if not valid.any():
+        return Figures(float("nan"), float("nan"), float("nan"), 0)
+    scores, masks = scores[valid].flatten(1).float(), masks[valid].flatten(1).float()
+    highest = scores.argmax(1, keepdim=True)
+    pointing = (masks.gather(1, highest) >= 0.5).float().mean()
+    mass = scores - scores.amin(1, keepdim=True)
+    energy = ((mass * masks).sum(1) / mass.sum(1).clamp_min(1e-12)).mean()
+    return Figures(auc[valid].mean().item(), pointing.item(), energy.item(), int(valid.sum()))
+
+
+def cell_auc(scores: Tensor, masks: Tensor) -> Tensor:
+    """Area under the ROC of each image's cells [N]: P(foreground > background) + P(equal) / 2; nan without both.
+
+    Also nan for an image whose scores are not all numbers.
+    """
+    scores, foreground = scores.flatten(1).float(), masks.flatten(1) >= 0.5
+    n, cells = scores.shape
+    ordered, order = scores.sort(1)
+    # Mid-ranks: cells of equal score share the mean of their places.
+    first = torch.searchsorted(ordered, ordered, right=False)
+    last = torch.searchsorted(ordered, ordered, right=True)
+    ranks = torch.empty_like(scores).scatter_(1, order, (first + last + 1).float() / 2)
+    positive = foreground.sum(1).float()
+    auc = (ranks * foreground).sum(1) - positive * (positive + 1) / 2
+    pairs = positive * (cells - positive)
+    return torch.where(
+        (pairs > 0) & scores.isfinite().all(1),
+        auc / pairs.clamp_min(1),
+        torch.full((n,), float("nan"), device=auc.device),
+    )
+
+
+def centre_prior(grid: int, device: str | torch.device = "cpu") -> Tensor:
+    """[grid, grid] scores that fall with the distance from the centre: what beats every method on centred objects."""
+    at = (torch.arange(grid, device=device) + 0.5) / grid - 0.5
+    return 1 - (at[:, None].square() + at[None, :].square()) * 2
+
+
+def fit_probe(features: Tensor, masks: Tensor, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
+    """A linear probe per cell: features [N, C, H, W] to masks [N, H, W] by ridge regression; weight [C] and bias [].
+
+    Closed form in float64 on standardised features: no step size, no seed.
+    """
+    x = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+    y = masks.flatten().double()
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    x = (x - mean) / std
+    gram = x.T @ x / len(x) + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (y - y.mean()) / len(x)) / std
+    return weight.float(), (y.mean() - mean @ weight).float()
+
+
+def probe_maps(features: Tensor, probe: tuple[Tensor, Tensor]) -> Tensor:
+    """The probe's scores [N, H, W] of features [N, C, H, W]."""
+    weight, bias = probe
+    return torch.einsum("nchw,c->nhw", features.float(), weight) + bias
+
+
+def box_masks(boxes: Tensor, grid: int) -> Tensor:
+    """Share of each cell that boxes [N, 4] in [0, 1] cover: [N, grid, grid]."""
+    from augment.views.geometry import masks
+
+    return masks(boxes, size=1, grid=grid)
+
+
+def off_centre(boxes: Tensor, distance: float = 0.15) -> Tensor:
+    """bool [N]: boxes [N, 4] whose centre is further than `distance` of a side from the picture's, across or down."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return (centre - 0.5).abs().amax(1) > distance
+
+
+def max_box_accuracy(
+    scores: Tensor, boxes: Tensor, thresholds: int = 40, side: int = 56, ious: tuple[float, ...] = (0.3, 0.5, 0.7)
+) -> dict[str, float]:
+    """MaxBoxAcc (Choe et al. 2020): share of images whose box is found at the best common threshold, per IoU.
+
+    Scores [N, H, W] are resized to side × side and scaled to [0, 1] per image; the found box is that of the largest
+    connected region above the threshold. Boxes [N, 4] in [0, 1].
+    """
+    import numpy as np
+
+    maps = torch.nn.functional.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)
+    maps = maps[:, 0].flatten(1)
+    low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
+    maps = ((maps - low) / (high - low).clamp_min(1e-12)).view(-1, side, side).cpu().numpy()
+    truth = boxes.double().cpu().numpy() * side
+    best = np.zeros(len(ious))
+    for threshold in np.linspace(0, 1, thresholds, endpoint=False):
+        found = _largest_regions(maps >= threshold)
+        overlap = _iou(found, truth)
+        best = np.maximum(best, [(overlap >= iou).mean() for iou in ious])
+    return {f"{iou:g}": float(value) for iou, value in zip(ious, best, strict=True)}
+
+
+def _largest_regions(masks: "np.ndarray") -> "np.ndarray":
+    """Boxes [N, 4] in cells, end-exclusive, of the largest 4-connected region of each mask [N, H, W] (none: zeros)."""
+    import numpy as np
+    from scipy import ndimage
+
+    apart = np.zeros((3, 3, 3), bool)  # pictures are layers that do not touch: one call labels them all
+    apart[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(masks, apart)  # type: ignore[misc]
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    # Labels are numbered layer by layer, so a layer has those up to its highest one.
+    last = np.maximum.accumulate(labels.max((1, 2)))
+    layers = np.repeat(np.arange(len(masks)), np.diff(last, prepend=0))
+    ascending = np.lexsort((-np.arange(count), sizes, layers))  # the last of a layer: its largest, of equals the first
+    largest = np.zeros(len(masks), labels.dtype)
+    largest[layers[ascending]] = ascending + 1
+    hit = (labels == largest[:, None, None]) & (labels > 0)
+    sides = (hit.any(1), hit.any(2))  # columns, rows
+    (x0, x1), (y0, y1) = ((s.argmax(1), s.shape[1] - s[:, ::-1].argmax(1)) for s in sides)
+    return np.where(largest[:, None] > 0, np.stack([x0, y0, x1, y1], 1), 0).astype(np.float64)
+
+
+def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
+    """Intersection over union of boxes [N, 4] pair by pair."""
+    import numpy as np
+
+    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
+    inside = sides.prod(1)
+    return inside / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inside)
+
+
+def off_centre_windows(boxes: Tensor, rows: Tensor, side: int, window: int, tries: int = 16) -> tuple[Tensor, Tensor]:
+    """Windows of a picture of `side` pixels that push its box to the side: corners [N, 2] (x, y), boxes [N, 4] in them.
+
+    Of `tries` random windows (drawn from the row's own stream, so the same for every encoder) that keep at least half
+    of the box, the one whose visible box is furthest from the middle.
+    """
+    import numpy as np
+
+    corners = np.zeros((len(boxes), 2), np.int64)
+    cut = np.zeros((len(boxes), 4), np.float64)
+    for i, (box, row) in enumerate(zip(boxes.double().cpu().numpy() * side, rows.tolist(), strict=True)):
+        rng = np.random.Generator(np.random.Philox(key=row))
+        corner = rng.integers(0, side - window + 1, (tries, 2))
+        visible = (
+            np.concatenate([np.clip(box[:2] - corner, 0, window), np.clip(box[2:] - corner, 0, window)], 1) / window
+        )
+        kept = (visible[:, 2:] - visible[:, :2]).prod(1) * window**2 / max((box[2:] - box[:2]).prod(), 1e-9)
+        away = np.abs((visible[:, :2] + visible[:, 2:]) / 2 - 0.5).max(1)
+        best = np.where(kept >= 0.5, away, away * 0 + kept - 1).argmax()
+        corners[i], cut[i] = corner[best], visible[best]
+    return torch.from_numpy(corners), torch.from_numpy(cut).float().to(boxes.device)

@@ -1,0 +1,1 @@
+"""The training methods: networks and heads put together with a loss."""

@@ -1,0 +1,21 @@
+"""InsLoc (Yang et al. 2021): MoCo v2 whose features are pooled where the instance was pasted, not over the whole view.
+
+The original pools by RoIAlign through a detector's neck; here stage 4's cells are averaged with the exact share that
+the pasted rectangle covers as weight. Meant for `--policy instloc`, and good with any policy that pastes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from trainer.methods.base import Masks, MocoV2, Part
+
+
+class InstLoc(MocoV2):
+    """InfoNCE between the instance's features in both views, a queue of keys as negatives."""
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part; the keys enter the queue afterwards."""
+        key = self.key(views[1], masks[1][4])
+        yield self.contrast(self.forward_online(views[0], masks[0][4]), key)
+        self.enqueue(key)

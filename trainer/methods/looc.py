@@ -1,0 +1,56 @@
+"""LooC* (Xiao et al. 2021, in the rotation version that the paper compares with): leave-one-out contrast.
+
+Two embedding spaces over one encoder. In the first a query meets a key that was rotated by another quarter turn, so
+what it learns does not depend on the rotation; in the second the key with the query's own rotation is the positive and
+the differently rotated key a negative, so what it learns knows the rotation. MoCo v2 in both, half a loss each.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.methods.base import Masks, MocoV2, Part
+from trainer.methods.losses import info_nce
+from trainer.parallel.distributed import mine, world
+
+
+class LooC(MocoV2):
+    """Projections are two embeddings side by side: [N, d] invariant to rotation, [N, d] that knows it."""
+
+    target_views = 2
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part; the equally rotated keys enter the queue afterwards."""
+        n = len(views[0])
+        # For all processes alike, from the CPU's generator, which a checkpoint holds and every process seeds equally.
+        turns, more = torch.randint(4, (world() * n,)), torch.randint(1, 4, (world() * n,))
+        others = mine((turns + more) % 4)
+        turns = mine(turns)
+        same, turned = (self.key(rotated(views[1], t)) for t in (turns, others))
+        out = self.forward_online(rotated(views[0], turns))
+        invariant, aware = out.projection.chunk(2, 1)
+        negatives = self.queue.chunk(2, 1)
+        first = info_nce(invariant, turned.chunk(2, 1)[0], negatives[0], self.temperature)
+        second = _nce_with_own(aware, same.chunk(2, 1)[1], turned.chunk(2, 1)[1], negatives[1], self.temperature)
+        loss = 0.5 * (first + second)
+        yield Part(loss, {"contrastive": loss}, out)
+        self.enqueue(same)
+
+
+def rotated(views: Tensor, turns: Tensor) -> Tensor:
+    """Each view [3, S, S] of a batch by its number of quarter turns (int64 [N] on the CPU), in four launches."""
+    out = torch.empty_like(views)
+    for turn in range(4):
+        rows = (turns == turn).nonzero()[:, 0].to(views.device, non_blocking=True)
+        out[rows] = views[rows].rot90(turn, (2, 3))
+    return out
+
+
+def _nce_with_own(query: Tensor, positive: Tensor, own: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with one more negative for each query, `own` [N, d], beside the common ones [K, d]."""
+    with torch.autocast(query.device.type, enabled=False):
+        q, p, o, n = (F.normalize(x.float(), dim=1) for x in (query, positive, own, negatives))
+        logits = torch.cat([(q * p).sum(1, keepdim=True), (q * o).sum(1, keepdim=True), q @ n.T], 1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))

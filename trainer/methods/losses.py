@@ -1,0 +1,103 @@
+"""Eqs 3-7 of CVSA (arXiv 2106.15788) and the contrastive losses of the baselines.
+
+Maps are [N, d, H, W]; masks and correspondence maps [N, H, W] in [0, 1]. Everything here is computed in float32
+whatever autocast says: raw dot products in bfloat16 err by 0.011 in C.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Scaling(Protocol):
+    """The part of `config.LossPreset` that `correspondence` reads."""
+
+    @property
+    def scale(self) -> str: ...
+    @property
+    def temperature(self) -> float: ...
+
+
+def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
+    """D(p, h) of Eq. 6, mean over the batch: [N, d] twice to a scalar in [-1, 1]."""
+    with torch.autocast(prediction.device.type, enabled=False):
+        return -F.cosine_similarity(_full(prediction), _full(projection), dim=1).mean()
+
+
+def attention(query: Tensor, key: Tensor, scaling: Scaling) -> Tensor:
+    """Eq. 3 with its scale: p_conv(q) [N, d, H, W] and h_conv(k) to [N, H·W of q, H·W of k].
+
+    The exponent "-1" printed in the paper is the transpose. "raw" is its letter; with d = 256 it saturates the sigmoid.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        q, k = _full(query).flatten(2), _full(key).flatten(2)
+        if scaling.scale == "cosine":
+            q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
+            factor = 1 / scaling.temperature
+        elif scaling.scale == "sqrt":
+            factor = q.shape[1] ** -0.5
+        elif scaling.scale == "raw":
+            factor = 1.0
+        else:
+            raise ValueError(f"Unknown value {scaling.scale!r} for scale. Valid values are raw, sqrt, cosine.")
+        return q.transpose(1, 2) @ k * factor
+
+
+def correspondence(query: Tensor, key: Tensor, scaling: Scaling) -> Tensor:
+    """Eq. 4, C = max over the positions of k of σ(A): [N, H, W] of q, in (0, 1).
+
+    σ is monotone, so the maximum is taken first: H·W sigmoids instead of (H·W)².
+    """
+    a = attention(query, key, scaling).amax(2)
+    return torch.sigmoid(a).view(-1, *query.shape[2:])
+
+
+def alignment_loss(correspondence: Tensor, mask: Tensor, reduction: str = "sum") -> Tensor:
+    """One of the two terms of Eq. 5, ‖δ(M) - C‖², mean over the batch: [N, H, W] twice to a scalar.
+
+    `reduction` is over the cells of one map: "sum" is the letter and localises better, "mean" is H·W times weaker.
+    """
+    squares = (mask.to(correspondence) - correspondence).square().flatten(1)
+    if reduction == "sum":
+        return squares.sum(1).mean()
+    if reduction == "mean":
+        return squares.mean()
+    raise ValueError(f"Unknown value {reduction!r} for reduction. Valid values are sum, mean.")
+
+
+def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss: query and positive [N, d], negatives [K, d] to a scalar; all are normalised here."""
+    with torch.autocast(query.device.type, enabled=False):
+        q, p, n = (F.normalize(_full(x), dim=1) for x in (query, positive, negatives))
+        logits = torch.cat([(q * p).sum(1, keepdim=True), q @ n.T], 1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss over both views, [N, d] each: every other view of the batch is a negative."""
+    with torch.autocast(first.device.type, enabled=False):
+        z = F.normalize(torch.cat([_full(first), _full(second)]), dim=1)
+        logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+        n = len(first)
+        partner = torch.arange(2 * n, device=z.device).roll(n)
+        return F.cross_entropy(logits, partner)
+
+
+def bilinear_masks(rects: Tensor, size: int, grid: int) -> Tensor:
+    """The letter of Eq. 5's δ: binary masks resized by `F.interpolate` without antialias, [N, 4] to [N, grid, grid].
+
+    Samples four pixels of each cell, so it errs by up to 0.7 in a cell and loses small objects;
+    `augment.views.geometry.masks` is exact. `rects` are x0, y0, x1, y1 in view pixels, end-exclusive.
+    """
+    centres = torch.arange(size, device=rects.device)
+    x0, y0, x1, y1 = (c[:, None] for c in rects.unbind(1))
+    inside_x, inside_y = (centres >= x0) & (centres < x1), (centres >= y0) & (centres < y1)
+    mask = (inside_y[:, :, None] & inside_x[:, None, :]).float()
+    return F.interpolate(mask[:, None], size=(grid, grid), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least float32 (float64 stays, for tests)."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,66 @@
+"""Hand-made tasks that the paper compares with: Rot-Pred (Gidaris et al. 2018) and Rel-Loc (Doersch et al. 2015)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.methods.base import Masks, Method, Part
+from trainer.model.networks import Network
+
+TURNS, PLACES = 4, 8
+
+
+class RotPred(Method):
+    """Every view in all four quarter turns; the projector's four outputs tell which it is."""
+
+    def __init__(self, online: Network) -> None:
+        super().__init__(online, has_target=False)
+
+    def sees(self, image: Tensor) -> Tensor:
+        """All quarter turns of a view [N, 3, S, S]: [4 · N, 3, S, S]."""
+        return torch.cat([image.rot90(turn, (2, 3)) for turn in range(TURNS)])
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part: cross-entropy over 4 · N of the first view (the second would be more of the same)."""
+        out = self.forward_online(self.sees(views[0]).contiguous(memory_format=torch.channels_last))
+        truth = torch.arange(TURNS, device=out.projection.device).repeat_interleave(len(views[0]))
+        loss = F.cross_entropy(out.projection.float(), truth)
+        yield Part(loss, {"contrastive": loss}, out)
+
+
+class RelLoc(Method):
+    """Nine patches of a view; from the middle one and a neighbour the pair head tells where the neighbour lies."""
+
+    def __init__(self, online: Network) -> None:
+        super().__init__(online, has_target=False)
+
+    def sees(self, image: Tensor) -> Tensor:
+        """`patches` of a view."""
+        return patches(image)
+
+    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+        """One part: cross-entropy over 8 · N pairs of the first view."""
+        out = self.forward_online(self.sees(views[0]))
+        assert out.prediction is not None
+        truth = torch.arange(PLACES, device=out.prediction.device).repeat_interleave(len(views[0]))
+        loss = F.cross_entropy(out.prediction.float(), truth)
+        yield Part(loss, {"contrastive": loss}, out)
+
+
+def patches(view: Tensor) -> Tensor:
+    """[N, 3, S, S] to [9 · N, 3, s, s]: the middle cell of a 3 × 3 grid, then its neighbours row by row.
+
+    A patch fills three quarters of its cell and is shifted at random in it, so that no edge goes on in the next patch;
+    the shifts come from the CPU's generator, one for each cell and batch, so that a patch is a plain slice.
+    """
+    cell = view.shape[-1] // 3
+    side = max(3 * cell // 4, 1)
+    shifts = torch.randint(cell - side + 1, (9, 2)).tolist()
+    places = [4, 0, 1, 2, 3, 5, 6, 7, 8]
+    cut = []
+    for place in places:
+        y, x = (cell * at + shift for at, shift in zip(divmod(place, 3), shifts[place], strict=True))
+        cut.append(view[:, :, y : y + side, x : x + side])
+    return torch.cat(cut).contiguous(memory_format=torch.channels_last)

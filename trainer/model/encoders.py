@@ -1,0 +1,207 @@
+"""Encoders as the protocols see them, ResNets and ViTs alike: maps, pooled features, their width; read from a file.
+
+A ViT's map are its patch tokens after the last norm, laid out as the patches lie; its pooled feature is the class token
+there (the mean of the patch tokens where it has none). torchvision's and timm's key names are known; DINO's, MoCo v3's
+and MAE's files have timm's.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, list_models
+from torchvision.models.resnet import ResNet
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from precompute.base.errors import UsageError, UserError
+from trainer.model.networks import NARROW, architectures, build_encoder, feature_maps, feature_widths
+from trainer.model.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, refuse_broken, some
+
+_TIMM, _TORCHVISION = VIT_STEMS
+_HEADS = (
+    "head.",
+    "head_dist.",
+    "heads.",
+    "fc_norm.",
+    "pre_logits.",
+    "decoder",
+    "mask_token",
+)  # of classifiers and decoders
+_TIMM_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
+
+
+class TokenGrid(nn.Module):
+    """A vision transformer whose patch tokens are a map."""
+
+    def __init__(self, vit: nn.Module, width: int, prefix: int) -> None:
+        super().__init__()
+        self.vit, self.width, self.prefix = vit, width, prefix  # prefix: tokens before the patches', class token first
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """[N, prefix + patches, C], after the last norm."""
+        if not isinstance(self.vit, VisionTransformer):
+            return self.vit.forward_features(images)  # type: ignore[operator]
+        patches = self.vit._process_input(images)
+        return self.vit.encoder(torch.cat([self.vit.class_token.expand(len(patches), -1, -1), patches], 1))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """[N, C, side, side] of square images."""
+        cells = self.tokens(images)[:, self.prefix :]
+        side = int(cells.shape[1] ** 0.5)
+        return cells.transpose(1, 2).unflatten(2, (side, side))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """[N, C]."""
+        tokens = self.tokens(images)
+        return tokens[:, 0] if self.prefix else tokens.mean(1)
+
+
+Encoder = ResNet | TokenGrid
+
+
+def maps(encoder: Encoder, images: Tensor) -> Tensor:
+    """The last map [N, C, H, W] of images [N, 3, S, S]."""
+    return encoder.maps(images) if isinstance(encoder, TokenGrid) else feature_maps(encoder, images)[4]
+
+
+def pooled(encoder: Encoder, images: Tensor) -> Tensor:
+    """The features [N, C] that a classifier would be given."""
+    return encoder.pooled(images) if isinstance(encoder, TokenGrid) else feature_maps(encoder, images)[4].mean((2, 3))
+
+
+def width(encoder: Encoder) -> int:
+    """C of `maps` and `pooled`."""
+    return encoder.width if isinstance(encoder, TokenGrid) else feature_widths(encoder)[4]
+
+
+def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Encoder, str, int, str]:
+    """The encoder in a weights file, its architecture's name, the side of its images and a sentence about the load.
+
+    `size` None: 224, 64 for narrow ResNets. Position embeddings are interpolated to it. Raises UserError where the file
+    holds neither a ResNet nor a ViT, does not fit `arch`, or needs timm where it is not installed.
+    """
+    state = read_state(Path(path))
+    resnet = arch is not None and (arch in architectures() or NARROW.fullmatch(arch) is not None)
+    for stem, build in ((_TIMM, _timm), (_TORCHVISION, _torchvision)):
+        prefixes = [k.removesuffix(stem) for k, v in state.items() if k.endswith(stem) and v.ndim == 4]
+        if prefixes and not resnet:
+            prefix = min(prefixes, key=lambda p: (any(word in p.lower() for word in AVERAGED), len(p)))
+            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            side = size or 224
+            _refuse_cut_patches(side, weights[stem].shape[-1])
+            encoder, name = build(weights, arch, side, path)
+            remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}"
+            ignored = sorted(k for k in state if not k.startswith(prefix) or k.removeprefix(prefix).startswith(_HEADS))
+            return encoder, name, side, remark + (f"; not used: {some(ignored)}" if ignored else "")
+    encoder, name, remark = fit_encoder(state, path, arch)
+    return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
+
+
+def untrained(arch: str, size: int | None) -> tuple[Encoder, int]:
+    """A ResNet, or torchvision's or timm's ViT, of this name at random weights, and the side of its images.
+
+    `size` as for `load_any`. UsageError names what there is, where no such architecture is known.
+    """
+    side = size or (64 if NARROW.fullmatch(arch) else 224)
+    if arch in list_models(include="vit_*"):
+        _refuse_cut_patches(side, _meta(arch).patch_size)
+        return _torchvision_vit(arch, side), side
+    if arch.startswith(("vit_", "deit_")):
+        encoder = _timm_vit(arch, side)
+        _refuse_cut_patches(side, encoder.vit.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+        return encoder, side
+    return build_encoder(arch), side
+
+
+def _refuse_cut_patches(side: int, patch: int) -> None:
+    if side % patch:
+        raise UserError(f"--size {side}: must be a multiple of the ViT's patch of {patch} pixels")
+
+
+def _torchvision_vit(name: str, size: int) -> TokenGrid:
+    vit = get_model(name, weights=None, image_size=size)
+    assert isinstance(vit, VisionTransformer)
+    vit.heads = nn.Identity()  # type: ignore[assignment]
+    return TokenGrid(vit, vit.hidden_dim, prefix=1)
+
+
+def _torchvision(weights: dict[str, Tensor], arch: str | None, size: int, path: str | Path) -> tuple[TokenGrid, str]:
+    """torchvision's ViT of these shapes."""
+    wide, patch = weights[_TORCHVISION].shape[0], weights[_TORCHVISION].shape[-1]
+    depth = len({k.split(".")[2] for k in weights if k.startswith("encoder.layers.")})
+    names = [n for n in list_models(include="vit_*") if n == arch or arch is None]
+    for name in names:
+        vit = _meta(name)
+        if (vit.hidden_dim, vit.patch_size, len(vit.encoder.layers)) == (wide, patch, depth):
+            break
+    else:
+        raise UserError(f"{path}: a ViT of width {wide}, patch {patch}, depth {depth}, which no {arch or 'vit_*'} has")
+    resized = interpolate_embeddings(size, patch, _without_heads(weights))  # type: ignore[arg-type]
+    encoder = _torchvision_vit(name, size)
+    _fill(encoder.vit, resized, name, path)
+    return encoder, name
+
+
+def _meta(name: str) -> VisionTransformer:
+    with torch.device("meta"):
+        vit = get_model(name, weights=None)
+    assert isinstance(vit, VisionTransformer)
+    return vit
+
+
+def _timm_vit(name: str, size: int) -> TokenGrid:
+    """UserError where timm is not installed, or has no ViT of this name."""
+    try:
+        import timm
+        from timm.models.vision_transformer import VisionTransformer as TimmViT
+    except ImportError as error:
+        raise UserError(f"--arch {name} is timm's, and timm is not installed ({error}): pip install timm") from error
+    if not timm.is_model(name):
+        raise UsageError(f"--arch {name}: neither torchvision nor timm {timm.__version__} knows a ViT of this name")
+    vit: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
+    if not isinstance(vit, TimmViT):
+        raise UserError(f"--arch {name}: timm builds a {type(vit).__name__}; only its VisionTransformer is known here")
+    return TokenGrid(vit, vit.embed_dim, vit.num_prefix_tokens)
+
+
+def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | Path) -> tuple[TokenGrid, str]:
+    """timm's ViT of this name, or of these widths."""
+    try:
+        import timm
+        from timm.models.vision_transformer import checkpoint_filter_fn
+    except ImportError as error:
+        raise UserError(
+            f"{path} has timm's key names, and timm is not installed ({error}): pip install timm"
+        ) from error
+    wide, patch = weights[_TIMM].shape[0], weights[_TIMM].shape[-1]
+    kind = ("deit_", "_distilled") if "dist_token" in weights else ("vit_", "")  # DeiT's second class token
+    name = arch or f"{kind[0]}{_TIMM_SIZES.get(wide, '?')}{kind[1]}_patch{patch}_224"
+    if not timm.is_model(name):
+        raise UserError(f"{path}: a ViT of width {wide} and patch {patch}; name timm's architecture with --arch")
+    encoder: Any = _timm_vit(name, size)
+    try:
+        resized = checkpoint_filter_fn(_without_heads(weights), encoder.vit)
+    except RuntimeError as error:  # position embeddings that no interpolation makes fit
+        raise UserError(f"{path} does not fit {name}; name timm's architecture with --arch") from error
+    _fill(encoder.vit, resized, name, path)
+    return encoder, name
+
+
+def _without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in weights.items() if not k.startswith(_HEADS)}
+
+
+def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | Path) -> None:
+    """Gives `vit` these weights, each of its tensors among them; UserError says what is missing."""
+    expected = vit.state_dict()
+    missing = sorted(k for k in expected if k not in weights)
+    wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
+    unknown = sorted(k for k in weights if k not in expected)
+    if missing or wrong or unknown:
+        what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
+        what += [f"unknown {some(unknown)}"] * bool(unknown)
+        raise UserError(f"{path} does not fit {name}: {'; '.join(what)}. Name another with --arch")
+    refuse_broken(weights, path)
+    vit.load_state_dict(weights)

@@ -1,0 +1,175 @@
+"""metrics.jsonl: one JSON object a line, first the run's config; a resumed run neither repeats nor loses a step."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precompute.base.errors import UserError
+from precompute.base.files import replacing
+from trainer.parallel import distributed
+from trainer.record.tensorboard import Board
+
+NAME = "metrics.jsonl"
+# Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
+_NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
+_NONE = {"a line of no known kind"}
+
+
+class Journal:
+    """Appends lines to metrics.jsonl. A line is one `write`: a killed run leaves at most one broken line, the last."""
+
+    def __init__(self, folder: Path, board: Board | None = None) -> None:
+        self.path, self.board = folder / NAME, board
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """A new file with `header` as its first line."""
+        with replacing(self.path) as temporary:
+            temporary.write_text(_line({"kind": "config", **header}))
+        if self.board:
+            self.board.restart([])
+
+    def rewind(self, step: int, header: dict[str, Any], origin: Path) -> dict[str, Any]:
+        """Drops what lies after `step` (it will be done again), broken lines, and evaluations; returns the first line.
+
+        A run that goes on in another folder takes the lines from its `origin`; `header` where there are none.
+        """
+        source = self.path if self.path.exists() else origin / NAME
+        rows = read(source) if source.exists() else []
+        kept = [row for row in rows if row["kind"] == "step" and row["step"] <= step]
+        first = next((row for row in rows if row["kind"] == "config"), {"kind": "config", **header})
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(map(_line, [first, *kept])))
+        if self.board:
+            self.board.restart(kept)
+        return first
+
+    def add(self, kind: str, **values: Any) -> None:
+        """One more line. OSError that names the file where the disk is full."""
+        try:
+            with open(self.path, "a") as file:
+                file.write(_line({"kind": kind, **values}))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        if self.board:
+            self.board.add({"kind": kind, **values})
+
+    def sync(self) -> None:
+        """What was added so far survives a power cut: to be called before a checkpoint is made durable."""
+        with open(self.path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; what is damaged is left out, as the last line of a killed run."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(row, dict) and _NEEDED.get(str(row.get("kind")), _NONE) <= row.keys():
+            rows.append(row)
+    return rows
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The first line: what a run was. UserError where it is damaged."""
+    found = next((row for row in read(path) if row["kind"] == "config"), None)
+    if found is None:
+        raise UserError(
+            f"{path}: the run's first line is damaged, so nothing tells what the run was. Take another copy"
+        )
+    return found
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(finite(row), allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """JSON values, nested or not, with null for numbers that are not finite (an AUC without background, say)."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Meter:
+    """Means over a log interval, summed on the device: reading them is the only sync, once an interval.
+
+    The sums are part of a checkpoint, so the first line after a resume equals that of the unbroken run.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Time before now is not counted."""
+        self.started, self.waited, self.timed = time.perf_counter(), 0.0, 0
+
+    def add(self, terms: dict[str, Tensor], waited: float) -> None:
+        """One step's scalars (detached) and the seconds that its batch kept the loop waiting."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+        self.waited += waited
+        self.timed += 1
+
+    def share(self) -> None:
+        """Gives all processes the mean of their sums; all must call it at the same step.
+
+        A checkpoint is one process's: with its own sums a resume would take those of the others for equal to them.
+        """
+        if distributed.world() > 1 and self.sums:
+            some = next(iter(self.sums.values()))
+            means = distributed.average({name: value.item() for name, value in self.sums.items()}, str(some.device))
+            self.sums = {name: torch.tensor(value, dtype=some.dtype).to(some.device) for name, value in means.items()}
+
+    def means(self) -> dict[str, float]:
+        """Means since the last `reset`, in float32."""
+        return {name: value.item() / self.count for name, value in self.sums.items()}
+
+    def timing(self, images_per_step: int) -> dict[str, float]:
+        """Wall-clock figures of the steps timed since `restart_clock`."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {
+            "images_per_second": round(self.timed * images_per_step / seconds, 2),
+            "step_ms": round(1e3 * seconds / max(self.timed, 1), 2),
+            "data_wait": round(self.waited / seconds, 4),
+        }
+
+    def reset(self) -> None:
+        """A new interval."""
+        self.sums, self.count = {}, 0
+        self.restart_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the interval so far."""
+        return {"sums": {k: v.detach().cpu() for k, v in self.sums.items()}, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: str | torch.device = "cpu") -> None:
+        """Back to the middle of an interval."""
+        self.sums, self.count = {k: v.to(device) for k, v in state["sums"].items()}, state["count"]
+
+
+def log_line(row: dict[str, Any]) -> str:
+    """A step's row for a person: losses, rate, speed, and the share of time spent waiting for data."""
+    losses = "  ".join(f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment") if name in row)
+    line = (
+        f"epoch {row['epoch']}/{row['epochs']} step {row['step']}/{row['steps']}  {losses}  lr {row['lr']:.3g}  "
+        f"{row['images_per_second']:.1f} images/s  step {row['step_ms']:.0f} ms  data wait {row['data_wait']:.1%}"
+    )
+    # Where the device's peak is not known there is no MFU.
+    line += f"  MFU {row['mfu']:.1%}" if "mfu" in row else f"  {row['gflops']:.0f} GFLOP/s"
+    if "memory_gib" in row:
+        line += f"  peak memory {row['memory_gib']:.1f} GiB"
+    return line
