@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from augment import backends
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
-from augment.views.policy import CACHES, CHECKS, ON_BAD, Policy
+from augment.stream.request import CACHES, CHECKS, ON_BAD
+from augment.views.policy import Policy
 from augment.views.schedule import Schedule
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError

@@ -33,7 +33,7 @@ LOAD = (
     + """
 import json, sys, time
 import h5py, numpy
-from precompute.cache import BoxCache
+from precompute.base.boxfile import BoxCache
 before = memory("VmRSS")
 cpu, wall = time.process_time(), time.perf_counter()
 cache = BoxCache.open(sys.argv[1])

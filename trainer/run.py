@@ -5,7 +5,6 @@ python -m trainer.run --boxes cache/cub.h5 --root data/CUB_200_2011 --epochs 400
 python -m trainer.run --resume runs/cub                 # goes on where it was stopped or killed
 """
 
-import argparse
 import dataclasses
 import types
 import typing
@@ -20,7 +19,6 @@ from trainer.config.idle import idle_flags
 from trainer.config.run import FREE, PLACES, PRESETS, RunConfig
 
 CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a checkpoint
-_UNSET = object()
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -52,10 +50,10 @@ def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
         help="go on with the run in PATH (a folder or checkpoint; default: --out)",
     )
     add_options(parser, RunConfig)
-    parser.set_defaults(**{f.name: _UNSET for f in dataclasses.fields(RunConfig)})
+
     parsed = vars(parser.parse_args(argv))
     preset, resume = parsed.pop("preset"), parsed.pop("resume")
-    given = {k: v for k, v in parsed.items() if v is not _UNSET}
+    given = parsed
     if "dataset" in given and "boxes" in given:
         raise UsageError("--dataset and --boxes each name the data: give one of them")
     return given, preset, resume
@@ -63,8 +61,7 @@ def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:
 
 def _config(values: dict[str, Any]) -> RunConfig:
     """The config with these values, checked; a bad one is a usage error."""
-    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
-    return read_options(RunConfig, argparse.Namespace(**{**defaults, **values}))
+    return read_options(RunConfig, values)
 
 
 def config_of(argv: list[str]) -> RunConfig:

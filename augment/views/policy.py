@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from precompute.base.options import option
 
 NAMES = ("saliencyswap", "rrc", "instloc", "copy-paste")
@@ -20,10 +20,6 @@ MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
 SCENES = ("whole", "crop", "zoom")
-# Of a stream of views (`augment.open_views`), not of a policy; programs' command lines name them too.
-CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
-CHECKS = ("size", "hash")  # what a file is held against: see `augment.stream.imageset.ImageSet.read`
-ON_BAD = ("replace", "fail")  # what is done about a file that went bad
 _OF_PASTING = ("mode", "paste_scale", "box_cap", "scene", "scene_scale", "group")  # without effect on rrc
 _CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 
@@ -38,7 +34,7 @@ class Policy:
     `copy-paste` is `saliencyswap` with the source's saliency map as the patch's opacity (DiLo): `open_views(maps=...)`.
     """
 
-    name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES)
+    name: str = option("saliencyswap", "how a view is cut and composed", choices=NAMES, flags=("policy", "name"))
     mode: str = option(
         "swap",
         "saliencyswap, copy-paste: onto the background's own box (swap), or anywhere (paste); a background without "
@@ -89,7 +85,7 @@ class Policy:
     def __post_init__(self) -> None:
         for field, valid in (("name", NAMES), ("mode", MODES), ("colour", COLOURS), ("scene", SCENES)):
             if getattr(self, field) not in valid:
-                raise ValueError(f"policy {field}={getattr(self, field)!r}: must be one of {', '.join(valid)}")
+                raise BadValue(field, getattr(self, field), valid)
         if self.crop_scale is None:
             object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
         for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
@@ -159,7 +155,7 @@ class Policy:
 
     def _check(self, field: str, good: bool, valid: str) -> None:
         if not good:
-            raise ValueError(f"policy {field}={getattr(self, field)}: must be {valid}")
+            raise BadValue(field, getattr(self, field), valid)
 
     def _pair(self, field: str) -> tuple[float, float]:
         self._check(field, len(getattr(self, field)) == 2, "two numbers")
@@ -177,14 +173,6 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, Real) and math.isfinite(value)
     except OverflowError:  # a whole number beyond floats
         return False
-
-
-def policy_option(name: str, default: Any = dataclasses.MISSING) -> Any:
-    """The policy's value of that name as an option of a program's settings, with a default of its own if it has one."""
-    field = next(f for f in dataclasses.fields(Policy) if f.name == name)
-    if default is dataclasses.MISSING:
-        default = field.default
-    return option(default, field.metadata["help"], choices=field.metadata["choices"])
 
 
 def blur_radius(sigma: float) -> int:

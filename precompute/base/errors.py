@@ -1,10 +1,13 @@
-"""What a user can mend: every error of this project that a program prints without a traceback."""
+"""What a user can mend: errors that a program prints in one line, without a traceback."""
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
     """Something the user can mend: bad input, a missing file, an impossible combination.
 
-    The message names the value or file, the valid ones and the remedy; `main` prints it without a traceback, exit 1.
+    The message names the value or file, the valid ones and the remedy. `program.main` prints it and exits with 1.
     """
 
 
@@ -19,3 +22,21 @@ class BadFile(UserError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class BadValue(UserError, ValueError):
+    """A setting whose value cannot be: its name, the value, what is valid, and what to do instead.
+
+    Libraries raise it with the name of the argument or field. A program prints it with the name of its flag
+    (`options.as_flag`), so no message has to be rewritten.
+    """
+
+    def __init__(self, name: str, value: Any, valid: str | Sequence[Any], remedy: str = "") -> None:
+        """`valid`: the end of "must be ...", or the values there are to choose from."""
+        self.name, self.value, self.remedy = name, value, remedy
+        self.valid = valid if isinstance(valid, str) else "one of " + ", ".join(map(str, valid))
+        super().__init__(self.described(f"{name}={value!r}"))
+
+    def described(self, what: str) -> str:
+        """The message about `what`, which says the setting and its value."""
+        return f"{what}: must be {self.valid}" + (f". {self.remedy}" if self.remedy else "")

@@ -1,7 +1,9 @@
-"""One frozen dataclass per program is the only source of its defaults.
+"""A program's settings: frozen dataclasses, the only source of defaults, and their flags on the command line.
 
-`add_options` turns it into command-line flags, `read_options` turns the parsed flags back into it. Nothing here imports
-torch, so `--help` answers at once.
+A field made by `option` is a flag. A field made by `group` is a dataclass of options itself: its flags stand in a group
+of their own in `--help`. Flags are flat (`--size`, not `--views-size`), and so are the values of `values_of`, which
+checkpoints and metrics files keep: {"size": 224, ...}, by the flag's name with underscores. Nothing here imports torch,
+so `--help` answers at once.
 """
 
 import argparse
@@ -10,24 +12,92 @@ import json
 import operator
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from precompute.base.errors import UsageError, UserError
+from precompute.base.errors import BadValue, UsageError
 
 T = TypeVar("T")
+_flags: dict[str, str] = {}  # field: flag, where this process's command line names it otherwise (see `as_flag`)
 
 
-def option(default: Any, help: str, *, choices: Iterable[Any] | None = None) -> Any:
-    """A dataclass field that is also a command-line flag. `help` is the flag's line in `--help`."""
-    metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
+def option(default: Any, help: str, *, choices: Iterable[Any] | None = None, flags: tuple[str, ...] = ()) -> Any:
+    """A dataclass field that is also a command-line flag. `help` is the flag's line in `--help`.
+
+    `flags`: its names on the command line, with underscores, where they are not the field's; the first one counts.
+    """
     if isinstance(default, list | dict | set):
         raise TypeError("mutable default")
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "flags": flags}
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def option_of(config: type, name: str, **changes: Any) -> Any:
+    """The option `name` of another dataclass, with other `default`, `help`, ... if given."""
+    field = next(f for f in dataclasses.fields(config) if f.name == name)
+    return option(**{"default": field.default, **field.metadata, **changes})
+
+
+def group(config: type, title: str, *, hidden: Iterable[str] = (), **defaults: Any) -> Any:
+    """A dataclass field whose value is a dataclass of options itself, `config`, with these `defaults`.
+
+    Fields that are `hidden` have no flag here.
+    """
+    metadata = {"group": title, "config": config, "hidden": frozenset(hidden), "defaults": defaults}
+    return dataclasses.field(default_factory=lambda: config(**defaults), metadata=metadata)
+
+
+class Flag(NamedTuple):
+    """One option of a settings class or of a group in it."""
+
+    names: tuple[str, ...]  # with underscores; the first one is its key among values
+    field: dataclasses.Field
+    hint: Any  # its type
+    default: Any
+    path: tuple[str, ...]  # of fields, from the settings to the value
+    group: str  # title; "" for the settings' own
+
+
+def flags_of(config: type) -> Iterator[Flag]:
+    """Every option of the dataclass `config`, those of its groups included, in the order of the fields."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        about = field.metadata
+        if "group" in about:
+            for flag in flags_of(about["config"]):
+                if flag.field.name not in about["hidden"]:
+                    default = about["defaults"].get(flag.field.name, flag.default)
+                    yield flag._replace(default=default, path=(field.name, *flag.path), group=about["group"])
+        elif "help" in about:
+            yield Flag(about["flags"] or (field.name,), field, hints[field.name], field.default, (field.name,), "")
+
+
+def build(config: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass `config` with `values`, by flag name, and defaults for the rest. Values of other names are ignored.
+
+    Raises what the dataclasses' own checks raise (`BadValue`).
+    """
+    arguments = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        about = field.metadata
+        if "group" in about:
+            by_flag = {f.field.name: f.names[0] for f in flags_of(about["config"])}
+            defaults = {by_flag[name]: value for name, value in about["defaults"].items()}
+            shown = {k: v for k, v in values.items() if k not in {by_flag[name] for name in about["hidden"]}}
+            arguments[field.name] = build(about["config"], defaults | shown)
+        elif "help" in about and (name := (about["flags"] or (field.name,))[0]) in values:
+            value = values[name]
+            arguments[field.name] = tuple(value) if isinstance(value, list) else value
+    return config(**arguments)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """All options of a dataclass by flag name: what `build` makes an equal one of."""
+    return {flag.names[0]: operator.attrgetter(".".join(flag.path))(config) for flag in flags_of(type(config))}
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's, as the programs want it: flags in full only, and a mistake told in one line, without all flags."""
+    """argparse's, as the programs want it: flags in full only, and an error is one line, without all flags."""
 
     def __init__(self, module: str, words: str | None, epilog: str | None = None) -> None:
         super().__init__(
@@ -45,56 +115,63 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """Adds one flag per field of the dataclass `config` that was made with `option`.
+    """Adds one flag per option of the dataclass `config`. A flag that is not given leaves no trace in the result.
 
     bool fields become `--x/--no-x`; `X | None` fields accept the value or are left out; tuples take several values.
     """
-    hints = typing.get_type_hints(config)
-    for f in dataclasses.fields(config):
-        if "help" not in f.metadata:
-            continue
-        kind, many = _value_type(hints[f.name])
-        shown = "" if f.default in (None, ()) else f" (default: {_show(f.default)})"
-        kwargs: dict[str, Any] = {"default": f.default, "help": (f.metadata["help"] + shown).replace("%", "%%")}
+    groups: dict[str, Any] = {"": parser}
+    for names, field, hint, default, _, title in flags_of(config):
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _flags[field.name] = names[0]
+        kind, many = _value_type(hint)
+        shown = "" if default in (None, ()) else f" (default: {_show(default)})"
+        kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": names[0]}
+        kwargs["help"] = (field.metadata["help"] + shown).replace("%", "%%")
         if kind is bool:
             kwargs["action"] = argparse.BooleanOptionalAction
         else:
             kwargs["type"] = kind
-            kwargs["metavar"] = None if f.metadata["choices"] else f.name.upper()
-            if f.metadata["choices"]:
-                kwargs["choices"] = f.metadata["choices"]
+            kwargs["metavar"] = None if field.metadata["choices"] else names[0].upper()
+            if field.metadata["choices"]:
+                kwargs["choices"] = field.metadata["choices"]
             if many:
                 kwargs["nargs"] = "+"
-        parser.add_argument("--" + f.name.replace("_", "-"), **kwargs)
+        groups[title].add_argument(*("--" + name.replace("_", "-") for name in names), **kwargs)
 
 
-def read_options(config: type[T], parsed: argparse.Namespace) -> T:
-    """The dataclass `config` filled from a parsed command line; a ValueError from its checks is a `UsageError`."""
-    values = {}
-    for f in dataclasses.fields(config):  # type: ignore[arg-type]
-        if "help" in f.metadata:
-            value = getattr(parsed, f.name)
-            values[f.name] = tuple(value) if isinstance(value, list) else value
+def read_options(config: type[T], given: argparse.Namespace | Mapping[str, Any]) -> T:
+    """The dataclass `config` of the flags that were given; a value that its checks refuse is a `UsageError`."""
+    values = given if isinstance(given, Mapping) else vars(given)
     try:
-        return config(**values)
+        return build(config, values)
+    except BadValue as error:
+        raise UsageError(as_flag(error)) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
+def as_flag(error: BadValue) -> str:
+    """The message of a `BadValue` with the flag of this program's command line in place of the field."""
+    flag = _flags.get(error.name)
+    return str(error) if flag is None else error.described(f"--{flag.replace('_', '-')} {_show(error.value)}")
+
+
 def whole(name: str, value: Any) -> int:
-    """An argument as the int that it stands for; UserError names one that is not a whole number, or below 0."""
+    """An argument as the int that it stands for; BadValue names one that is not a whole number, or below 0."""
     try:
         number = operator.index(value)
     except TypeError:
-        raise UserError(f"{name}={value!r}: must be a whole number") from None
+        raise BadValue(name, value, "a whole number") from None
     if number < 0:
-        raise UserError(f"{name}={value}: must be at least 0")
+        raise BadValue(name, value, "at least 0")
     return number
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values (paths as strings), for checkpoints, metrics files and HDF5 attributes."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """A dataclass as plain JSON values (paths as strings); its options by flag name where it has any."""
+    values = values_of(config) or dataclasses.asdict(config)
+    return json.loads(json.dumps(values, default=str))
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
@@ -108,6 +185,6 @@ def _value_type(hint: Any) -> tuple[type, bool]:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return " ".join(map(str, value))
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

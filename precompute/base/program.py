@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from precompute.base.errors import UsageError, UserError
+from precompute.base.errors import BadValue, UsageError, UserError
+from precompute.base.options import as_flag
 
 T = TypeVar("T")
 
@@ -177,7 +178,7 @@ def _handled(before: dict[int, Any], handler: Any) -> Iterator[None]:
 def _status(error: BaseException) -> int:
     """The exit status for `error`, which is told; one that is nobody's mistake but ours is raised again."""
     if isinstance(error, UserError):
-        _fail(error)
+        _fail(as_flag(error) if isinstance(error, BadValue) else error)
         return 2 if isinstance(error, UsageError) else 1
     if isinstance(error, KeyboardInterrupt):
         print("\ninterrupted", file=sys.stderr)

@@ -211,7 +211,7 @@ FULL_DISK = """
 import resource, signal, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_cache import make
-from precompute.cache import write
+from precompute.base.boxfile import write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 cache = make(20000, seed=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from augment.backends import NAMES as BACKENDS
-from augment.views.policy import CACHES, CHECKS, ON_BAD, Policy, policy_option
-from precompute.base.options import option
+from augment.stream.request import CACHES, CHECKS, ON_BAD
+from augment.views.policy import Policy
+from precompute.base.options import option, option_of
 
 METHODS = ("cvsa", "byol", "mocov2", "simclr", "instloc", "looc", "rotpred", "relloc")
 QUEUED = ("mocov2", "instloc", "looc")  # MoCo v2's way, with a queue of keys
@@ -28,7 +29,7 @@ FREE = {
 POLICY_VALUES = (
     "mode", "size", "crop_scale", "paste_scale", "box_cap", "scene", "scene_scale", "colour", "group"
 )  # fmt: skip
-_BY_FLAG = re.compile(r"^policy (\w+)=([^:]*)")
+_BY_FLAG = re.compile(r"^(\w+)=([^:]*)")
 
 
 @dataclass(frozen=True)
@@ -93,23 +94,23 @@ class RunConfig:
     )
     eval_split: str | None = option(None, "split held out for the evaluation at the end; default: test, else val")
     pipeline: str = option("auto", "what makes the views", choices=BACKENDS)
-    policy: str = policy_option("name")
+    policy: str = option_of(Policy, "name", flags=())
     maps: str | None = option(
         None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by --policy copy-paste only"
     )
-    mode: str = policy_option("mode")
-    size: int = policy_option("size")
-    crop_scale: float | None = policy_option("crop_scale")
-    paste_scale: float = policy_option("paste_scale")
-    box_cap: float = policy_option("box_cap")
+    mode: str = option_of(Policy, "mode")
+    size: int = option_of(Policy, "size")
+    crop_scale: float | None = option_of(Policy, "crop_scale")
+    paste_scale: float = option_of(Policy, "paste_scale")
+    box_cap: float = option_of(Policy, "box_cap")
     # The paper shows backgrounds whole. Zoomed into, patches vary in place and size as test pictures do, and features
     # localise better at no cost in kNN accuracy (trainer/README.md).
-    scene: str = policy_option("scene", "zoom")
-    scene_scale: float = policy_option("scene_scale")
+    scene: str = option_of(Policy, "scene", default="zoom")
+    scene_scale: float = option_of(Policy, "scene_scale")
     # A quarter of the views stay in their own scene: features localise better still, kNN within the noise (same place).
-    own: float = policy_option("own", 0.25)
-    colour: str = policy_option("colour")
-    group: int = policy_option("group")
+    own: float = option_of(Policy, "own", default=0.25)
+    colour: str = option_of(Policy, "colour")
+    group: int = option_of(Policy, "group")
     backgrounds: tuple[str, ...] = option((), "further box files whose images may be backgrounds, each with its folder")
     own_backgrounds: bool = option(True, "backgrounds from the training split too; --no-own-backgrounds: only others")
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
