@@ -26,10 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from augment.views import policy as policies
+from augment.views.policy import NAMES as POLICY_NAMES
+from augment.views.policy import Policy
 from benchmarks.program import DataSettings, parse, row
 from precompute.base.errors import UserError
-from precompute.base.options import as_json, option
+from precompute.base.options import as_json, option, option_of
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from benchmarks.peers import Peer
 
 SCOPES = ("apply", "decode+apply", "loader", "train")
-POLICIES = tuple(name for name in policies.NAMES if name != "copy-paste")  # it needs maps, and no peer has it
+POLICIES = tuple(name for name in POLICY_NAMES if name != "copy-paste")  # it needs maps, and no peer has it
 INSIDE = {
     "apply": "decoded images in memory to two normalised views",
     "decode+apply": "JPEG bytes in memory to two normalised views, one thread",
@@ -51,7 +52,7 @@ INSIDE = {
 class Settings(DataSettings):
     scope: tuple[str, ...] = option(("decode+apply",), "what is inside the timer", choices=SCOPES)
     policy: str = option("saliencyswap", "what the views are", choices=POLICIES)
-    scene: str = policies.policy_option("scene")
+    scene: str = option_of(Policy, "scene")
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour (default: all that are installed)")
     peers: tuple[str, ...] = option((), "peers (default: all that are installed; none: no peers)")
     batch: int = option(32, "source images of a batch")
@@ -176,7 +177,7 @@ def _job(settings: Settings) -> "Job":
 
     return make_job(
         settings.images(),
-        policies.Policy(name=settings.policy, size=settings.size, scene=settings.scene),
+        Policy(name=settings.policy, size=settings.size, scene=settings.scene),
         batch=settings.batch,
         batches=settings.batches,
         device=settings.device,
