@@ -1,4 +1,4 @@
-"""Files written by commit 0fb5e1e, before settings were grouped: they still load, and training goes on as it would have.
+"""Files that commit 0fb5e1e wrote, before settings were grouped: they load, and training goes on as it would have.
 
 data/older/ holds its box file of 96 demo pictures and two runs of 12 steps, made with OMP_NUM_THREADS=1 by
 
