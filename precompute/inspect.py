@@ -114,9 +114,9 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
         "score_mean": float(cache.scores.mean()) if len(cache) else None,
         "provenance": dict(cache.provenance),
     }
-    found = cache.sources != 0  # annotated boxes would only agree with themselves
-    if "truths" in cache.extras and found.any():
-        facts["agreement"] = agreement(cache.boxes[found], cache.extras["truths"][found])
+    detected = cache.sources != 0  # annotated boxes would only agree with themselves
+    if cache.truths is not None and detected.any():
+        facts["agreement"] = agreement(cache.boxes[detected], cache.truths[detected])
     return facts
 
 
@@ -244,7 +244,6 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
     if not len(rows):
         raise UserError(f"--split {config.split}: no picture in it")
     chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
-    compared = "truths" in cache.extras and bool((cache.sources != 0).any())
     detector = detector_of(cache, config.weights)
     grid = cache.provenance.get("config", {}).get("grid", 64)
     tiles = []
@@ -255,8 +254,8 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
         except (BadFile, pixels.BadImage):
             continue  # named by verify
         boxes = [(cache.boxes[i].tolist(), GREEN)]
-        if compared and cache.sources[i] != 0 and not np.isnan(cache.extras["truths"][i, 0]):
-            boxes.insert(0, (cache.extras["truths"][i].tolist(), WHITE))
+        if cache.truths is not None and cache.sources[i] != 0 and not np.isnan(cache.truths[i, 0]):
+            boxes.insert(0, (cache.truths[i].tolist(), WHITE))
         shown = None
         if detector is not None:
             shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
@@ -269,7 +268,7 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
             tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
-    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
+    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if cache.truths is not None else "")
     if (cache.sources[chosen] != 0).any():
         title += ", mean saliency inside before the name"
     if detector is not None:
