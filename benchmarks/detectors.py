@@ -21,7 +21,7 @@ from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
 if TYPE_CHECKING:
-    from precompute.datasets.base import Listing
+    from precompute.datasets.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
     from precompute.base.boxmath import agreement
     from precompute.patches import foreground
     from precompute.saliency import make_detector
-    from precompute.scan import Pass, Settings
+    from precompute.scan import Scan, ScanSettings
     from precompute.search.forms import Form
 
     gamma = make_detector(name, weights=config.weights_of(name)).gamma
-    settings = Settings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))
-    cache = Pass(listing, settings, workers=1).run(0, len(listing))
+    settings = ScanSettings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))
+    cache = Scan(listing, settings, workers=1).run(0, len(listing))
     shares = foreground(cache, listing) if DATASETS[cache.dataset].masks else {}
-    return {"gamma": gamma, **agreement(cache.boxes, cache.extras["truths"]), "foreground": shares}
+    return {"gamma": gamma, **agreement(cache.boxes, cache.truths), "foreground": shares}
 
 
 def as_markdown(document: dict[str, Any]) -> str:

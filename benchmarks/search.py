@@ -101,7 +101,7 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     from precompute.base import pixels
     from precompute.datasets import read_dataset
     from precompute.saliency import make_detector
-    from precompute.scan import Pass, Settings, detect_maps
+    from precompute.scan import Scan, ScanSettings, detect_maps
     from precompute.search.forms import Form, cut, find_boxes, quantise
 
     torch.set_num_threads(1)
@@ -117,8 +117,8 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
 
     def over(name: str | None) -> object:
         """The pass over the first pictures of the set, in one thread."""
-        settings = Settings(truth=name is None, detector=name, form=form, weights=config.weights)
-        return Pass(listing, settings, workers=1).run(0, len(paths))
+        settings = ScanSettings(truth=name is None, detector=name, form=form, weights=config.weights)
+        return Scan(listing, settings, workers=1).run(0, len(paths))
 
     form = Form("tempered", detector.gamma)
     paths = [listing.root / path for path in listing.paths[: len(rows)]]

@@ -8,44 +8,47 @@ Every picture is decoded once, so damaged files are found here and not during tr
 with the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
 """
 
+import argparse
+import contextlib
+import dataclasses
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import UsageError, UserError
+from precompute.base.device import check_device, find_device
+from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import Parser, add_options, option, read_options
-from precompute.base.program import command, cores, main, progress
-from precompute.base.ranks import Team
+from precompute.base.program import command, cores, main
+from precompute.base.ranks import Ranks
 from precompute.datasets import DATASETS, download, read_dataset
-from precompute.saliency import DETECTORS
+from precompute.saliency import DETECTORS, needs_weights
 
 if TYPE_CHECKING:
     from precompute.base.boxfile import BoxCache
-    from precompute.datasets.base import Listing
-    from precompute.scan import Pass, Settings
+    from precompute.datasets.listing import Listing
+    from precompute.kept_maps import KeptMaps
+    from precompute.scan import Scan, ScanSettings
     from precompute.shards import Shards
 
 FALLBACK = "geodesic-colour"  # the detector for pictures without an annotated box, if none is asked for
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Config:
-    """The command's settings and their only defaults."""
+class BoxSettings:
+    """The settings of a box file, and their only defaults."""
 
     dataset: str = option("demo", "layout of the image set", choices=DATASETS)
     root: str | None = option(None, "its folder (default: data/ and the set's usual folder)")
     out: str | None = option(None, "the file to write (default: cache/DATASET.h5)")
     source: str = option(
         "auto",
-        "where boxes come from: gt (the set's annotation), a detector, or a folder of maps; "
+        "where boxes come from: gt (the set's annotation), maps (a folder of them), a detector "
+        f"({', '.join(DETECTORS)}) or a detector of your own as module:Class; "
         f"auto: gt where there is one, else u2net with --weights, else {FALLBACK}",
-        choices=("auto", "gt", "maps", *DETECTORS),
     )
     maps: str | None = option(None, "folder of saliency maps, for --source maps: PATH-OF-THE-PICTURE.png, grey")
     weights: str | None = option(None, "file of weights, for detectors that need one (.pth, .onnx)")
@@ -56,8 +59,8 @@ class Config:
     )
     value: float | None = option(None, "its value: gamma for tempered, ... (default: what suits the detector)")
     grid: int = option(64, "side of the map that is searched")
-    store_path: bool = option(
-        False, "keep the boxes of every gamma: python -m precompute.search.box_path changes it later"
+    keep_maps: str | None = option(
+        None, "write the detector's maps to this folder: --source maps --maps DIR searches them again"
     )
     device: str = option("auto", "where detectors run: auto, cpu, cuda")
     workers: int = option(0, "threads; 0: one per core")
@@ -67,160 +70,204 @@ class Config:
     json: bool = option(False, "print the summary as one JSON document at the end")
 
     def __post_init__(self) -> None:
+        if self.source not in ("auto", "gt", "maps", *DETECTORS) and ":" not in self.source:
+            raise BadValue("source", self.source, ["auto", "gt", "maps", *DETECTORS, "module:Class"])
         if (self.source == "maps") != (self.maps is not None):
-            raise ValueError("--source maps and --maps DIR belong together")
-        takers = [name for name, kind in DETECTORS.items() if kind.needs_weights]
-        if self.weights is not None and self.source not in ("auto", *takers):
-            raise ValueError(f"--weights: --source {self.source} has none; {' and '.join(takers)} take them")
-        for name, least in (("workers", 0), ("shard", 0), ("grid", 2)):
+            raise UsageError("--source maps and --maps DIR belong together")
+        if self.weights is not None and self.source != "auto" and not needs_weights(self.source):
+            takers = " and ".join(name for name, entry in DETECTORS.items() if entry.needs_weights)
+            raise BadValue("weights", self.weights, f"left out: --source {self.source} has none; {takers} take them")
+        if self.keep_maps is not None and self.source in ("gt", "maps"):
+            raise BadValue("keep_maps", self.keep_maps, f"left out: --source {self.source} makes no maps")
+        for name, least in (("workers", 0), ("shard", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be {least} or more")
-        if self.store_path and self.form != "tempered":
-            raise ValueError(f"--store-path: there is one for --form tempered only, not for {self.form}")
-        if self.grid > 1024:
-            raise ValueError(f"--grid {self.grid}: at most 1024 (64 is enough, see the documentation)")
+                raise BadValue(name, getattr(self, name), f"at least {least}")
+        if not 2 <= self.grid <= 1024:
+            raise BadValue("grid", self.grid, "from 2 to 1024 (64 is enough, see the documentation)")
         if self.value is not None and not 0 <= self.value <= 1:
-            raise ValueError(f"--value {self.value}: must be from 0 to 1")
+            raise BadValue("value", self.value, "from 0 to 1")
+        check_device(self.device)
+
+    @property
+    def path(self) -> Path:
+        """The file to write. Raises UserError where that is a folder."""
+        out = Path(self.out or f"cache/{self.dataset}.h5")
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder: name a file in it, e.g. {out / (self.dataset + '.h5')}")
+        return out
 
 
 def program(argv: list[str] | None = None) -> int:
     parser = Parser("precompute.boxes", __doc__)
-    add_options(parser, Config)
-    config = read_options(Config, parser.parse_args(argv))
-    started = time.perf_counter()
-    out = Path(config.out or f"cache/{config.dataset}.h5")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder: name a file in it, e.g. {out / (config.dataset + '.h5')}")
-    team = Team()
-    if team.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of this process)
-    try:
-        if config.download:
-            team.decide(lambda: str(download(config.dataset, config.root)))
-        listing = read_dataset(config.dataset, config.root)
-        settings, why = choose(config, listing, team)
-        say(f"{config.dataset}: {len(listing)} pictures listed below {listing.root}")
-        say(f"boxes from {why}")
-        if team.size > 1:
-            say(f"{team.size} processes")
-        finished = make(config, listing, settings, out, team)
-    except UserError:
-        if team.rank:  # rank 0 says it
-            raise SystemExit(1) from None
-        raise
-    finally:
-        team.leave()
-    if finished is not None:
-        report(*finished, out, listing.root, time.perf_counter() - started, config.json)
+    add_options(parser, BoxSettings)
+    parser.add_argument("--store-path", "--no-store-path", nargs=0, action=_Gone, help=argparse.SUPPRESS)
+    settings = read_options(BoxSettings, parser.parse_args(argv))
+    with Ranks.from_torchrun() as ranks:
+        facts = _made(settings, ranks, say if ranks.rank == 0 else lambda text: None)[1]
+    if settings.json and ranks.rank == 0:
+        print(json.dumps(facts))
     return 0
 
 
-def choose(config: Config, listing: "Listing", team: Team) -> tuple["Settings", str]:
+class _Gone(argparse.Action):
+    """A flag of earlier versions."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error("--store-path is gone: --keep-maps DIR keeps the maps, which --source maps --maps DIR searches")
+
+
+def make_boxes(settings: BoxSettings | str = "demo", *, say: Say = print, **options: Any) -> "BoxCache":
+    """Makes the box file of an image set, or reuses the one that is there, and opens it.
+
+        make_boxes("cub", root="data/CUB_200_2011", out="cache/cub.h5")
+
+    `settings`: all of them, or the data set's name; `options`: further fields of `BoxSettings`. `say` gets every line
+    of the command's report. This process works alone, under torchrun too. Raises UserError.
+    """
+    if isinstance(settings, str):
+        settings = BoxSettings(dataset=settings)
+    return _made(dataclasses.replace(settings, **options), Ranks(), say)[0]
+
+
+def _made(settings: BoxSettings, ranks: Ranks, say: Say) -> "tuple[BoxCache, dict[str, Any]]":
+    """The finished box file on every rank, and the facts of the report."""
+    from precompute.base.boxfile import BoxCache
+
+    started, out = time.perf_counter(), settings.path
+    if settings.download:
+        ranks.decide(lambda: str(download(settings.dataset, settings.root)))
+    listing = read_dataset(settings.dataset, settings.root)
+    scan_settings, why = choose(settings, listing, ranks)
+    say(f"{settings.dataset}: {len(listing)} pictures listed below {listing.root}")
+    say(f"boxes from {why}")
+    if ranks.world_size > 1:
+        say(f"{ranks.world_size} processes")
+    written = _write(settings, listing, scan_settings, ranks, say)
+    cache = BoxCache.open(out)
+    return cache, report(cache, not written, out, listing.root, time.perf_counter() - started, say)
+
+
+def choose(settings: BoxSettings, listing: "Listing", ranks: Ranks) -> tuple["ScanSettings", str]:
     """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
     from precompute.saliency import make_detector
-    from precompute.scan import Settings
+    from precompute.scan import ScanSettings
     from precompute.search.forms import Form
 
-    if config.source == "gt" and not listing.has_boxes:
+    if settings.source == "gt" and not listing.has_boxes:
         raise UserError(
-            f"--source gt: the set {config.dataset!r} has no annotated boxes; take a detector: {', '.join(DETECTORS)}"
+            f"--source gt: the set {settings.dataset!r} has no annotated boxes; take a detector: {', '.join(DETECTORS)}"
         )
-    truth = config.source in ("auto", "gt") and listing.has_boxes
-    if config.source == "gt" or (truth and listing.every_has_box):
-        why = "the set's annotation (gt)" + ("" if config.source == "gt" else ": every picture of this set has one")
-        if config.store_path:
-            raise UserError("--store-path: annotated boxes have no path; take a detector with --source")
-        for flag, given in (("--form", config.form != "tempered"), ("--value", config.value is not None)):
+    truth = settings.source in ("auto", "gt") and listing.has_boxes
+    if settings.source == "gt" or (truth and listing.every_has_box):
+        why = "the set's annotation (gt)" + ("" if settings.source == "gt" else ": every picture of this set has one")
+        if settings.keep_maps is not None:
+            raise UserError("--keep-maps: annotated boxes have no maps; take a detector with --source")
+        for flag, given in (("--form", settings.form != "tempered"), ("--value", settings.value is not None)):
             if given:
                 raise UserError(f"{flag}: annotated boxes are not searched for; take a detector with --source")
-        return Settings(truth=True, detector=None), why
-    detector = config.source
+        return ScanSettings(truth=True, detector=None), why
+    detector = settings.source
     if detector == "auto":
-        detector = "u2net" if config.weights else FALLBACK
-    device, device_why = ("cpu", "it only reads files") if detector == "maps" else choose_device(config.device, team)
-    value = config.value
-    if value is None and config.form == "tempered":
-        value = 0.02 if detector == "maps" else make_detector(detector, weights=config.weights).gamma
-    form = Form(config.form, value)
-    settings = Settings(truth, detector, form, config.grid, config.weights, device, config.maps, config.store_path)
-    why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {config.grid}x{config.grid} maps"
+        detector = "u2net" if settings.weights else FALLBACK
+    device, device_why = ("cpu", "it only reads files") if detector == "maps" else _device(settings.device, ranks)
+    value = settings.value
+    if value is None and settings.form == "tempered":
+        value = 0.02 if detector == "maps" else make_detector(detector, weights=settings.weights).gamma
+    form, grid = Form(settings.form, value), settings.grid
+    scan_settings = ScanSettings(truth, detector, form, grid, settings.weights, device, settings.maps)
+    why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {grid}x{grid} maps"
     if truth:
         why = f"the set's annotation (gt) where a picture has one, else {why}"
-    elif config.source == "auto":
+    elif settings.source == "auto":
         why = f"{why}: the set has no annotated boxes"
-    return settings, why
+    return scan_settings, why
 
 
-def choose_device(wanted: str, team: Team) -> tuple[str, str]:
+def _device(name: str, ranks: Ranks) -> tuple[str, str]:
+    """The detector's device and why it is taken; ranks on one machine share its GPUs."""
     import torch
 
-    own = f"cuda:{team.local_rank % max(1, torch.cuda.device_count())}" if team.size > 1 else "cuda"
-    if wanted == "auto":
-        return (own, "a GPU is there") if torch.cuda.is_available() else ("cpu", "no GPU is there")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU; take --device cpu")
-    if wanted.split(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"--device {wanted}: auto, cpu or cuda")
-    return own if wanted == "cuda" else wanted, "as asked"
+    device = find_device(name)
+    if device.type == "cuda" and device.index is None and ranks.world_size > 1:
+        device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+    if name == "auto":
+        return str(device), "a GPU is there" if device.type == "cuda" else "no GPU is there"
+    return str(device), "as asked"
 
 
-def make(
-    config: Config, listing: "Listing", settings: "Settings", out: Path, team: Team
-) -> "tuple[BoxCache, bool] | None":
-    """The finished box file, and whether it was there already. Writes `out`. None on ranks other than 0."""
+def _write(settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings", ranks: Ranks, say: Say) -> bool:
+    """Writes the box file, all ranks together; False where the file that is there is what they would write."""
     from precompute.base.boxfile import write
     from precompute.base.files import sweep
-    from precompute.provenance import described, digest, reusable, versions
-    from precompute.scan import Pass
-    from precompute.shards import Shards, annotations, fingerprint, merge
+    from precompute.scan import Scan
+    from precompute.shards import Shards, merge
 
-    old: list[BoxCache] = []
-
-    def decide() -> tuple[dict[str, Any], str] | None:
-        """Provenance and the key of the shards; None where the file that is there will do."""
-        lasting, passing = fingerprint(listing)
-        provenance = {
-            "config": described(config.dataset, listing, settings),
-            "fingerprint": lasting,
-            "annotations": annotations(listing),
-            "versions": versions(settings),
-        }
-        key = digest([provenance, passing, settings.device.split(":")[0]])
-        if not config.rebuild and (found := reusable(out, provenance, listing)) is not None:
-            old.append(found)
-            Shards(out, key, len(listing), config.shard).tidy()
-            sweep(out)
-            return None
-        return provenance, key
-
-    decision = team.decide(decide)
+    out = settings.path
+    decision = ranks.decide(lambda: _decide(settings, listing, scan_settings))
     if decision is None:
-        return (old[0], True) if old else None
+        return False
     provenance, key = decision
-    shards = Shards(out, key, len(listing), config.shard)
+    shards = Shards(out, key, len(listing), settings.shard)
     shards.prepare()
-    work = Pass(listing, settings, config.workers or max(1, cores() // team.local_size))
-    with single_threaded(settings.model is not None and settings.device == "cpu"):
-        make_shards(work, shards, team)
-        team.wait()
-        if team.rank:
-            return None
-        # A shard that another run has tidied away meanwhile is made once more.
-        parts = [shards.load(k) or work.run(*shards.span(k)) for k in range(len(shards))]
-    if not sum(map(len, parts)):
-        bad = [one for part in parts for one in part.quarantine] + listing.quarantine
-        reasons = "\n".join(f"{one.path}: {one.reason}" for one in bad[:5])
-        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
-    cache = merge(listing, parts, provenance)
-    write(out, cache)
-    shards.remove()
-    sweep(out)
-    return cache, False
+    keep = _kept_maps(settings, provenance, scan_settings)
+    scan = Scan(listing, scan_settings, settings.workers or max(1, cores() // ranks.local_world_size), keep)
+    with single_threaded(scan_settings.model is not None and scan_settings.device == "cpu"):
+        _make_shards(scan, shards, keep, ranks, say)
+        ranks.wait()
+
+        def finish() -> None:
+            # A shard that another run has tidied away meanwhile is made once more.
+            parts = [shards.load(k) or scan.run(*shards.span(k)) for k in range(len(shards))]
+            write(out, merge(listing, parts, provenance))
+            shards.remove()
+            sweep(out)
+            if keep is not None:
+                keep.sweep()
+
+        ranks.decide(finish)
+    return True
 
 
-@contextmanager
+def _decide(
+    settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings"
+) -> tuple[dict[str, Any], str] | None:
+    """Provenance and the key of the shards; None where the file that is there will do."""
+    from precompute.base.files import sweep
+    from precompute.provenance import described, digest, reusable, versions
+    from precompute.shards import Shards, annotations, fingerprint
+
+    lasting, passing = fingerprint(listing)
+    provenance = {
+        "config": described(settings.dataset, listing, scan_settings),
+        "fingerprint": lasting,
+        "annotations": annotations(listing),
+        "versions": versions(scan_settings),
+    }
+    key = digest([provenance, passing, scan_settings.device.split(":")[0]])
+    keep = _kept_maps(settings, provenance, scan_settings)
+    if keep is not None:
+        keep.prepare(listing.root)
+    old = None if settings.rebuild else reusable(settings.path, provenance, listing)
+    if old is None or not (keep is None or keep.complete(old)):
+        return provenance, key
+    Shards(settings.path, key, len(listing), settings.shard).tidy()
+    sweep(settings.path)
+    return None
+
+
+def _kept_maps(settings: BoxSettings, provenance: dict[str, Any], scan_settings: "ScanSettings") -> "KeptMaps | None":
+    from precompute.kept_maps import KeptMaps
+
+    if settings.keep_maps is None:
+        return None
+    about = {name: provenance["config"][name] for name in ("dataset", "detector", "grid")}
+    device = scan_settings.device.split(":")[0]
+    return KeptMaps(settings.keep_maps, about | {"device": device, "fingerprint": provenance["fingerprint"]})
+
+
+@contextlib.contextmanager
 def single_threaded(needed: bool) -> Iterator[None]:
-    """Torch works with one thread in the block where that is `needed`: every thread of the pass has its own batch."""
+    """Torch works with one thread in the block where that is `needed`: every thread of the scan has its own batch."""
     if not needed:
         yield
         return
@@ -234,26 +281,28 @@ def single_threaded(needed: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_shards(work: "Pass", shards: "Shards", team: Team) -> None:
-    """Makes this rank's part of every shard that is not there yet."""
-    missing = [k for k in range(len(shards)) if shards.load(k) is None]
-    team.wait()  # all have looked before the first new one appears
-    if len(missing) < len(shards):
-        say(f"an earlier run was interrupted: {len(shards) - len(missing)} of {len(shards)} parts are there already")
-    missing = missing[team.rank :: team.size]
-    total = sum(b - a for a, b in map(shards.span, missing))
-    bar = progress(range(total + 1), total=total, what="pictures", unit="image")
+def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks: Ranks, say: Say) -> None:
+    """Makes this rank's part of every shard that is not there yet, or whose maps are not."""
+    from tqdm import tqdm
 
-    def advance(count: int) -> None:
-        for _ in range(count):
-            next(bar)
+    def missing(k: int) -> bool:
+        shard = shards.load(k)
+        return shard is None or (keep is not None and not keep.complete(shard))
 
-    for k in missing:
-        shards.store(k, work.run(*shards.span(k), on_done=advance))
+    wanted = [k for k in range(len(shards)) if missing(k)]
+    ranks.wait()  # all have looked before the first new one appears
+    if len(wanted) < len(shards):
+        say(f"an earlier run was interrupted: {len(shards) - len(wanted)} of {len(shards)} parts are there already")
+    wanted = wanted[ranks.rank :: ranks.world_size]
+    total = sum(b - a for a, b in map(shards.span, wanted))
+    look: dict[str, Any] = {"unit": "image", "dynamic_ncols": True, "leave": False, "disable": None}  # no terminal: off
+    with tqdm(total=total, desc="pictures", **look) as bar:
+        for k in wanted:
+            shards.store(k, scan.run(*shards.span(k), on_done=bar.update))
 
 
-def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, as_json: bool) -> None:
-    """The summary, for people and on request as one JSON line."""
+def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, say: Say) -> dict[str, Any]:
+    """Says the summary, for people; returns it as JSON values."""
     import numpy as np
 
     sources = {n: int((cache.sources == i).sum()) for i, n in enumerate(cache.source_names)}
@@ -262,7 +311,8 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
     shown = ", ".join(f"{count} {name}" for name, count in sources.items())
     say(f"{len(cache)} boxes ({shown}), {len(cache.class_names)} classes, "
         + ", ".join(f"{count} {name}" for name, count in splits.items()))  # fmt: skip
-    for what, count in cache.provenance.get("notes", {}).items():
+    notes = dict(cache.provenance.get("notes", {}))
+    for what, count in notes.items():
         say(f"  {count} {what}")
     say(f"{len(cache.quarantine)} left out (quarantined)" + (":" if cache.quarantine else ""))
     for bad in cache.quarantine[:10]:
@@ -276,11 +326,9 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
         say(f"{out} written: {size:.2f} MB in {seconds:.1f} s ({len(cache) / seconds:.0f} pictures/s)")
         look = command("precompute.inspect", out, "--root", root, "--sheet", out.with_suffix(".png"))
         say(f"Look at it: {look}")
-    if as_json:
-        summary = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
-        summary |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
-        summary |= {"notes": dict(cache.provenance.get("notes", {})), "reused": reused, "seconds": round(seconds, 3)}
-        print(json.dumps(summary))
+    facts = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
+    facts |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
+    return facts | {"notes": notes, "reused": reused, "seconds": round(seconds, 3)}
 
 
 def say(text: str) -> None:

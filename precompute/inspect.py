@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import UsageError, UserError
+from precompute.base.errors import UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main, progress
 
@@ -50,8 +50,10 @@ def program(argv: list[str] | None = None) -> int:
     add_options(parser, Config)
     parsed = parser.parse_args(argv)
     config = read_options(Config, parsed)
-    if config.sheet is not None and not config.sheet.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
-        raise UsageError(f"--sheet {config.sheet}: name a .png file")
+    if config.sheet is not None:
+        from precompute.base.sheet import check_format
+
+        check_format(config.sheet, "--sheet")
     check_out(config.sheet, "--sheet")
 
     from precompute.base.boxfile import BoxCache
@@ -112,9 +114,9 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
         "score_mean": float(cache.scores.mean()) if len(cache) else None,
         "provenance": dict(cache.provenance),
     }
-    found = cache.sources != 0  # annotated boxes would only agree with themselves
-    if "truths" in cache.extras and found.any():
-        facts["agreement"] = agreement(cache.boxes[found], cache.extras["truths"][found])
+    detected = cache.sources != 0  # annotated boxes would only agree with themselves
+    if cache.truths is not None and detected.any():
+        facts["agreement"] = agreement(cache.boxes[detected], cache.truths[detected])
     return facts
 
 
@@ -236,14 +238,12 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
 
     from precompute.base import pixels
     from precompute.base.errors import BadFile
-    from precompute.base.files import replacing
-    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet
+    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
 
     rows = cache.indices(config.split)
     if not len(rows):
         raise UserError(f"--split {config.split}: no picture in it")
     chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
-    compared = "truths" in cache.extras and bool((cache.sources != 0).any())
     detector = detector_of(cache, config.weights)
     grid = cache.provenance.get("config", {}).get("grid", 64)
     tiles = []
@@ -254,28 +254,27 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
         except (BadFile, pixels.BadImage):
             continue  # named by verify
         boxes = [(cache.boxes[i].tolist(), GREEN)]
-        if compared and cache.sources[i] != 0 and not np.isnan(cache.extras["truths"][i, 0]):
-            boxes.insert(0, (cache.extras["truths"][i].tolist(), WHITE))
+        if cache.truths is not None and cache.sources[i] != 0 and not np.isnan(cache.truths[i, 0]):
+            boxes.insert(0, (cache.truths[i].tolist(), WHITE))
         shown = None
         if detector is not None:
             shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
             boxes.append((literal, RED))
         score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
-        tiles.append(Tile(rgb, boxes, score + Path(cache.path(i)).name))
+        tiles.append(Tile(rgb, score + Path(cache.path(i)).name, boxes))
         if shown is not None:
             height, width = rgb.shape[:2]
             map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
-            tiles.append(Tile(map_pixels, boxes[-2:], MAP))
+            tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
-    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
+    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if cache.truths is not None else "")
     if (cache.sources[chosen] != 0).any():
         title += ", mean saliency inside before the name"
     if detector is not None:
         title += ", Eq. 2 taken literally red; maps beside"
-    picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
-    with replacing(config.sheet or "") as temporary:
-        picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))
+    picture = contact_sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], title=title)
+    save(picture, config.sheet or "")
     count = sum(tile.caption != MAP for tile in tiles)
     print(f"sheet       {config.sheet}: {count} pictures, {picture.width}x{picture.height} px")
 

@@ -1,4 +1,4 @@
-"""What a box file says of its own making, and whether a file that is there is what a new run would make."""
+"""How a box file was made, as it says itself; and whether an older file is the one that a new run would make."""
 
 import hashlib
 import json
@@ -8,13 +8,14 @@ from typing import Any
 
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
-from precompute.datasets.base import Listing
-from precompute.scan import Settings, map_candidates, map_path
+from precompute.base.maps import find_map, map_names
+from precompute.datasets.listing import Listing
+from precompute.scan import ScanSettings
 
 REVISION = 1  # of this package's meaning: another number makes older files and shards stale
 
 
-def described(dataset: str, listing: Listing, settings: Settings) -> dict[str, Any]:
+def described(dataset: str, listing: Listing, settings: ScanSettings) -> dict[str, Any]:
     """The settings as the box file keeps them: those that decide its rows, and the root as it was given."""
     sources = (["gt"] if settings.truth else []) + ([settings.detector] if settings.detector else [])
     about: dict[str, Any] = {"dataset": dataset, "root": str(listing.root), "source": ", else ".join(sources)}
@@ -22,8 +23,6 @@ def described(dataset: str, listing: Listing, settings: Settings) -> dict[str, A
     if settings.detector:
         model = settings.model
         about |= {"form": settings.form.name, "value": settings.form.number, "grid": settings.grid}
-        if settings.store_path:
-            about["path"] = "stored"
         about |= {"detector": describe_maps(settings.maps or "", listing) if model is None else model.describe()}
     return about
 
@@ -32,29 +31,28 @@ def describe_maps(folder: str, listing: Listing) -> dict[str, Any]:
     """Where maps were read from, and a hash of their sizes and times of change: other maps make other boxes."""
     if not os.path.isdir(folder):
         raise UserError(f"--maps {folder}: there is no such folder")
-    found = []
+    maps = []
     for path in listing.paths:
-        file = map_path(folder, path)
-        if file is not None:
+        if (file := find_map(folder, path)) is not None:
             status = os.stat(file)
-            found.append([path, status.st_size, status.st_mtime_ns])
-    if not found:
-        names = " or ".join(map_candidates(folder, listing.paths[0]))
+            maps.append([path, status.st_size, status.st_mtime_ns])
+    if not maps:
+        names = " or ".join(map_names(folder, listing.paths[0]))
         raise UserError(f"--maps {folder}: not one map for {len(listing)} pictures; expected {names}")
-    return {"detector": "maps", "folder": folder, "maps": len(found), "fingerprint": digest(found)}
+    return {"detector": "maps", "folder": folder, "maps": len(maps), "fingerprint": digest(maps)}
 
 
-def versions(settings: Settings) -> dict[str, str]:
+def versions(settings: ScanSettings) -> dict[str, str]:
     """Versions of what the pixels pass through."""
     import PIL
     from PIL import features
 
-    found = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
+    numbers = {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version_feature("libjpeg_turbo"))}
     if settings.detector and settings.detector != "maps":
         import torch
 
-        found["torch"] = torch.__version__
-    return found
+        numbers["torch"] = torch.__version__
+    return numbers
 
 
 def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCache | None:
@@ -65,9 +63,11 @@ def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCach
     if not out.exists():
         return None
     old = BoxCache.open(out)
-    then, now = dict(old.provenance.get("config", {})), dict(provenance["config"])
-    then.pop("root", None)
-    now.pop("root", None)
+    # A root may be named in other ways; "path" is of earlier versions and did not change the boxes.
+    then, now = (
+        {key: value for key, value in config.items() if key not in ("root", "path")}
+        for config in (old.provenance.get("config", {}), provenance["config"])
+    )
     remedy = "Name another --out, or make it again with --rebuild."
     if then != now:
         keys = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]

@@ -10,15 +10,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from precompute.base.boxfile import COLUMNS, BoxCache, Quarantined, write
+from precompute.base.boxfile import COLUMNS, BoxCache, write
 from precompute.base.errors import UserError
-from precompute.datasets.base import Listing
+from precompute.datasets.listing import Listing
 
 
 def fingerprint(listing: Listing) -> tuple[str, str]:
@@ -104,32 +104,24 @@ class Shards:
             self.home.rmdir()
 
 
-def merge(listing: Listing, shards: Iterable[BoxCache], provenance: dict[str, Any]) -> BoxCache:
-    """One box file of all shards, in their order. Equal shards give an equal result."""
-    parts = list(shards)
-    quarantine: list[Quarantined] = list(listing.quarantine)
-    notes = dict(listing.notes)
-    for part in parts:
-        quarantine += part.quarantine
-        for what, count in part.provenance["notes"].items():
-            notes[what] = notes.get(what, 0) + count
-    columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
-    extras = {name: _stack([p.extras[name] for p in parts]) for name in parts[0].extras}
+def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) -> BoxCache:
+    """One box file of all shards, in their order. Equal shards give an equal result. UserError without any picture."""
+    quarantine = [*listing.quarantine, *(bad for shard in shards for bad in shard.quarantine)]
+    if not sum(map(len, shards)):
+        reasons = "\n".join(f"{bad.path}: {bad.reason}" for bad in quarantine[:5])
+        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
+    notes = Counter(listing.notes)
+    for shard in shards:
+        notes.update(shard.provenance["notes"])
+    columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
+    if shards[0].truths is not None:
+        columns["truths"] = np.concatenate([shard.truths for shard in shards if shard.truths is not None])
     return BoxCache(
         dataset=listing.dataset,
         class_names=listing.class_names,
         split_names=listing.split_names,
-        source_names=parts[0].source_names,
+        source_names=shards[0].source_names,
         quarantine=tuple(quarantine),
-        provenance=provenance | {"notes": notes},
-        extras=extras,
+        provenance=provenance | {"notes": dict(notes)},
         **columns,
     )
-
-
-def _stack(columns: list[np.ndarray]) -> np.ndarray:
-    """One column of several; rows of different length (box paths) are padded with 0."""
-    if columns[0].ndim < 3:
-        return np.concatenate(columns)
-    longest = max(column.shape[1] for column in columns)
-    return np.concatenate([np.pad(c, ((0, 0), (0, longest - c.shape[1]), (0, 0))) for c in columns])

@@ -78,10 +78,10 @@ class BoxCache:
     boxes: np.ndarray  # float32 [N, 4]
     sources: np.ndarray  # uint8 [N]: index into source_names: "gt", a detector, or "whole" (no box was found)
     scores: np.ndarray  # float32 [N]: mean saliency in the box, in [0, 1]; 1 for gt, 0 for whole
-    plain: np.ndarray  # bool [N]: any decoder takes the file's bytes; else feed it images.to_png(bytes)
+    plain: np.ndarray  # bool [N]: any decoder takes the file's bytes; else feed it pixels.to_png(bytes)
+    truths: np.ndarray | None = None  # float32 [N, 4]: annotated boxes (NaN: none), where `boxes` are a detector's
     quarantine: tuple[Quarantined, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON: config, fingerprint, versions, counts
-    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns by name, N rows each
 
     def __post_init__(self) -> None:
         """Raises ValueError where a column has the wrong dtype or shape: a defect of the caller, not of the user."""
@@ -93,9 +93,8 @@ class BoxCache:
                 raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
         if not np.isfinite(self.boxes).all():
             raise ValueError("column boxes: not of finite numbers")
-        for name, column in self.extras.items():
-            if len(column) != n:
-                raise ValueError(f"column {name}: {len(column)} rows, expected {n}")
+        if self.truths is not None and self.truths.shape != (n, 4):
+            raise ValueError(f"column truths: {self.truths.shape}, expected {(n, 4)}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -172,7 +171,6 @@ class BoxCache:
             ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
-        extras = {name: columns.pop(name) for name in sorted(columns) if name not in COLUMNS}
         quarantine = tuple(Quarantined(*pair) for pair in header.pop("quarantine"))
         if len(bad := np.flatnonzero(~np.isfinite(columns["boxes"]).all(1))):
             raise UserError(
@@ -180,7 +178,7 @@ class BoxCache:
                 "make it again with: python -m precompute.boxes --rebuild"
             )
         names = {key: tuple(header.pop(key)) for key in ("class_names", "split_names", "source_names")}
-        return BoxCache(**header, **names, **columns, quarantine=quarantine, extras=extras)
+        return BoxCache(**header, **names, **columns, quarantine=quarantine)
 
 
 def _contents(path: str, size: int) -> bytes:
@@ -216,17 +214,19 @@ def _to_hdf5(cache: BoxCache) -> bytes:
         group = h5.create_group("columns")
         for name in COLUMNS:
             group.create_dataset(name, data=getattr(cache, name))
-        for name in sorted(cache.extras):
-            group.create_dataset(name, data=cache.extras[name])
+        if cache.truths is not None:
+            group.create_dataset("truths", data=cache.truths)
     # Not getbuffer(): where writing fails, the view is freed with the traceback after its BytesIO, and CPython crashes.
     return memory.getvalue()
 
 
 def _from_hdf5(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header and all columns of a verified file."""
+    """The header and the columns of a verified file; columns that earlier versions wrote beside them are not read."""
     h5: Any  # h5py's item access is a union of everything a file may hold
     with h5py.File(file, "r") as h5:
-        return json.loads(h5["header"][()].tobytes()), {name: h5["columns"][name][()] for name in h5["columns"]}
+        group = h5["columns"]
+        columns = {name: group[name][()] for name in (*COLUMNS, "truths") if name in group}
+        return json.loads(h5["header"][()].tobytes()), columns
 
 
 def _user_block(length: int, sha256: str) -> bytes:

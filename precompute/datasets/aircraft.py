@@ -3,65 +3,59 @@
 images_box.txt has xmin ymin xmax ymax with the top-left pixel at (1, 1) and both ends inside (the set's README).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from precompute.datasets.listing import Box, Listing
+from precompute.datasets.rows import Archive, Dataset, Row, listing_of, read_lines, read_pairs
 
-from precompute.base.boxfile import Quarantined
-from precompute.datasets.base import Listing, escapes, expect, read_lines, read_pairs
+_SPLITS = ("train", "val", "test")
 
-BANNER = 20
-_TREE = """
+
+def read(dataset: Dataset, root: Path) -> Listing:
+    lists = [f"data/images_variant_{split}.txt" for split in _SPLITS]
+    dataset.expect(root, "data/images", "data/images_box.txt", "data/variants.txt", *lists)
+    variants = {line: line for _, line in read_lines(root / "data" / "variants.txt")}
+    return listing_of(
+        dataset, root, _rows(root / "data", variants), splits=_SPLITS, classes=variants, folder="data/images/",
+        boxed=True, boxes_in="images_box.txt", banner=20,
+    )  # fmt: skip
+
+
+def _rows(data: Path, variants: dict[str, str]) -> Iterator[Row]:
+    boxes = {key: _box(rest, f"images_box.txt line {line}") for line, key, rest in read_pairs(data / "images_box.txt")}
+    for split in _SPLITS:
+        file = f"images_variant_{split}.txt"
+        for line, key, variant in read_pairs(data / file):
+            where = f"{file} line {line}"
+            fault = "" if variant in variants else f"{where}: the variant {variant!r} is not in variants.txt"
+            yield Row(f"{key}.jpg", variant, split, boxes.get(key), fault=fault, where=where)
+
+
+def _box(text: str, where: str) -> Box | str:
+    try:
+        x0, y0, x1, y1 = map(int, text.split())
+    except ValueError:
+        return f"{where}: {text!r} is not four whole numbers"
+    return Box((x0 - 1, y0 - 1, x1, y1), where)
+
+
+DATASET = Dataset(
+    "aircraft",
+    "FGVC-Aircraft",
+    read,
+    tree="""
   data/images/0034309.jpg ...
   data/images_box.txt        lines: id xmin ymin xmax ymax
   data/variants.txt          one name a line
-  data/images_variant_train.txt, ..._val.txt, ..._test.txt   lines: id variant"""
-TREES = {"read": _TREE}
-
-
-def read(root: Path, name: str, source: str) -> Listing:
-    splits = ("train", "val", "test")
-    needed = ["data/images", "data/images_box.txt", "data/variants.txt"]
-    needed += [f"data/images_variant_{split}.txt" for split in splits]
-    expect(root, "FGVC-Aircraft", needed, _TREE, source)
-    data = root / "data"
-    names = tuple(line for _, line in read_lines(data / "variants.txt"))
-    index_of = {variant: i for i, variant in enumerate(names)}
-    listing = Listing(name, root, names, splits, [], np.empty(0, np.int32), np.empty(0, np.uint8), banner=BANNER)
-    keys, labels, split_of, seen = [], [], [], set()
-    for k, split in enumerate(splits):
-        file = f"images_variant_{split}.txt"
-        for line, key, variant in read_pairs(data / file):
-            path = f"data/images/{key}.jpg"
-            if variant not in index_of:
-                reason = f"{file} line {line}: the variant {variant!r} is not in variants.txt"
-            elif escapes(path):
-                reason = f"{file} line {line}: the path leaves the folder images"
-            elif key in seen:
-                reason = f"{file} line {line}: id {key} stands in the lists twice"
-            else:
-                seen.add(key)
-                keys.append(key)
-                labels.append(index_of[variant])
-                split_of.append(k)
-                continue
-            listing.quarantine.append(Quarantined(path, reason))
-    listing.paths = [f"data/images/{key}.jpg" for key in keys]
-    listing.labels, listing.splits = np.array(labels, np.int32), np.array(split_of, np.uint8)
-    _read_boxes(data / "images_box.txt", keys, listing)
-    return listing
-
-
-def _read_boxes(path: Path, keys: list[str], listing: Listing) -> None:
-    row_of = {key: i for i, key in enumerate(keys)}
-    edges, lines = np.full((len(keys), 4), np.nan), np.zeros(len(keys), np.int32)
-    for line, key, rest in read_pairs(path):
-        if key in row_of:
-            i = row_of[key]
-            lines[i] = line
-            try:
-                x0, y0, x1, y1 = map(int, rest.split())
-                edges[i] = x0 - 1, y0 - 1, x1, y1
-            except ValueError:
-                listing.box_faults[i] = f"{path.name} line {line}: {rest!r} is not four whole numbers"
-    listing.edges, listing.lines, listing.box_file, listing.every_has_box = edges, lines, path.name, True
+  data/images_variant_train.txt, ..._val.txt, ..._test.txt   lines: id variant""",
+    usual_root="data/fgvc-aircraft-2013b",
+    about="FGVC-Aircraft 2013b",
+    archives=(
+        Archive(
+            "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            "d4acdd33327262359767eeaa97a4f732",
+            "..",
+        ),
+    ),
+)

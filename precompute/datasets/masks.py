@@ -5,90 +5,126 @@ as the annotators' doubt; it counts as foreground, so that the box holds the who
 """
 
 import os
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from precompute.datasets.listing import BadRow, Box, Listing
+from precompute.datasets.rows import Archive, Dataset, Row, listing_of, read_lines, walk_pictures
 
-from precompute.datasets.base import BadRow, Box, Listing, expect, read_lines, walk_pictures
-
-_PETS = """
-  images/Abyssinian_1.jpg ...
-  annotations/trimaps/Abyssinian_1.png ...
-  annotations/trainval.txt   annotations/test.txt    lines: name class-id species breed-id"""
-_ECSSD = """
-  images/0001.jpg ...
-  ground_truth_mask/0001.png ..."""
-TREES = {"read_pets": _PETS, "read_ecssd": _ECSSD}
+if TYPE_CHECKING:
+    import numpy as np
 
 
-class MaskListing(Listing):
-    """A listing whose boxes come from mask files. `masks[i]` is relative to the root."""
-
-    masks: list[str]
-    trimap: bool
-
-    @property
-    def has_boxes(self) -> bool:
-        return True
-
-    def annotation_path(self, i: int) -> str | None:
-        return self.masks[i]
-
-    def mask(self, i: int) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(os.path.join(self.root, self.masks[i])) as picture:
-                values = np.asarray(picture)
-        except FileNotFoundError:
-            raise BadRow(f"{self.masks[i]}: its mask is not there") from None
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadRow(f"{self.masks[i]}: its mask cannot be read: {error}") from error
-        if values.ndim == 3:
-            values = values[..., 0]
-        return (values == 1) | (values == 3) if self.trimap else values > 127
-
-    def box(self, i: int) -> Box:
-        mask = self.mask(i)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            raise BadRow(f"{self.masks[i]}: its mask has no foreground")
-        edges = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-        return Box(edges, self.masks[i], (mask.shape[1], mask.shape[0]), same_shape=True)
-
-
-def read_pets(root: Path, name: str, source: str) -> Listing:
+def read_pets(dataset: Dataset, root: Path) -> Listing:
     """37 breeds; trainval.txt is the split "train", test.txt "test". The class is the name before the last `_`."""
-    needed = ("images", "annotations/trimaps", "annotations/trainval.txt", "annotations/test.txt")
-    expect(root, "Oxford-IIIT Pet", needed, _PETS, source)
-    names, breeds, splits, numbers = [], [], [], {}
-    for k, file in enumerate(("trainval.txt", "test.txt")):
-        for _, line in read_lines(root / "annotations" / file):
+    dataset.expect(root, "images", "annotations/trimaps", "annotations/trainval.txt", "annotations/test.txt")
+    rows, numbers = [], {}
+    for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
+        for number, line in read_lines(root / "annotations" / file):
             if line.startswith("#"):
                 continue
-            fields = line.split()
-            breed = fields[0].rpartition("_")[0]
-            names.append(fields[0])
-            breeds.append(breed)
-            splits.append(k)
-            numbers.setdefault(breed, int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0)
-    classes = sorted(numbers, key=lambda breed: (numbers[breed], breed))
-    index_of = {breed: i for i, breed in enumerate(classes)}
-    listing = MaskListing(
-        name, root, tuple(classes), ("train", "test"), [f"images/{n}.jpg" for n in names],
-        np.array([index_of[b] for b in breeds], np.int32), np.array(splits, np.uint8), every_has_box=True,
-    )  # fmt: skip
-    listing.masks, listing.trimap = [f"annotations/trimaps/{n}.png" for n in names], True
-    return listing
+            name, class_id = (*line.split(), "")[:2]
+            breed = name.rpartition("_")[0]
+            mask = f"annotations/trimaps/{name}.png"
+            rows.append(Row(f"images/{name}.jpg", breed, split, file=mask, where=f"{file} line {number}"))
+            numbers.setdefault(breed, int(class_id) if class_id.isdigit() else 0)
+    classes = {breed: breed for breed in sorted(numbers, key=lambda breed: (numbers[breed], breed))}
+    return _listing(dataset, root, rows, ("train", "test"), classes, trimap)
 
 
-def read_ecssd(root: Path, name: str, source: str) -> Listing:
+def read_ecssd(dataset: Dataset, root: Path) -> Listing:
     """A saliency benchmark: no classes, one split ("test")."""
-    expect(root, "ECSSD", ("images", "ground_truth_mask"), _ECSSD, source)
-    listing = MaskListing(name, root, (), ("test",), [], np.empty(0, np.int32), np.empty(0, np.uint8))
-    paths = walk_pictures(root / "images", listing)
-    listing.paths = [f"images/{path}" for path in paths]
-    listing.labels, listing.splits = np.full(len(paths), -1, np.int32), np.zeros(len(paths), np.uint8)
-    listing.masks, listing.trimap = [f"ground_truth_mask/{os.path.splitext(p)[0]}.png" for p in paths], False
-    listing.every_has_box = True
-    return listing
+    dataset.expect(root, "images", "ground_truth_mask")
+    notes: Counter[str] = Counter()
+    rows = [
+        row._replace(split="test", file=f"ground_truth_mask/{os.path.splitext(row.path[len('images/') :])[0]}.png")
+        for row in walk_pictures(root, notes, "images")
+    ]
+    return _listing(dataset, root, rows, ("test",), {}, bright, notes)
+
+
+def _listing(
+    dataset: Dataset,
+    root: Path,
+    rows: list[Row],
+    splits: tuple[str, ...],
+    classes: dict[str, str],
+    read_mask: "Callable[[Path, str], np.ndarray]",
+    notes: Counter[str] | None = None,
+) -> Listing:
+    return listing_of(
+        dataset, root, rows, splits=splits, classes=classes, boxes_in="masks", notes=notes,
+        read_mask=read_mask, read_box=partial(extent, read_mask),
+    )  # fmt: skip
+
+
+def trimap(root: Path, file: str) -> "np.ndarray":
+    """The foreground bool [H, W] of a trimap. Raises BadRow where it cannot be read."""
+    values = _values(root, file)
+    return (values == 1) | (values == 3)
+
+
+def bright(root: Path, file: str) -> "np.ndarray":
+    """The foreground bool [H, W] of a grey mask. Raises BadRow where it cannot be read."""
+    return _values(root, file) > 127
+
+
+def extent(read_mask: "Callable[[Path, str], np.ndarray]", root: Path, file: str) -> Box:
+    """The box of a mask's foreground. Raises BadRow where there is none."""
+    import numpy as np
+
+    mask = read_mask(root, file)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        raise BadRow(f"{file}: its mask has no foreground")
+    edges = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    return Box(edges, file, (mask.shape[1], mask.shape[0]), same_shape=True)
+
+
+def _values(root: Path, file: str) -> "np.ndarray":
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(os.path.join(root, file)) as picture:
+            values = np.asarray(picture)
+    except FileNotFoundError:
+        raise BadRow(f"{file}: its mask is not there") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadRow(f"{file}: its mask cannot be read: {error}") from error
+    return values[..., 0] if values.ndim == 3 else values
+
+
+_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+PETS = Dataset(
+    "pets",
+    "Oxford-IIIT Pet",
+    read_pets,
+    tree="""
+  images/Abyssinian_1.jpg ...
+  annotations/trimaps/Abyssinian_1.png ...
+  annotations/trainval.txt   annotations/test.txt    lines: name class-id species breed-id""",
+    usual_root="data/oxford-iiit-pet",
+    about="Oxford-IIIT Pet, boxes from the trimaps",
+    masks=True,
+    archives=(
+        Archive(f"{_PETS}/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "."),
+        Archive(f"{_PETS}/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "."),
+    ),
+)
+ECSSD = Dataset(
+    "ecssd",
+    "ECSSD",
+    read_ecssd,
+    tree="""
+  images/0001.jpg ...
+  ground_truth_mask/0001.png ...""",
+    usual_root="data/ECSSD",
+    about="ECSSD, a saliency benchmark with masks",
+    masks=True,
+    get="images.zip and ground_truth_mask.zip from https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency.",
+)
+DATASETS = (PETS, ECSSD)

@@ -5,16 +5,17 @@ shapes are those of the published checkpoint, and a file must have exactly these
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
-from precompute.saliency.weights import fold, read_pth, sha256
+from precompute.base.weights import differences
+from precompute.saliency.learned import LearnedDetector, fill, pool, resize_as
+from precompute.saliency.weights import fold, read_pth
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -117,14 +118,14 @@ class Network(nn.Module):
                 x = self._residual(f"encoder{stage}.{k}", x)
             down.append(x)
         for stage in (5, 6):
-            x = _pool(x)
+            x = pool(x)
             for k in (1, 2, 3):
                 x = self._residual(f"resb{stage}_{k}", x)
             down.append(x)
         x = self._three("convbg", x)
         for stage in range(6, 0, -1):
             skip = down[stage - 1]
-            x = self._three(f"conv{stage}d", torch.cat((_to(x, skip), skip), 1))
+            x = self._three(f"conv{stage}d", torch.cat((resize_as(x, skip), skip), 1))
         coarse = self._plain("outconv1", x)
         return torch.sigmoid(coarse + self._refinement(coarse))
 
@@ -134,11 +135,11 @@ class Network(nn.Module):
         down = []
         for level in range(1, 5):
             down.append(self._conv(f"refunet.conv{level}", x))
-            x = _pool(down[-1])
+            x = pool(down[-1])
         x = self._conv("refunet.conv5", x)
         for level in range(4, 0, -1):
             skip = down[level - 1]
-            x = self._conv(f"refunet.conv_d{level}", torch.cat((_to(x, skip), skip), 1))
+            x = self._conv(f"refunet.conv_d{level}", torch.cat((resize_as(x, skip), skip), 1))
         return self._plain("refunet.conv_d0", x)
 
 
@@ -146,64 +147,28 @@ def _key(name: str) -> str:
     return name.replace(".", "/")  # module names hold no dots
 
 
-def _pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
-
-
-def _to(x: Tensor, other: Tensor) -> Tensor:
-    if x.shape[2:] == other.shape[2:]:
-        return x
-    return F.interpolate(x, other.shape[2:], mode="bilinear", align_corners=False)
-
-
 def load(path: str) -> Network:
     """The network with a checkpoint's weights. Raises UserError unless all names and shapes are BASNet's."""
     if path.lower().endswith(".onnx"):
         raise UserError(f"--weights {path}: BASNet's weights are read from .pth only")
     state = {name: value for name, value in read_pth(path).items() if not name.endswith(".num_batches_tracked")}
-    wanted = published_shapes()
-    differ = [f"no {name}" for name in wanted if name not in state]
-    differ += [f"{name} unknown" for name in state if name not in wanted]
-    differ += [
-        f"{name} is {list(state[name].shape)}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if differ:
-        more = f", and {len(differ) - 1} more differences" if len(differ) > 1 else ""
-        raise UserError(f"{path}: its weights are not BASNet's: {differ[0]}{more}")
+    if differ := differences(state, published_shapes()):
+        raise UserError(f"{path}: its weights are not BASNet's: {differ}")
     network = Network()
-    with torch.no_grad():
-        for layer in layers():
-            weight, bias = fold(state, layer.name, layer.norm, layer.bias)
-            module = network.convolutions[_key(layer.name)]
-            assert isinstance(module, nn.Conv2d)
-            assert module.bias is not None
-            module.weight.copy_(weight)
-            module.bias.copy_(bias)
+    ordered = list(layers())
+    convolutions = (network.convolutions[_key(layer.name)] for layer in ordered)
+    fill(convolutions, (fold(state, layer.name, layer.norm, layer.bias) for layer in ordered))
     return network.eval()
 
 
-class BASNet:
+class BASNet(LearnedDetector):
     """float32 [B, 256, 256] maps of 256×256 pictures."""
 
     side = 256
-    batch = 4  # as for U²-Net
-    gamma = 0.02
 
     def __init__(self, device: str = "cpu", weights: str = "") -> None:
-        self._network = load(weights).to(device).to(memory_format=torch.channels_last)
-        self._sha256 = sha256(weights)
-        if torch.device(device).type == "cuda":
-            self.batch = 32
-        self._mean = torch.tensor(_MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(_STD, device=device).view(3, 1, 1)
+        super().__init__(load(weights), "basnet", device, weights)
 
-    def describe(self) -> dict[str, Any]:
-        return {"detector": "basnet", "version": 1, "side": self.side, "weights_sha256": self._sha256}
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).to(torch.float32)
-        x = x / x.amax((1, 2, 3), keepdim=True).clamp_min(1)  # by the brightest value, as it was trained
-        x = (x - self._mean) / self._std
-        return self._network(x.contiguous(memory_format=torch.channels_last))[:, 0]
+    def normalise(self, x: Tensor) -> Tensor:
+        x = x / x.amax((1, 2, 3), keepdim=True).clamp_min(1)  # by the brightest value
+        return (x - self._mean) / self._std

@@ -5,16 +5,15 @@ follow the published checkpoints, so that `.pth` files load by name and `.onnx` 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
-from precompute.saliency.weights import fold, read_onnx, read_pth, sha256
+from precompute.saliency.learned import LearnedDetector, fill, pool, resize_as
+from precompute.saliency.weights import fold, read_onnx, read_pth
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (name, height, input, middle, output); height 4 with dilation instead of pooling is written as -4
 _FULL = (
     ("stage1", 7, 3, 32, 64), ("stage2", 6, 64, 32, 128), ("stage3", 5, 128, 64, 256), ("stage4", 4, 256, 128, 512),
@@ -52,12 +51,12 @@ class Block(nn.Module):
         x = self._conv("rebnconvin", x)
         down = [self._conv("rebnconv1", x)]
         for level in range(2, self.levels):
-            source = down[-1] if self.dilated else _pool(down[-1])
+            source = down[-1] if self.dilated else pool(down[-1])
             down.append(self._conv(f"rebnconv{level}", source))
         up = self._conv(f"rebnconv{self.levels}", down[-1])
         for level in range(self.levels - 1, 0, -1):
             skip = down[level - 1]
-            up = self._conv(f"rebnconv{level}d", torch.cat((_to(up, skip), skip), 1))
+            up = self._conv(f"rebnconv{level}d", torch.cat((resize_as(up, skip), skip), 1))
         return up + x
 
 
@@ -77,27 +76,17 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         down = [self.get_submodule("stage1")(x)]
         for level in range(2, 7):
-            down.append(self.get_submodule(f"stage{level}")(_pool(down[-1])))
+            down.append(self.get_submodule(f"stage{level}")(pool(down[-1])))
         maps = [down[5]]
         for level in range(5, 0, -1):
             skip = down[level - 1]
-            maps.insert(0, self.get_submodule(f"stage{level}d")(torch.cat((_to(maps[0], skip), skip), 1)))
+            maps.insert(0, self.get_submodule(f"stage{level}d")(torch.cat((resize_as(maps[0], skip), skip), 1)))
         sides = [self.get_submodule(f"side{i}")(m) for i, m in enumerate(maps, 1)]
-        return torch.sigmoid(self.outconv(torch.cat([_to(side, sides[0]) for side in sides], 1)))
+        return torch.sigmoid(self.outconv(torch.cat([resize_as(side, sides[0]) for side in sides], 1)))
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
         """In order of execution; modules are added in it."""
         yield from ((name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d))
-
-
-def _pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
-
-
-def _to(x: Tensor, other: Tensor) -> Tensor:
-    if x.shape[2:] == other.shape[2:]:
-        return x
-    return F.interpolate(x, other.shape[2:], mode="bilinear", align_corners=False)
 
 
 def load(path: str) -> tuple[Network, str]:
@@ -116,11 +105,7 @@ def load(path: str) -> tuple[Network, str]:
                 continue
         except KeyError:
             continue
-        with torch.no_grad():
-            for (_, module), (weight, bias) in zip(convolutions, ordered, strict=True):
-                module.weight.copy_(weight)
-                assert module.bias is not None
-                module.bias.copy_(bias)
+        fill((module for _, module in convolutions), ordered)
         return network.eval(), name
     raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's (BASNet's: --source basnet)")
 
@@ -130,25 +115,13 @@ def _published_names(name: str) -> tuple[str, str | None]:
     return (f"{name}.conv_s1", f"{name}.bn_s1") if name.startswith("stage") else (name, None)
 
 
-class U2Net:
+class U2Net(LearnedDetector):
     """float32 [B, 320, 320] maps of 320×320 pictures."""
 
     side = 320
-    batch = 4  # threads work on batches side by side, so larger ones would only cost memory
-    gamma = 0.02
 
     def __init__(self, device: str = "cpu", weights: str = "") -> None:
-        network, self.name = load(weights)
-        self._network = network.to(device).to(memory_format=torch.channels_last)
-        self._sha256 = sha256(weights)
-        if torch.device(device).type == "cuda":
-            self.batch = 32
-        self._mean = torch.tensor(_MEAN, device=device).view(3, 1, 1) * 255
-        self._std = torch.tensor(_STD, device=device).view(3, 1, 1) * 255
+        super().__init__(*load(weights), device, weights)
 
-    def describe(self) -> dict[str, Any]:
-        return {"detector": self.name, "version": 1, "side": self.side, "weights_sha256": self._sha256}
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = (images.permute(0, 3, 1, 2).to(torch.float32) - self._mean) / self._std
-        return self._network(x.contiguous(memory_format=torch.channels_last))[:, 0]
+    def normalise(self, x: Tensor) -> Tensor:
+        return (x - self._mean * 255) / (self._std * 255)

@@ -12,7 +12,7 @@ Eq. 2 asks for the box with the largest mean. No mean exceeds the brightest pixe
     component  the box of the largest 8-connected component of S′
 
 Maps are uint8, so sums are integers and exact, and scores are one float64 division of integers by a number out of one
-table: every implementation and device gets the same score to the last bit. **Tie rule** for equal scores: smallest
+table: every implementation gets the same score to the last bit. **Tie rule** for equal scores: smallest
 area, then smallest y0, then smallest x0, then smallest height. An empty map (all zero) has no box.
 
 Rectangles are int32 x0, y0, x1, y1 on the grid, end-exclusive.
@@ -113,11 +113,8 @@ def area_powers(largest: int, gamma: float) -> np.ndarray:
     return table
 
 
-def find_boxes(maps: np.ndarray, form: Form | None = None, device: str = "cpu") -> Found:
-    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered).
-
-    `device`: where to search; any but "cpu" takes the size table in torch. The boxes are the same.
-    """
+def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
+    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered)."""
     form = form or Form()
     if not len(maps):
         return Found(np.zeros((0, 4), np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -125,12 +122,7 @@ def find_boxes(maps: np.ndarray, form: Form | None = None, device: str = "cpu") 
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     searched = cut(maps) if form.cuts else maps
     sums = np.full(len(maps), -1)
-    if device == "cpu":
-        rects = _search(searched, form, sums)
-    else:
-        from precompute.search.size_table import search_batch
-
-        rects = search_batch(searched, form, device)
+    rects = _search(searched, form, sums)
     for i in np.flatnonzero(sums < 0):
         x0, y0, x1, y1 = rects[i].tolist()
         sums[i] = searched[i, y0:y1, x0:x1].sum()

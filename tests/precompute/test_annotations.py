@@ -12,7 +12,7 @@ from scipy.io import savemat
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
 from precompute.datasets import read_dataset
-from precompute.datasets.base import BadRow, Box, clip_box
+from precompute.datasets.listing import BadRow, Box, clip_box
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -102,7 +102,7 @@ def test_imagenet_boxes_that_are_none(tmp_path: Path) -> None:
         read_dataset("imagenet", tmp_path).box(0)
 
 
-def test_boxes_are_told_as_they_are_written() -> None:
+def test_messages_say_boxes_as_they_are_written() -> None:
     with pytest.raises(BadRow, match=r"the box x 9, y 1, width 0\.5, height 9 has no area"):
         clip_box(Box((9, 1, 9.5, 10), "a.xml", (120, 80)), 60, 40)
     for broken in (float("nan"), float("inf")):
@@ -157,26 +157,6 @@ def test_flat_pictures_have_no_box_and_can_be_looked_at(
     done = run_here("precompute.inspect", out, "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sheet.png").stat().st_size > 0
-
-
-def test_box_path_writes_over_nothing_else(
-    demo_root: Path, demo_boxes: Path, tmp_path: Path, run_here: Callable
-) -> None:
-    made = tmp_path / "paths.h5"
-    flags = ("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--store-path")
-    assert run_here("precompute.boxes", *flags, "--out", made).returncode == 0
-    picture(tmp_path / "set" / "a.png")
-    other, text = tmp_path / "other.h5", tmp_path / "notes.txt"
-    assert (
-        run_here("precompute.boxes", "--dataset", "folder", "--root", tmp_path / "set", "--out", other).returncode == 0
-    )
-    text.write_text("mine")
-    for there, reason in ((other, "has the boxes of another set (folder)"), (text, "notes.txt")):
-        before = there.read_bytes()
-        done = run_here("precompute.search.box_path", "--boxes", made, "--value", 0.1, "--out", there)
-        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
-        assert there.read_bytes() == before
-    assert run_here("precompute.search.box_path", "--boxes", made, "--value", 0.1, "--out", made).returncode == 0
 
 
 def test_the_readmes_rates_are_the_results() -> None:

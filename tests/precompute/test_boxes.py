@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from precompute.base.boxfile import BoxCache
 from precompute.base.boxmath import iou
+from precompute.base.errors import UserError
+from precompute.boxes import BoxSettings, make_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -268,8 +271,112 @@ def test_maps_from_a_folder(boxes, shared_data, tmp_path):
     boxes(*given, "--maps", tmp_path / "maps")
     cache = BoxCache.open(out)
     assert len(cache) == 70
-    assert iou(cache.boxes.astype(float), cache.extras["truths"].astype(float)).mean() > 0.95  # masks as maps
+    assert cache.truths is not None
+    assert iou(cache.boxes.astype(float), cache.truths.astype(float)).mean() > 0.95  # masks as maps
     refused = boxes(*given, "--maps", tmp_path, "--rebuild", status=1).stderr
     assert "not one map for 70 pictures; expected " in refused
     assert "images/0002.png" in refused
     assert boxes(*given, status=2)
+
+
+@pytest.mark.parametrize("search", [("--value", 0.3), ("--form", "mass", "--value", 0.7)], ids=["tempered", "mass"])
+def test_kept_maps_are_searched_as_the_detectors_were(boxes, demo_root, tmp_path, search):
+    common = ("--dataset", "demo", "--root", demo_root)
+    detect = (*common, "--source", "geodesic", "--keep-maps", tmp_path / "maps", "--shard", 32)
+    boxes(*detect, "--out", tmp_path / "other.h5")  # another value, whose maps are the same
+    boxes(*detect, *search, "--out", tmp_path / "a.h5")
+    boxes(*common, "--source", "maps", "--maps", tmp_path / "maps", *search, "--out", tmp_path / "b.h5")
+    a, b = BoxCache.open(tmp_path / "a.h5"), BoxCache.open(tmp_path / "b.h5")
+    assert (a.boxes != BoxCache.open(tmp_path / "other.h5").boxes).any()
+    for column in ("paths", "boxes", "scores", "sources", "truths", "widths"):
+        np.testing.assert_array_equal(getattr(a, column), getattr(b, column))
+
+
+def test_kept_maps_of_a_set_with_banners(boxes, shared_data, tmp_path):
+    common = ("--dataset", "aircraft", "--root", shared_data / "fgvc-aircraft-2013b", "--value", 0.1)
+    boxes(*common, "--source", "spectral-residual", "--keep-maps", tmp_path / "maps", "--out", tmp_path / "a.h5")
+    boxes(*common, "--source", "maps", "--maps", tmp_path / "maps", "--out", tmp_path / "b.h5")
+    np.testing.assert_array_equal(BoxCache.open(tmp_path / "a.h5").boxes, BoxCache.open(tmp_path / "b.h5").boxes)
+
+
+def test_kept_maps_are_made_where_they_are_missing_and_never_mixed(boxes, demo_root, tree, tmp_path):
+    out, maps = tmp_path / "x.h5", tmp_path / "maps"
+    detect = ("--dataset", "folder", "--root", tree, "--source", "geodesic", "--out", out)
+    boxes(*detect)  # without maps first: a finished file does not hide that they are missing
+    before = out.read_bytes()
+    boxes(*detect, "--keep-maps", maps)
+    assert out.read_bytes() == before
+    files = sorted(maps.rglob("*.png"))
+    assert len(files) == 12
+    whole = [file.read_bytes() for file in files]
+    assert "up to date" in boxes(*detect, "--keep-maps", maps).stdout
+    files[3].unlink()
+    (files[0].parent / f".{files[0].name}.abc.tmp").write_bytes(b"of a killed run")
+    assert "up to date" not in boxes(*detect, "--keep-maps", maps).stdout
+    assert [file.read_bytes() for file in files] == whole
+    assert not list(maps.rglob("*.tmp"))
+    for folder, flags, reason in (
+        (maps, ("--source", "spectral-residual"), "holds other maps"),
+        (tree.parent, (), "is no empty folder"),
+        (tree / "maps", (), "lies among the pictures"),
+    ):
+        refused = boxes(*detect, *flags, "--keep-maps", folder, status=1).stderr
+        assert reason in refused
+    assert not (tree / "maps").exists()
+
+
+def test_an_interrupted_run_ends_with_all_maps(boxes, demo_root, tmp_path):
+    out, maps = tmp_path / "out" / "x.h5", tmp_path / "maps"
+    detect = ("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--shard", 8, "--keep-maps", maps)
+    process = start(*detect, "--out", out, "--workers", 1)
+    wait_for(lambda: list(tmp_path.glob("out/.x.h5.shards/*/000002.h5")) or process.poll() is not None)
+    process.kill()
+    process.communicate(timeout=60)
+    next(maps.rglob("*.png")).unlink()  # of a shard that is there
+    boxes(*detect, "--out", out)
+    assert len(list(maps.rglob("*.png"))) == 96
+    assert not list(maps.rglob("*.tmp"))
+
+
+def test_flags_that_cannot_be(boxes, demo_root, tmp_path):
+    common = ("--dataset", "demo", "--root", demo_root, "--out", tmp_path / "x.h5")
+    assert "--keep-maps DIR keeps the maps" in boxes(*common, "--store-path", status=2).stderr
+    refused = boxes(*common, "--keep-maps", tmp_path / "maps", status=1).stderr
+    assert "annotated boxes have no maps" in refused
+    for flag, value in (("--form", "mass"), ("--value", "0.5")):
+        assert f"{flag}: annotated boxes are not searched" in boxes(*common, flag, value, status=1).stderr
+    refused = boxes(*common, "--source", "gt", "--keep-maps", tmp_path / "maps", status=2).stderr
+    assert "--keep-maps" in refused
+    assert "--source gt makes no maps" in refused
+    assert "--device tpu: must be auto, cpu, cuda or cuda:N" in boxes(*common, "--device", "tpu", status=2).stderr
+
+
+def test_a_file_with_stored_paths_still_opens(boxes, tmp_path):
+    """An earlier version could store boxes of every gamma (`path_rects`, `path_sums`); they are not read."""
+    file = Path(__file__).parent / "data" / "box_file_with_stored_paths.h5"
+    cache = BoxCache.open(file)
+    assert len(cache) == 4
+    assert cache.provenance["config"]["path"] == "stored"
+    root = tmp_path / "set"
+    for i in range(4):  # the pictures it was made of
+        small = np.random.default_rng(i).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+        (root / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(small).resize((48, 36)).save(root / "a" / f"{i}.png")
+    boxes("--dataset", "folder", "--root", root, "--source", "geodesic", "--out", tmp_path / "new.h5")
+    np.testing.assert_array_equal(BoxCache.open(tmp_path / "new.h5").boxes, cache.boxes)
+
+
+def test_the_function_is_the_command(boxes, demo_root, tmp_path):
+    lines: list[str] = []
+    settings = BoxSettings(dataset="demo", root=str(demo_root), out=str(tmp_path / "a.h5"), source="geodesic")
+    cache = make_boxes(settings, say=lines.append)
+    assert len(cache) == 96
+    assert lines[0].startswith("demo: 96 pictures listed below ")
+    assert any(line.startswith(f"{tmp_path / 'a.h5'} written: ") for line in lines)
+    boxes("--dataset", "demo", "--root", demo_root, "--source", "geodesic", "--out", tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    again: list[str] = []
+    make_boxes(settings, say=again.append, value=0.05)
+    assert "up to date: nothing to do" in again[-1]
+    with pytest.raises(UserError, match=r"value: 0\.05 there, 0\.4 now"):
+        make_boxes(settings, say=again.append, value=0.4)

@@ -1,6 +1,7 @@
 """Every reader on the real layouts of the shared set: counts, labels, splits, boxes; and what it says when wrong."""
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import http.server
@@ -9,6 +10,7 @@ import os
 import shutil
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from scipy.io import loadmat, savemat
 from precompute import datasets
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
-from precompute.datasets import DATASETS, Archive, Dataset, download, read_dataset
-from precompute.datasets.base import BadRow, Box, clip_box
+from precompute.datasets import DATASETS, download, read_dataset
+from precompute.datasets.listing import BadRow, Box, clip_box
+from precompute.datasets.rows import Archive, Dataset, Row, listing_of
 
 FOLDERS = {
     "cub": ("CUB_200_2011", 224),
@@ -269,7 +272,8 @@ def test_download_checks_and_unpacks(tmp_path, monkeypatch, demo_root, server):
     digest = hashlib.md5(archive.read_bytes()).hexdigest()
     for md5, works in ((digest, True), ("0" * 32, False)):
         root = tmp_path / ("good" if works else "bad") / "CUB"
-        entry = Dataset("cub_like.read_cub", "data/CUB", "x", archives=(Archive(f"{server}/CUB.tgz", md5, ".."),))
+        archives = (Archive(f"{server}/CUB.tgz", md5, ".."),)
+        entry = dataclasses.replace(DATASETS["cub"], usual_root="data/CUB", archives=archives)
         monkeypatch.setitem(datasets.DATASETS, "cub", entry)
         if works:
             assert download("cub", root) == root
@@ -307,3 +311,62 @@ def test_a_folder_that_cannot_be_read_is_named_and_the_rest_is_listed(tmp_path, 
     ]
     with pytest.raises(PermissionError):
         read_dataset("folder", tmp_path / "b" / "deep")
+
+
+def test_one_file_adds_a_data_set(tmp_path, run_module):
+    """A reader in a file of its own is on the command line, without another line anywhere."""
+    package = tmp_path / "precompute" / "datasets"
+    shutil.copytree(Path(datasets.__file__).parents[1], tmp_path / "precompute")
+    (package / "mine.py").write_text(
+        "from precompute.datasets.rows import Dataset, Row, listing_of\n\n\n"
+        "def read(dataset, root):\n"
+        "    rows = [Row('a.png', 'cat'), Row('../b.png', where='here'), Row('a.png', where='line 3'), Row('c.png')]\n"
+        "    return listing_of(dataset, root, rows, splits=('train',))\n\n\n"
+        "DATASET = Dataset('mine', 'Mine', read, tree='')\n"
+    )
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
+    run = (
+        "precompute.boxes",
+        "--dataset",
+        "mine",
+        "--root",
+        tmp_path,
+        "--out",
+        tmp_path / "x.h5",
+        "--form",
+        "component",
+    )
+    done = run_module(*run, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    cache = BoxCache.open(tmp_path / "x.h5")
+    assert (cache.dataset, cache.class_names, cache.path(0)) == ("mine", ("cat",), "a.png")
+    assert [(bad.path, bad.reason) for bad in cache.quarantine] == [
+        ("../b.png", "here: the path '../b.png' leaves the folder"),
+        ("a.png", "line 3: stands there twice"),
+        ("c.png", "cannot be read: No such file or directory"),
+    ]
+
+
+def test_rows_become_columns(tmp_path):
+    rows = [
+        Row("a.jpg", 7, "test", Box((1, 2, 3, 4), "file line 1")),
+        Row("b.jpg", None, "train", "file line 2: no numbers"),
+        Row("c.jpg", 5, fault="it is left out"),
+        Row("d.jpg", 5),
+    ]
+    entry = Dataset("x", "X", lambda dataset, root: listing, tree="")
+    listing = listing_of(
+        entry, tmp_path, rows, splits=("train", "test"), classes={5: "five", 7: "seven"}, folder="images/", boxed=True,
+        unlabelled="without a class", unboxed="without a box",
+    )  # fmt: skip
+    assert listing.paths == ["images/a.jpg", "images/b.jpg", "images/d.jpg"]
+    assert listing.labels.tolist() == [1, -1, 0]
+    assert listing.splits.tolist() == [1, 0, 0]
+    assert listing.box(0) == Box((1, 2, 3, 4), "file line 1")
+    with pytest.raises(BadRow, match="file line 2: no numbers"):
+        listing.box(1)
+    assert listing.box(2) is None
+    assert [bad.path for bad in listing.quarantine] == ["images/c.jpg"]
+    assert listing.notes == {"without a class": 1, "without a box": 2}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        listing.paths = []  # type: ignore[misc]

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from precompute.base import pixels
+from precompute.base.boxfile import BoxCache
 from precompute.base.boxmath import agreement
 from precompute.base.errors import UserError
 from precompute.datasets import read_dataset
-from precompute.datasets.base import clip_box
+from precompute.datasets.listing import clip_box
 from precompute.saliency import DETECTORS, make_detector
 from precompute.saliency.barrier import barriers
 from precompute.saliency.colour import rgb_to_lab
@@ -190,9 +191,48 @@ def test_wrong_weights_are_named(tmp_path, shared_data):
 
 
 def test_weights_that_nothing_would_take_are_refused():
-    from precompute.boxes import Config
+    from precompute.boxes import BoxSettings
 
     for source in ("gt", "geodesic"):
-        with pytest.raises(ValueError, match=f"--weights: --source {source} has none; .*u2net"):
-            Config(source=source, weights="w.pth")
-    assert Config(weights="w.pth").source == "auto"
+        with pytest.raises(ValueError, match=f"weights='w.pth': must be left out: --source {source} has none; u2net"):
+            BoxSettings(source=source, weights="w.pth")
+    assert BoxSettings(weights="w.pth").source == "auto"
+
+
+class Middle:
+    """A detector from elsewhere: bright in the middle."""
+
+    side, batch, gamma = 8, 4, 0.05
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def describe(self) -> dict:
+        return {"detector": "middle", "version": 1}
+
+    def __call__(self, images):
+        maps = torch.zeros(images.shape[:3])
+        maps[:, 2:6, 2:6] = 1
+        return maps
+
+
+class NoDetector(Middle):
+    describe = side = property()  # type: ignore[assignment] - neither can be read
+
+
+def test_a_detector_from_elsewhere(run_here, demo_root, tmp_path):
+    run = ("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", tmp_path / "x.h5", "--source")
+    done = run_here(*run, f"{__name__}:Middle")
+    assert done.returncode == 0, done.stderr
+    cache = BoxCache.open(tmp_path / "x.h5")
+    assert cache.source_names[2] == f"{__name__}:Middle"
+    np.testing.assert_allclose(cache.boxes, np.tile([[0.25, 0.25, 0.75, 0.75]], (96, 1)), atol=1 / 16)
+    assert cache.provenance["config"]["detector"] == {"detector": "middle", "version": 1}
+    for name, status, reason in (
+        (f"{__name__}:NoDetector", 1, "has no side, describe"),
+        (f"{__name__}:Nobody", 1, "module:Class of something that can be imported (module"),
+        ("no_such_module:X", 1, "No module named 'no_such_module'"),
+        ("best", 2, "must be one of auto, gt, maps, geodesic-colour"),
+    ):
+        done = run_here(*run, name)
+        assert (done.returncode, reason in done.stderr) == (status, True), done.stderr

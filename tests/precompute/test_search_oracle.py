@@ -1,4 +1,4 @@
-"""Every form of the search against the size table, on many maps of every kind; NumPy and torch alike.
+"""Every form of the search against the size table, on many maps of every kind.
 
 The oracle here is batched, and checked against brute force over all boxes in `test_search`'s manner.
 """
@@ -8,10 +8,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from precompute.search.forms import Form, cut, find_boxes, quantise
-from precompute.search.size_table import search_batch
 
 FORMS = [
     *(Form("tempered", gamma) for gamma in (0.0, 0.02, 0.05, 0.4, 1.0)),
@@ -179,14 +177,13 @@ class Sets:
         return sum(map(len, self.maps))
 
     def check(self, form: Form) -> None:
-        """The search in NumPy and in torch against the oracle, box for box."""
+        """The search against the oracle, box for box."""
         for i, maps in enumerate(self.maps):
             searched = self.cut[i] if form.cuts else maps
             expected = oracle(searched, (self.cut_tables if form.cuts else self.raw_tables)[i], form)
             found = find_boxes(maps, form)
             np.testing.assert_array_equal(found.rects, expected, err_msg=f"{form} {maps.shape}")
             np.testing.assert_array_equal(found.usable, searched.any((1, 2)))
-            np.testing.assert_array_equal(search_batch(searched, form, "cpu"), expected, err_msg=f"torch {form}")
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +229,3 @@ def test_search_is_the_oracle(few, form):
 def test_search_is_the_oracle_on_100_000_maps(many, form):
     assert len(many) >= 100_000
     many.check(form)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@each_form
-def test_cuda_finds_the_same_boxes(few, form):
-    for maps in few.maps:
-        np.testing.assert_array_equal(find_boxes(maps, form, "cuda").rects, find_boxes(maps, form).rects)

@@ -1,8 +1,5 @@
 """Which images a run trains on: a box file and its folder, named or the demo set."""
 
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +89,9 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
     path = Path(boxes) if boxes else Path("cache") / f"{dataset}.h5"
     if not path.exists() and boxes is None and dataset == "demo":
         say(f"data: {path} is missing; making the demo set and its boxes")
-        _make("demo", path)
+        from precompute.boxes import make_boxes
+
+        make_boxes("demo", out=str(path), say=say)
     if not path.exists() and boxes is None:
         made = command("precompute.boxes", "--dataset", dataset, "--root", "DIR", "--out", path)
         raise UserError(f"{path} is missing. Make it first: {made}")
@@ -103,10 +102,3 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
     splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
     say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
     return Data(cache, path, folder)
-
-
-def _make(dataset: str, path: Path) -> None:
-    """Runs precompute.boxes as its own program: the trainer imports nothing of it but the cache's reader."""
-    program = [sys.executable, "-m", "precompute.boxes", "--dataset", dataset, "--out", str(path)]
-    if (status := subprocess.run(program).returncode) != 0:
-        raise UserError(f"{shlex.join(program[1:])} failed with exit status {status}; see its message above")

@@ -109,8 +109,9 @@ def test_box_faults_do_not_matter_to_a_detector(boxes_of):
     _, cache = boxes_of("box_nan", "--source", "spectral-residual")
     assert len(cache) == 6
     assert not cache.quarantine
-    assert np.isnan(cache.extras["truths"][0]).all()
-    assert not np.isnan(cache.extras["truths"][1:]).any()
+    assert cache.truths is not None
+    assert np.isnan(cache.truths[0]).all()
+    assert not np.isnan(cache.truths[1:]).any()
 
 
 def test_a_wrong_root_says_what_was_expected(shared_data, tmp_path):

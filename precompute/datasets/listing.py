@@ -1,0 +1,117 @@
+"""A data set as its files describe it, before any picture is opened; and the meaning of an annotated box."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from precompute.base.boxfile import Quarantined
+
+
+class BadRow(Exception):
+    """An annotation that cannot be used; the text names the file, the line and the value."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """An annotated box in pixels of the picture as seen (x0, y0, x1, y1; end-exclusive), and where it is written.
+
+    `size`: width and height that the annotation was made at, where it says so; the box is scaled if they differ.
+    `same_shape`: a size of other proportions than the picture's is a fault (a mask of another picture).
+    """
+
+    edges: tuple[float, float, float, float]
+    where: str
+    size: tuple[int, int] | None = None
+    same_shape: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The pictures of a data set. Row i of every column is picture i; `rows.listing_of` makes it.
+
+    Faults of boxes are kept apart from the quarantine, since they do not matter when boxes come from a detector.
+    """
+
+    dataset: str
+    root: Path
+    class_names: tuple[str, ...]
+    split_names: tuple[str, ...]
+    paths: list[str]
+    labels: "np.ndarray"  # int32 [N]; -1 unknown
+    splits: "np.ndarray"  # uint8 [N]
+    edges: "np.ndarray | None"  # float64 [N, 4]: annotated boxes in pixels (NaN: none); None: not listed
+    wheres: Sequence[str]  # where each of `edges` is written
+    box_faults: Mapping[int, str]
+    files: Sequence[str | None]  # the file, relative to the root, that only this picture's box is read from
+    read_box: "Callable[[Path, str], Box | None] | None"  # reads one of `files`; None: there are none
+    read_mask: "Callable[[Path, str], np.ndarray] | None"
+    boxes_in: str  # the file or files that hold a box of every picture; "": pictures may have none
+    banner: int  # rows at the foot of every picture that do not belong to it
+    quarantine: "tuple[Quarantined, ...]"  # pictures whose fault shows without opening them
+    notes: Mapping[str, int]  # what was mended or left aside while listing, and how often
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the set comes with boxes (not: whether every picture has one)."""
+        return self.edges is not None or any(file is not None for file in self.files)
+
+    @property
+    def every_has_box(self) -> bool:
+        """Whether a picture without a box is a fault."""
+        return bool(self.boxes_in)
+
+    def box(self, i: int) -> Box | None:
+        """Picture i's annotated box; None where it has none. Raises BadRow for an annotation that makes no sense."""
+        file = self.annotation_path(i)
+        if file is not None and self.read_box is not None:
+            return self.read_box(self.root, file)
+        if i in self.box_faults:
+            raise BadRow(self.box_faults[i])
+        if self.edges is not None and not math.isnan(self.edges[i, 0]):
+            x0, y0, x1, y1 = self.edges[i].tolist()
+            return Box((x0, y0, x1, y1), self.wheres[i])
+        if self.every_has_box:
+            raise BadRow(f"{self.boxes_in} has no box for it")
+        return None
+
+    def annotation_path(self, i: int) -> str | None:
+        """The file (relative to the root) that only picture i's box is read from; None: there is no such file."""
+        return self.files[i] if self.files else None
+
+    def mask(self, i: int) -> "np.ndarray | None":
+        """Picture i's foreground as bool [H, W], where the set has masks; else None. Raises BadRow."""
+        file = self.annotation_path(i)
+        return None if file is None or self.read_mask is None else self.read_mask(self.root, file)
+
+
+def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, float, float], bool]:
+    """The box in [0, 1] of a picture of width × height pixels, and whether it had to be clipped.
+
+    Raises BadRow where a number is not finite, the annotation is of a picture of another shape, or less than one pixel
+    of the box lies inside.
+    """
+    x0, y0, x1, y1 = box.edges
+    written = f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g}"
+    if not all(map(math.isfinite, box.edges)):
+        raise BadRow(f"{written} is not of finite numbers")
+    if box.same_shape and box.size is not None:
+        wide, high = box.size
+        if abs(width * high - height * wide) > max(width, height, wide, high):  # more than rounding to whole pixels
+            raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
+    if box.size is not None and min(box.size) > 0 and box.size != (width, height):
+        across, down = width / box.size[0], height / box.size[1]
+        x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
+    inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+    if inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+        kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
+        raise BadRow(f"{written} {kind}")
+    relative = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
+    return relative, inside != (x0, y0, x1, y1)

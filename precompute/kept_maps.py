@@ -1,0 +1,66 @@
+"""The folder of `--keep-maps`: a detector's maps, which `--source maps` searches again without the detector."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precompute.base.errors import UserError
+from precompute.base.files import replacing, sweep
+from precompute.base.maps import map_names
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from precompute.base.boxfile import BoxCache
+
+_ABOUT = "maps.json"
+
+
+class KeptMaps:
+    """Maps uint8 [grid, grid] as they are searched: `PATH-OF-THE-PICTURE.png`, grey. Reading one gives the same bytes.
+
+    `maps.json` in the folder holds `about`: everything that the maps depend on. A folder of other maps is never
+    written into.
+    """
+
+    def __init__(self, folder: str, about: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._about = about
+
+    def prepare(self, pictures: Path) -> None:
+        """Makes the folder. Raises UserError where it holds anything but maps of the same kind, or the pictures."""
+        own, root = self.folder.resolve(), pictures.resolve()
+        if own == root or root in own.parents:
+            raise UserError(f"--keep-maps {self.folder}: lies among the pictures of {pictures}; name another folder")
+        stamp = self.folder / _ABOUT
+        if stamp.is_file():
+            try:
+                there = json.loads(stamp.read_text())
+            except ValueError:
+                there = None
+            if there != self._about:
+                raise UserError(f"--keep-maps {self.folder}: holds other maps; name a new folder")
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError(f"--keep-maps {self.folder}: is no empty folder, nor one of kept maps; name a new folder")
+        else:
+            with replacing(stamp) as temporary:
+                temporary.write_text(json.dumps(self._about, indent=1) + "\n")
+
+    def write(self, path: str, one: "np.ndarray") -> None:
+        """The map of the picture `path`."""
+        from PIL import Image
+
+        with replacing(self._name(path)) as temporary:
+            Image.fromarray(one).save(temporary, format="PNG")
+
+    def complete(self, rows: "BoxCache") -> bool:
+        """Whether every picture of `rows` whose box is not annotated has its map here."""
+        return all(self._name(rows.path(i)).is_file() for i in (rows.sources != 0).nonzero()[0].tolist())
+
+    def sweep(self) -> None:
+        """Removes what killed runs left half written."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            sweep(leftover.with_name(leftover.name[1:].rsplit(".", 2)[0]))
+
+    def _name(self, path: str) -> Path:
+        return Path(map_names(str(self.folder), path)[0])
