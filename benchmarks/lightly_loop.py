@@ -9,7 +9,7 @@ import torch
 from precompute.base.errors import UserError
 from trainer.config.choices import Hardware
 from trainer.config.run import RunConfig
-from trainer.model.networks import build_encoder, feature_widths
+from trainer.model.resnets import build_encoder, feature_widths
 from trainer.train import autocast_of
 
 

@@ -177,10 +177,11 @@ def _state(
 ) -> tuple[Any, dict[int, int]]:
     """The state that `trainer.run` would begin with, and its grids."""
     from augment import open_views
+    from precompute.base.ranks import Process
     from trainer.config.choices import decide
     from trainer.engine.setup import make_state
-    from trainer.model.networks import build_encoder, feature_widths, grid_of, train_mode
-    from trainer.parallel.distributed import Process
+    from trainer.model.networks import train_mode
+    from trainer.model.resnets import build_encoder, feature_widths, grid_of
 
     split = data.split(config.split)
     encoder = build_encoder(run.arch)

@@ -22,7 +22,7 @@ from precompute.base.device import check_device, find_device
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import command, cores, main
-from precompute.base.ranks import Ranks
+from precompute.base.ranks import Process, this_process
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.saliency import DETECTORS, needs_weights
 
@@ -102,7 +102,7 @@ def program(argv: list[str] | None = None) -> int:
     add_options(parser, BoxSettings)
     parser.add_argument("--store-path", "--no-store-path", nargs=0, action=_Gone, help=argparse.SUPPRESS)
     settings = read_options(BoxSettings, parser.parse_args(argv))
-    with Ranks.from_torchrun() as ranks:
+    with this_process() as ranks:
         facts = _made(settings, ranks, say if ranks.rank == 0 else lambda text: None)[1]
     if settings.json and ranks.rank == 0:
         print(json.dumps(facts))
@@ -126,10 +126,10 @@ def make_boxes(settings: BoxSettings | str = "demo", *, say: Say = print, **opti
     """
     if isinstance(settings, str):
         settings = BoxSettings(dataset=settings)
-    return _made(dataclasses.replace(settings, **options), Ranks(), say)[0]
+    return _made(dataclasses.replace(settings, **options), Process(), say)[0]
 
 
-def _made(settings: BoxSettings, ranks: Ranks, say: Say) -> "tuple[BoxCache, dict[str, Any]]":
+def _made(settings: BoxSettings, ranks: Process, say: Say) -> "tuple[BoxCache, dict[str, Any]]":
     """The finished box file on every rank, and the facts of the report."""
     from precompute.base.boxfile import BoxCache
 
@@ -140,14 +140,14 @@ def _made(settings: BoxSettings, ranks: Ranks, say: Say) -> "tuple[BoxCache, dic
     scan_settings, why = choose(settings, listing, ranks)
     say(f"{settings.dataset}: {len(listing)} pictures listed below {listing.root}")
     say(f"boxes from {why}")
-    if ranks.world_size > 1:
-        say(f"{ranks.world_size} processes")
+    if ranks.world > 1:
+        say(f"{ranks.world} processes")
     written = _write(settings, listing, scan_settings, ranks, say)
     cache = BoxCache.open(out)
     return cache, report(cache, not written, out, listing.root, time.perf_counter() - started, say)
 
 
-def choose(settings: BoxSettings, listing: "Listing", ranks: Ranks) -> tuple["ScanSettings", str]:
+def choose(settings: BoxSettings, listing: "Listing", ranks: Process) -> tuple["ScanSettings", str]:
     """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
     from precompute.saliency import make_detector
     from precompute.scan import ScanSettings
@@ -183,19 +183,19 @@ def choose(settings: BoxSettings, listing: "Listing", ranks: Ranks) -> tuple["Sc
     return scan_settings, why
 
 
-def _device(name: str, ranks: Ranks) -> tuple[str, str]:
+def _device(name: str, ranks: Process) -> tuple[str, str]:
     """The detector's device and why it is taken; ranks on one machine share its GPUs."""
     import torch
 
     device = find_device(name)
-    if device.type == "cuda" and device.index is None and ranks.world_size > 1:
+    if device.type == "cuda" and device.index is None and ranks.world > 1:
         device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
     if name == "auto":
         return str(device), "a GPU is there" if device.type == "cuda" else "no GPU is there"
     return str(device), "as asked"
 
 
-def _write(settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings", ranks: Ranks, say: Say) -> bool:
+def _write(settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings", ranks: Process, say: Say) -> bool:
     """Writes the box file, all ranks together; False where the file that is there is what they would write."""
     from precompute.base.boxfile import write
     from precompute.base.files import sweep
@@ -210,7 +210,7 @@ def _write(settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettin
     shards = Shards(out, key, len(listing), settings.shard)
     shards.prepare()
     keep = _kept_maps(settings, provenance, scan_settings)
-    scan = Scan(listing, scan_settings, settings.workers or max(1, cores() // ranks.local_world_size), keep)
+    scan = Scan(listing, scan_settings, settings.workers or max(1, cores() // ranks.local_world), keep)
     with single_threaded(scan_settings.model is not None and scan_settings.device == "cpu"):
         _make_shards(scan, shards, keep, ranks, say)
         ranks.wait()
@@ -281,7 +281,7 @@ def single_threaded(needed: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks: Ranks, say: Say) -> None:
+def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks: Process, say: Say) -> None:
     """Makes this rank's part of every shard that is not there yet, or whose maps are not."""
     from tqdm import tqdm
 
@@ -293,7 +293,7 @@ def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks:
     ranks.wait()  # all have looked before the first new one appears
     if len(wanted) < len(shards):
         say(f"an earlier run was interrupted: {len(shards) - len(wanted)} of {len(shards)} parts are there already")
-    wanted = wanted[ranks.rank :: ranks.world_size]
+    wanted = wanted[ranks.rank :: ranks.world]
     total = sum(b - a for a, b in map(shards.span, wanted))
     look: dict[str, Any] = {"unit": "image", "dynamic_ncols": True, "leave": False, "disable": None}  # no terminal: off
     with tqdm(total=total, desc="pictures", **look) as bar:

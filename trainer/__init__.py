@@ -12,9 +12,9 @@ from typing import Any
 
 _PUBLIC = {
     "RunConfig": "trainer.config.run",
-    "build_encoder": "trainer.model.networks",
+    "build_encoder": "trainer.model.resnets",
     "build_model": "trainer.model.networks",
-    "feature_maps": "trainer.model.networks",
+    "feature_maps": "trainer.model.resnets",
     "alignment_loss": "trainer.methods.losses",
     "correspondence": "trainer.methods.losses",
     "negative_cosine": "trainer.methods.losses",

@@ -12,6 +12,7 @@ from torch import Tensor
 from precompute.base.errors import BadFile, UserError
 from precompute.base.options import as_json
 from precompute.base.program import held_back, stop_signal
+from precompute.base.ranks import Process
 from trainer.config.choices import Hardware, decide, find_hardware
 from trainer.config.run import RunConfig
 from trainer.engine.build import describe, surroundings
@@ -24,9 +25,10 @@ from trainer.engine.state import Saver, TrainingState
 from trainer.methods.base import Masks
 from trainer.methods.losses import bilinear_masks
 from trainer.model.export import save_encoder
-from trainer.model.networks import ONEDNN, build_encoder, feature_widths, grid_of, train_mode
-from trainer.parallel import distributed
-from trainer.parallel.distributed import Process
+from trainer.model.networks import train_mode
+from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
+from trainer.parallel import collectives
+from trainer.parallel.stop_vote import StopVote
 from trainer.record import checkpoint
 from trainer.record.checkpoint import Resumed
 from trainer.record.folder import run_folder
@@ -43,11 +45,11 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
     if config.tensorboard:
         require_board()
     hardware, reasons = find_hardware(config.device)
-    process = distributed.start(hardware.device)
+    process = collectives.start(hardware.device)
     restart_peak_memory(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     say = _say if process.first else _keep_quiet
-    with distributed.first_alone(process):
+    with collectives.first_alone(process):
         data = open_data(config.dataset, config.boxes, config.root, say)
     images = len(data.cache.indices(data.split(config.train_split, "--train-split")))
     held_out = held_out_of(config, data)  # before the training: a mistake here would show hours later
@@ -89,12 +91,12 @@ def train(config: RunConfig, resumed: Resumed | None = None, notes: Sequence[str
         saver.save(state, keep=resumed is None or resumed.path.name == checkpoint.NAME)
         done = _loop(state, grids, hardware, process, journal, saver, say)
     if not done:
-        say(f"stopped at step {state.step} and saved. Go on with: {distributed.resuming(out)}")
+        say(f"stopped at step {state.step} and saved. Go on with: {collectives.resuming(out)}")
     elif process.first:
         _finish(state, data, held_out, journal, out, say)
     if board:
         board.close()
-    distributed.stop()
+    collectives.stop()
     return 0 if done else 130
 
 
@@ -129,7 +131,7 @@ def _loop(
             train_mode(network, config.freeze_stages)
     cost = step_flops(state.method, config.size)
     views = _batches(state.loader)
-    vote = distributed.StopVote(process)
+    vote = StopVote(process)
     meter.restart_clock()
     stopped = False
     with stop_signal() as stop:
@@ -213,7 +215,6 @@ def train_step(
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / config.accumulate
                 sums[name] = sums[name] + value if name in sums else value
-        next(parts, None)  # what a method does after its last part
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -257,9 +258,9 @@ def _row(state: TrainingState, hardware: Hardware, flops: float, health: dict[st
         "steps": settings.steps,
         "epoch": 1 + (state.step - 1) // settings.steps_per_epoch,
         "epochs": state.config.epochs,
-        **distributed.average(state.meter.means(), hardware.device),
+        **collectives.average(state.meter.means(), hardware.device),
         "lr": state.optimizer.param_groups[0]["lr"],
-        **distributed.average({k: v.item() for k, v in health.items()}, hardware.device, known=True),
+        **collectives.average({k: v.item() for k, v in health.items()}, hardware.device, known=True),
         **timing,
     }
 
@@ -286,7 +287,7 @@ def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Jou
             found = evaluate_run(state, data, held_out, out, say)
         except (KeyboardInterrupt, UserError) as error:
             more = ("--on-bad", "replace") if isinstance(error.__cause__, BadFile) else ()
-            say(f"trained and saved, but not evaluated. For that: {distributed.resuming(out, *more)}")
+            say(f"trained and saved, but not evaluated. For that: {collectives.resuming(out, *more)}")
             raise
         journal.add("evaluation", step=state.step, **found)
     say(f"model card: {write_card(out, found)}")

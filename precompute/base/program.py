@@ -27,9 +27,10 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
-def command(module: str, *arguments: Any) -> str:
-    """A command line of one of the programs, for a message: its arguments quoted where the shell wants it."""
-    return f"python -m {module} {shlex.join(map(str, arguments))}"
+def command(module: str, *arguments: Any, processes: int = 1) -> str:
+    """The command line of a program in one or more `processes`, for a message; arguments are quoted as needed."""
+    launcher = "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
+    return f"{launcher} -m {module} {shlex.join(map(str, arguments))}"
 
 
 def check_out(out: str | None, flag: str = "--out") -> None:

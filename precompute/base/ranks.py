@@ -1,4 +1,4 @@
-"""The processes that torchrun started for one task; with one process nothing here costs anything."""
+"""Several processes at one task, started by torchrun (torch.distributed connects them). A single one needs no torch."""
 
 import os
 from collections.abc import Callable
@@ -12,32 +12,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process' rank among the processes of the run. Rank 0 prints, decides and writes the final file.
+class Process:
+    """This process among the `world` that torchrun started, `local_world` of them on this machine.
 
     A context: entering joins the processes (by gloo: messages are tiny, pictures never travel), leaving parts them.
     """
 
     rank: int = 0
-    world_size: int = 1
+    world: int = 1
     local_rank: int = 0
-    local_world_size: int = 1
+    local_world: int = 1
 
-    @staticmethod
-    def from_torchrun() -> "Ranks":
-        """The ranks that torchrun's environment variables say; one process without them."""
-        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        return Ranks(*(int(os.environ.get(name, default)) for name, default in names.items()))
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which talks, decides and writes."""
+        return self.rank == 0
 
-    def __enter__(self) -> "Ranks":
-        if self.world_size > 1:
+    def __enter__(self) -> "Process":
+        if self.world > 1:
             import torch.distributed as dist
 
             dist.init_process_group("gloo")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.world_size > 1:
+        if self.world > 1:
             import torch.distributed as dist
 
             dist.destroy_process_group()
@@ -46,7 +45,7 @@ class Ranks:
 
     def decide(self, decision: Callable[[], T]) -> T:
         """Runs `decision` on rank 0 and returns its result on every rank; a UserError or OSError there ends all."""
-        if self.world_size == 1:
+        if self.world == 1:
             return decision()
         import torch.distributed as dist
 
@@ -65,7 +64,13 @@ class Ranks:
 
     def wait(self) -> None:
         """Returns when every rank has called it."""
-        if self.world_size > 1:
+        if self.world > 1:
             import torch.distributed as dist
 
             dist.barrier()
+
+
+def this_process() -> Process:
+    """Which process this is, by the environment that torchrun sets."""
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    return Process(*(int(os.environ.get(name, alone)) for name, alone in names.items()))

@@ -17,7 +17,7 @@ from benchmarks.results import validate
 from benchmarks.step import FROZEN, LIVE, OURS, PEER, _warmed
 from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
-from trainer.model.networks import feature_widths
+from trainer.model.resnets import feature_widths
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -84,7 +84,7 @@ def test_the_peer_trains(optimizer: str) -> None:
     pytest.importorskip("lightly")
     hardware = Hardware("cpu", "CPU", bf16=False)
     run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer)
-    from trainer.model.networks import build_encoder
+    from trainer.model.resnets import build_encoder
 
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
     views = (torch.randn(16, 3, 32, 32), torch.randn(16, 3, 32, 32))
@@ -96,7 +96,7 @@ def test_the_peer_trains(optimizer: str) -> None:
 def test_the_peers_keys_are_a_slow_targets_of_the_other_view() -> None:
     """BYOL's loss (Eq. 6) in plain words, from copies of the arm's own networks; the target only follows."""
     pytest.importorskip("lightly")
-    from trainer.model.networks import build_encoder
+    from trainer.model.resnets import build_encoder
 
     hardware = Hardware("cpu", "CPU", bf16=False)
     run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=8, optimizer="sgd", base_lr=10.0)

@@ -11,7 +11,8 @@ from trainer_photos import PhotoBatch
 from trainer.config.run import LOSS_PRESETS
 from trainer.engine.diagnostics import diagnose
 from trainer.engine.setup import compile_networks
-from trainer.methods.base import Alignment, Byol, Method
+from trainer.methods.base import Method
+from trainer.methods.byol import Alignment, Byol
 from trainer.model.networks import Heads, build_model
 
 

@@ -15,13 +15,15 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from trainer_runs import TINY, rows_of
 
-from trainer.parallel.distributed import StopVote, resuming, synchronise_batch_norm
+from trainer.parallel.batchnorm import synchronise_batch_norm
+from trainer.parallel.collectives import resuming
+from trainer.parallel.stop_vote import StopVote
 from trainer.record import checkpoint, metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
 import copy, sys, torch, torch.distributed as dist
-from trainer.distributed import synchronise_batch_norm
+from trainer.parallel.batchnorm import synchronise_batch_norm
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(0)
@@ -118,7 +120,7 @@ def test_the_first_line_after_a_resume_is_that_of_the_unbroken_run(
 
 def test_a_message_names_the_command_that_the_run_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resuming(Path("runs/a b")) == "python -m trainer.run --resume 'runs/a b'"
-    monkeypatch.setattr("trainer.parallel.distributed.world", lambda: 4)
+    monkeypatch.setattr("trainer.parallel.collectives.world", lambda: 4)
     assert resuming(Path("out")) == "torchrun --standalone --nproc-per-node 4 -m trainer.run --resume out"
 
 

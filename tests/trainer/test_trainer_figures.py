@@ -23,7 +23,7 @@ from trainer.evaluation.localise import (
     probe_maps,
 )
 from trainer.evaluation.protocols import Bench
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 from trainer.record import checkpoint
 from trainer.run import program
 

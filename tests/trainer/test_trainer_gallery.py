@@ -11,7 +11,7 @@ from PIL import Image
 from trainer.evaluate import program
 from trainer.evaluation.gallery import COLUMNS, score_maps
 from trainer.model.encoders import maps
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 
 
 def test_maps_equal_their_formulas() -> None:

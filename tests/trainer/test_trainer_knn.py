@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from trainer_photos import MEAN, STD, read_cub
 
 from trainer.evaluation.knn import knn_accuracy, knn_predict
-from trainer.model.networks import build_encoder, feature_maps
+from trainer.model.resnets import build_encoder, feature_maps
 
 
 @pytest.fixture(scope="module")

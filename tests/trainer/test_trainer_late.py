@@ -17,7 +17,7 @@ from precompute.base.errors import UsageError, UserError
 from trainer import compare, evaluate, run
 from trainer.engine.data import Data
 from trainer.evaluation.protocols import Bench, features
-from trainer.methods.base import Alignment
+from trainer.methods.byol import Alignment
 from trainer.model.encoders import untrained
 from trainer.record import checkpoint, metrics
 

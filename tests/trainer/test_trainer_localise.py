@@ -10,7 +10,6 @@ from scipy import ndimage
 from trainer.evaluation.localise import (
     _largest_regions,
     box_masks,
-    cell_auc,
     centre_prior,
     figures,
     fit_probe,
@@ -19,6 +18,7 @@ from trainer.evaluation.localise import (
     off_centre_windows,
     probe_maps,
 )
+from trainer.model.auc import cell_auc
 
 
 def slow_auc(score: torch.Tensor, mask: torch.Tensor) -> float:

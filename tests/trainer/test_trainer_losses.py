@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer_photos import PhotoBatch
 
 from trainer.config.run import LOSS_PRESETS, LossPreset
-from trainer.methods.base import Alignment, Byol
+from trainer.methods.byol import Alignment, Byol
 from trainer.methods.losses import (
     alignment_loss,
     attention,

@@ -9,11 +9,13 @@ from torch import Tensor
 from trainer_photos import PhotoBatch
 
 from trainer.engine.cost import step_flops
-from trainer.methods.base import Method, build_method
+from trainer.methods.base import Method
 from trainer.methods.instloc import InstLoc
 from trainer.methods.looc import LooC, rotated
 from trainer.methods.pretext import RelLoc, RotPred, patches
-from trainer.model.networks import Heads, PairHead, build_model, feature_maps
+from trainer.methods.registry import METHODS
+from trainer.model.networks import Heads, PairHead, build_model
+from trainer.model.resnets import feature_maps
 
 DIM = 16
 
@@ -35,7 +37,7 @@ def nce(query: Tensor, positive: Tensor, negatives: list[Tensor], temperature: f
 
 
 def test_instloc_pools_where_the_instance_lies(photos: PhotoBatch) -> None:
-    method = InstLoc(network(), DIM, queue=24).double()
+    method = InstLoc(network(), queue=24).double()
     loss = one_loss(method, photos)
     embedded = []
     for net, v in ((method.online, 0), (method.target, 1)):
@@ -52,7 +54,7 @@ def test_instloc_pools_where_the_instance_lies(photos: PhotoBatch) -> None:
 
 
 def test_looc_is_two_contrasts_with_the_left_out_rotation(photos: PhotoBatch) -> None:
-    method = LooC(network(2 * DIM), 2 * DIM, queue=24).double()
+    method = LooC(network(2 * DIM), queue=24).double()
     state = torch.get_rng_state()
     queue = method.queue.clone()
     loss = one_loss(method, photos)
@@ -121,9 +123,8 @@ def test_a_pretext_task_begins_at_chance_and_is_learned(kind: type, chance: int,
 
 def test_arithmetic_is_counted_as_each_method_sees() -> None:
     """In forwards of one view: byol 3 · 2 + 2, mocov2 3 + 1, looc 3 + 2, rotpred 3 · 4."""
-    heads = {"byol": "mlp"}
     flops = {
-        name: step_flops(build_method(name, network(predictor=heads.get(name, "none")), DIM, queue=8), 32)
+        name: step_flops(METHODS[name].build(network(predictor=METHODS[name].predictor), queue=8), 32)
         for name in ("byol", "mocov2", "looc", "rotpred")
     }
     one = flops["mocov2"] / 4

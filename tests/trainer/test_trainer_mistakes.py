@@ -15,8 +15,8 @@ from precompute.base.boxfile import BoxCache, write
 from precompute.base.errors import UsageError, UserError
 from trainer import compare, evaluate, run
 from trainer.config.run import RunConfig
-from trainer.evaluation.localise import cell_auc
-from trainer.model.networks import build_encoder
+from trainer.model.auc import cell_auc
+from trainer.model.resnets import build_encoder
 from trainer.model.weights import read_state
 from trainer.record import metrics
 from trainer.record.model_card import write_card

@@ -6,17 +6,8 @@ import torchvision
 from trainer_photos import PhotoBatch
 
 from precompute.base.errors import UserError
-from trainer.model.networks import (
-    Heads,
-    architectures,
-    build_encoder,
-    build_model,
-    feature_maps,
-    feature_widths,
-    freeze_stages,
-    grid_of,
-    train_mode,
-)
+from trainer.model.networks import Heads, build_model, freeze_stages, train_mode
+from trainer.model.resnets import architectures, build_encoder, feature_maps, feature_widths, grid_of
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

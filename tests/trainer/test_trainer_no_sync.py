@@ -22,7 +22,7 @@ from trainer.config.run import METHODS, RunConfig
 from trainer.engine.build import make_method
 from trainer.engine.optim import build_optimizer
 from trainer.engine.state import TrainingState
-from trainer.model.networks import build_encoder, grid_of
+from trainer.model.resnets import build_encoder, grid_of
 from trainer.record.metrics import Meter
 from trainer.train import advance, autocast_of
 

@@ -12,10 +12,14 @@ from trainer import run
 from trainer.config.run import LOSS_PRESETS, LossPreset, RunConfig
 from trainer.engine.diagnostics import diagnose, gradient_ratio
 from trainer.engine.optim import build_optimizer, ema_momentum, set_lr
-from trainer.evaluation.localise import cell_auc
 from trainer.methods import base
-from trainer.methods.base import Alignment, Byol, MocoV2, Part, SimClr, build_method
+from trainer.methods.base import Part
+from trainer.methods.byol import Alignment, Byol
 from trainer.methods.losses import correspondence
+from trainer.methods.moco import MocoV2
+from trainer.methods.registry import METHODS
+from trainer.methods.simclr import SimClr
+from trainer.model.auc import cell_auc
 from trainer.model.networks import Heads, Projections, build_model
 
 
@@ -41,14 +45,14 @@ def test_a_runs_momentum_rises_to_one(demo_boxes, demo_root, tmp_path, monkeypat
 
 def test_a_queues_momentum_is_constant_and_its_length_the_settings() -> None:
     for name, dim in (("mocov2", DIM), ("instloc", DIM), ("looc", 2 * DIM)):
-        method = build_method(name, network(dim), dim, queue=24)
+        method = METHODS[name].build(network(dim), queue=24)
         assert method.momentum(0.5) == 0.999
         assert method.queue.shape == (24, dim)
-    assert build_method("byol", network(), DIM).momentum(0.5) == 0.5
+    assert METHODS["byol"].build(network()).momentum(0.5) == 0.5
 
 
 def test_moco_contrasts_with_the_queue_as_it_was(photos: PhotoBatch) -> None:
-    method = MocoV2(network(), DIM, queue=24).double()
+    method = MocoV2(network(), queue=24).double()
     queue = method.queue.clone()
     loss = one_loss(method, photos)
     assert method.target is not None
@@ -74,7 +78,7 @@ def test_presets_and_temperatures() -> None:
     assert LOSS_PRESETS["stable"] == LossPreset("cosine", 0.1, "sum", 1.0, "cover")
     assert LOSS_PRESETS["paper"] == LossPreset("raw", 1.0, "sum", 1.0, "bilinear")
     assert SimClr(network()).temperature == 0.2
-    assert MocoV2(network(), DIM, 24).temperature == 0.2
+    assert MocoV2(network(), 24).temperature == 0.2
 
 
 @pytest.mark.parametrize(

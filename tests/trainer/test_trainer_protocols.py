@@ -21,7 +21,7 @@ from trainer.evaluation import protocols, run_report
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.protocols import Bench
 from trainer.model.encoders import maps, pooled
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 
 
 def quiet(line: str) -> None:

@@ -17,7 +17,7 @@ from precompute.base.errors import UserError
 from trainer.config.run import RunConfig
 from trainer.engine.state import Saver
 from trainer.model import export
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 from trainer.record import checkpoint, metrics
 from trainer.record.folder import run_folder
 from trainer.run import program

@@ -22,7 +22,7 @@ from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
 from trainer.engine.data import Data
 from trainer.engine.state import Saver, TrainingState
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 from trainer.model.weights import load_encoder
 from trainer.record import checkpoint, metrics
 from trainer.record.folder import EVALUATION

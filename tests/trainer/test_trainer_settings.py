@@ -13,7 +13,7 @@ from trainer.config.idle import RULES, idle_flags
 from trainer.config.run import RunConfig
 from trainer.engine.build import surroundings
 from trainer.engine.data import open_data
-from trainer.model.networks import build_encoder
+from trainer.model.resnets import build_encoder
 
 CPU = Hardware("cpu", "CPU", bf16=False)
 H200 = Hardware("cuda:0", "NVIDIA H200", bf16=True)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from trainer_three import DEADLINE, WORLD, store
 
-from trainer.parallel.distributed import AllReduceBatchNorm, StopVote, synchronise_batch_norm
+from trainer.parallel.batchnorm import AllReduceBatchNorm, synchronise_batch_norm
+from trainer.parallel.stop_vote import StopVote
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = range(WORLD)
@@ -43,7 +44,7 @@ def seen(folder: Path) -> dict[str, list[Any]]:
 
 def test_every_sample_gets_what_the_one_before_it_has(seen: dict[str, list[Any]]) -> None:
     """The batch of all processes is one ring, and it turns one way."""
-    for name, expected in (("mine", WHOLE), ("of_others", WHOLE.roll(1, 0))):
+    for name, expected in (("own_rows", WHOLE), ("rolled", WHOLE.roll(1, 0))):
         assert torch.equal(torch.tensor([one[name] for one in seen["rows"]]).flatten(0, 1), expected), name
 
 

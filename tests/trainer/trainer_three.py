@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from precompute.base.ranks import Process
 from trainer import run, train
-from trainer.parallel import distributed
-from trainer.parallel.distributed import Process
+from trainer.parallel import collectives
+from trainer.parallel.batchnorm import synchronise_batch_norm
+from trainer.parallel.stop_vote import StopVote
 from trainer.record.metrics import Meter
 
 WORLD = 3
@@ -32,21 +34,21 @@ DEADLINE = 60  # seconds, after which a process that waits for another one ends
 def rows(process: Process) -> dict[str, Any]:
     """Four samples a process of a batch of twelve, and what travels between them."""
     whole = torch.arange(24.0).view(12, 2)
-    run = distributed.mine(whole)
+    run = collectives.own_rows(whole)
     weights = torch.arange(24.0).view(12, 2).sin()
     x = run.clone().requires_grad_()
-    joined = distributed.gather(x, differentiable=True)
+    joined = collectives.gather(x, differentiable=True)
     (joined * weights).sum().backward()
     assert x.grad is not None
     return {
-        "mine": run.tolist(),
-        "of_others": distributed.of_others(run).tolist(),
-        "gather": distributed.gather(run).tolist(),
-        "gather_columns": distributed.gather(run.t().contiguous().t()).tolist(),  # as channels-last maps are laid out
+        "own_rows": run.tolist(),
+        "rolled": collectives.rolled(run).tolist(),
+        "gather": collectives.gather(run).tolist(),
+        "gather_columns": collectives.gather(run.t().contiguous().t()).tolist(),  # as channels-last maps are laid out
         "gather_differentiable": joined.tolist(),
-        "gradient_is_of_all": torch.allclose(x.grad, WORLD * distributed.mine(weights)),
-        "average_of_known": distributed.average({"a": [math.nan, 2.0, 5.0][process.rank]}, "cpu", known=True),
-        "average": distributed.average({"a": float(process.rank), "b": 10.0 * process.rank}, "cpu"),
+        "gradient_is_of_all": torch.allclose(x.grad, WORLD * collectives.own_rows(weights)),
+        "average_of_known": collectives.average({"a": [math.nan, 2.0, 5.0][process.rank]}, "cpu", known=True),
+        "average": collectives.average({"a": float(process.rank), "b": 10.0 * process.rank}, "cpu"),
     }
 
 
@@ -54,7 +56,7 @@ def votes(process: Process) -> dict[str, Any]:
     """The step at which each hears that one of them was asked to stop, and what is heard after the last step."""
 
     def heard(asked: int, at: int, steps: int) -> tuple[int | None, list[bool]]:
-        vote = distributed.StopVote(process)
+        vote = StopVote(process)
         step = next((s for s in range(1, steps + 1) if vote(s, process.rank == asked and s >= at)[0]), None)
         return step, [vote.last(False), vote.last(process.rank == asked and at > steps)]
 
@@ -68,7 +70,7 @@ def votes(process: Process) -> dict[str, Any]:
 
 def saves(process: Process) -> dict[str, Any]:
     """When each saves, where the second one's clock alone says that a checkpoint is late: six steps after the last."""
-    vote, saved = distributed.StopVote(process), [0]
+    vote, saved = StopVote(process), [0]
     for step in range(1, 41):
         _, late = vote(step, False, process.rank == 1 and step - saved[-1] >= 6)
         if late:
@@ -95,12 +97,12 @@ def batch_norm(process: Process) -> dict[str, bool]:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6)
     ).double()
     images, whole = torch.randn(12, 3, 6, 6, dtype=torch.float64), copy.deepcopy(net)
-    distributed.synchronise_batch_norm(net, "cpu")
+    synchronise_batch_norm(net, "cpu")
     weights = torch.randn(12, 6, dtype=torch.float64)
     expected = whole(images)
     (expected * weights).sum().backward()
-    found = net(distributed.mine(images))
-    (found * distributed.mine(weights)).sum().backward()
+    found = net(collectives.own_rows(images))
+    (found * collectives.own_rows(weights)).sum().backward()
     gradients = []
     for p, q in zip(net.parameters(), whole.parameters(), strict=True):
         assert p.grad is not None
@@ -108,7 +110,7 @@ def batch_norm(process: Process) -> dict[str, bool]:
         gradients.append(torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-11))  # type: ignore[arg-type]
     buffers = zip(net.buffers(), whole.buffers(), strict=True)
     return {
-        "views": torch.allclose(found, distributed.mine(expected), rtol=1e-10, atol=1e-12),
+        "views": torch.allclose(found, collectives.own_rows(expected), rtol=1e-10, atol=1e-12),
         "gradients": all(gradients),
         "running": all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in buffers),
         "evaluated": torch.allclose(net.eval()(images), whole.eval()(images), rtol=1e-10, atol=1e-12),
@@ -117,7 +119,7 @@ def batch_norm(process: Process) -> dict[str, bool]:
 
 def alone(process: Process) -> dict[str, float]:
     """When each was in the block (one clock for all processes)."""
-    with distributed.first_alone(process):
+    with collectives.first_alone(process):
         began = time.monotonic()
         time.sleep(0.4 if process.first else 0.0)
         ended = time.monotonic()
@@ -128,7 +130,7 @@ def refused(process: Process) -> dict[str, Any]:
     """What each sees where the first one fails; nothing can follow."""
     entered = False
     try:
-        with distributed.first_alone(process):
+        with collectives.first_alone(process):
             entered = True
             if process.first:
                 raise FileExistsError("the folder is taken")
@@ -138,8 +140,8 @@ def refused(process: Process) -> dict[str, Any]:
 
 
 def parts(rank: int, folder: Path) -> None:
-    process = distributed.start("cpu")
-    assert process == Process(rank, WORLD)
+    process = collectives.start("cpu")
+    assert process == Process(rank, WORLD, rank)
     found = {part.__name__: part(process) for part in (rows, votes, saves, sums, batch_norm, alone, refused)}
     (folder / f"parts-{rank}.json").write_text(json.dumps(found))
 

@@ -14,8 +14,10 @@ from precompute.base.program import count
 from trainer.config.choices import Settings
 from trainer.config.run import RunConfig
 from trainer.engine.data import Data
-from trainer.methods.base import Alignment, Method, build_method
+from trainer.methods.base import Method
+from trainer.methods.byol import Alignment
 from trainer.methods.pretext import TURNS
+from trainer.methods.registry import METHODS
 from trainer.model.networks import Heads, build_model, freeze_stages
 from trainer.model.weights import load_encoder
 
@@ -30,7 +32,7 @@ def make_method(config: RunConfig, settings: Settings, say: Callable[[str], None
         say(remark)
     freeze_stages(online, config.freeze_stages)
     alignment = Alignment(config.alignment(), config.control) if config.method == "cvsa" else None
-    return build_method(config.method, online, heads.dim, alignment, settings.queue)
+    return METHODS[config.method].build(online, alignment, settings.queue)
 
 
 def make_heads(config: RunConfig, settings: Settings) -> Heads:

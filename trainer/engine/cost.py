@@ -1,14 +1,10 @@
 """What a step costs in arithmetic, and what share of the device's peak a run reaches (MFU)."""
 
-import copy
 import sys
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.methods.base import Method
-from trainer.model.networks import Network
 
 try:
     import resource
@@ -26,17 +22,8 @@ def step_flops(method: Method, size: int) -> float:
         devices=[]
     ):  # some draw; a run that goes on counts again, and must draw as it would have
         seen = method.sees(image)
-    total = 3 * _forward_flops(method.online, seen)
-    return total + (method.target_views * _forward_flops(method.target, image) if method.target is not None else 0)
-
-
-@torch.no_grad()
-def _forward_flops(network: Network, images: Tensor) -> float:
-    twin = copy.deepcopy(network).to("meta").eval()
-    twin.compiled = False  # what is compiled is not counted
-    with FlopCounterMode(display=False) as counter:
-        twin(images)
-    return counter.get_total_flops()
+    total = 3 * method.online.flops(seen)
+    return total + (method.target_views * method.target.flops(image) if method.target is not None else 0)
 
 
 def peak_memory(device: str) -> float | None:

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.evaluation.localise import cell_auc
 from trainer.methods.base import Method, Part
 from trainer.methods.losses import correspondence
-from trainer.parallel.distributed import of_others
+from trainer.model.auc import cell_auc
+from trainer.parallel.collectives import rolled
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
@@ -38,8 +38,8 @@ def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
         alignment = getattr(method, "alignment", None)
         if part.keys is not None and stage in part.keys.maps and alignment is not None:
             with torch.no_grad():
-                rolled = of_others(part.keys.maps[stage])
-                other = correspondence(part.online.predicted_maps[stage].detach(), rolled, alignment.settings)
+                rolled_keys = rolled(part.keys.maps[stage])
+                other = correspondence(part.online.predicted_maps[stage].detach(), rolled_keys, alignment.settings)
             found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
     return found
 

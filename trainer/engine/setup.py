@@ -9,6 +9,7 @@ import torch
 
 from augment import open_views
 from precompute.base.errors import UserError
+from precompute.base.ranks import Process
 from trainer.config.choices import Hardware, Settings, decide, find_hardware
 from trainer.config.run import RunConfig
 from trainer.engine.build import make_method
@@ -16,9 +17,9 @@ from trainer.engine.data import Data
 from trainer.engine.optim import build_optimizer
 from trainer.engine.state import TrainingState
 from trainer.methods.base import Method
-from trainer.model.networks import build_encoder, feature_widths
-from trainer.parallel import distributed
-from trainer.parallel.distributed import Process
+from trainer.model.resnets import build_encoder, feature_widths
+from trainer.parallel import collectives
+from trainer.parallel.batchnorm import synchronise_batch_norm
 from trainer.record.metrics import Meter
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def make_state(
     method = make_method(config if fresh else replace(config, init=None), settings, say).to(device)
     compile_networks(method, config.compile)
     if process.world > 1:
-        distributed.synchronise_batch_norm(method, device)
-        method.run_online_by(distributed.parallel(method.online, device))
+        synchronise_batch_norm(method, device)
+        method.run_online_by(collectives.parallel(method.online, device))
     return TrainingState(
         config=config,
         settings=settings,

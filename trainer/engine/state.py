@@ -12,7 +12,7 @@ from precompute.base.options import as_json
 from trainer.config.choices import Settings
 from trainer.config.run import RunConfig
 from trainer.methods.base import Method
-from trainer.parallel import distributed
+from trainer.parallel import collectives
 from trainer.record import checkpoint
 from trainer.record.checkpoint import Resumed
 from trainer.record.metrics import Meter
@@ -126,7 +126,7 @@ class Saver:
     def _unwritten(self, step: int, error: OSError) -> UserError:
         good = "There is none before it"
         if self.saved is not None:
-            good = f"Last good checkpoint: step {self.saved}. Then: {distributed.resuming(self.folder)}"
+            good = f"Last good checkpoint: step {self.saved}. Then: {collectives.resuming(self.folder)}"
         return UserError(
             f"{error.filename}: the checkpoint of step {step} was not written ({error.strerror}). Make room. {good}"
         )

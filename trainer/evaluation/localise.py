@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trainer.model.auc import cell_auc
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -45,28 +47,6 @@ def figures(scores: Tensor, masks: Tensor) -> Figures:
     mass = scores - scores.amin(1, keepdim=True)
     energy = ((mass * masks).sum(1) / mass.sum(1).clamp_min(1e-12)).mean()
     return Figures(auc[valid].mean().item(), pointing.item(), energy.item(), int(valid.sum()))
-
-
-def cell_auc(scores: Tensor, masks: Tensor) -> Tensor:
-    """Area under the ROC of each image's cells [N]: P(foreground > background) + P(equal) / 2; nan without both.
-
-    Also nan for an image whose scores are not all numbers.
-    """
-    scores, foreground = scores.flatten(1).float(), masks.flatten(1) >= 0.5
-    n, cells = scores.shape
-    ordered, order = scores.sort(1)
-    # Mid-ranks: cells of equal score share the mean of their places.
-    first = torch.searchsorted(ordered, ordered, right=False)
-    last = torch.searchsorted(ordered, ordered, right=True)
-    ranks = torch.empty_like(scores).scatter_(1, order, (first + last + 1).float() / 2)
-    positive = foreground.sum(1).float()
-    auc = (ranks * foreground).sum(1) - positive * (positive + 1) / 2
-    pairs = positive * (cells - positive)
-    return torch.where(
-        (pairs > 0) & scores.isfinite().all(1),
-        auc / pairs.clamp_min(1),
-        torch.full((n,), float("nan"), device=auc.device),
-    )
 
 
 def centre_prior(grid: int, device: str | torch.device = "cpu") -> Tensor:

@@ -16,10 +16,11 @@ from precompute.base.program import count
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
 from trainer.evaluate import NOTHING_TO_FIND
-from trainer.evaluation.localise import Figures, cell_auc, centre_prior, figures, fit_probe, probe_maps
+from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, probe_maps
 from trainer.evaluation.protocols import MOST_IMAGES, Bench, knn, localise
-from trainer.methods.base import Alignment, Byol
-from trainer.model.networks import build_encoder
+from trainer.methods.byol import Alignment, Byol
+from trainer.model.auc import cell_auc
+from trainer.model.resnets import build_encoder
 from trainer.record.folder import EVALUATION, FIGURE
 from trainer.record.metrics import finite
 from trainer.record.model_card import area_shares, keys_sentence

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from trainer.methods.base import Masks, MocoV2, Part
+from trainer.methods.base import Masks, Part
+from trainer.methods.moco import MocoV2
 
 
 class InstLoc(MocoV2):
     """InfoNCE between the instance's features in both views, a queue of keys as negatives."""
 
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
-        """One part; the keys enter the queue afterwards."""
+        """One part."""
         key = self.key(views[1], masks[1][4])
         yield self.contrast(self.forward_online(views[0], masks[0][4]), key)
-        self.enqueue(key)

@@ -1,7 +1,7 @@
 """LooC* (Xiao et al. 2021, in the rotation version that the paper compares with): leave-one-out contrast.
 
 Two embedding spaces over one encoder. In the first a query meets a key that was rotated by another quarter turn, so
-what it learns does not depend on the rotation; in the second the key with the query's own rotation is the positive and
+what it learns does not depend on the rotation. In the second the key with the query's own rotation is the positive and
 the differently rotated key a negative, so what it learns knows the rotation. MoCo v2 in both, half a loss each.
 """
 
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.methods.base import Masks, MocoV2, Part
+from trainer.methods.base import Masks, Part
 from trainer.methods.losses import info_nce
-from trainer.parallel.distributed import mine, world
+from trainer.methods.moco import MocoV2
+from trainer.parallel.collectives import own_rows, world
 
 
 class LooC(MocoV2):
@@ -24,23 +25,22 @@ class LooC(MocoV2):
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
         """One part; the equally rotated keys enter the queue afterwards."""
         n = len(views[0])
-        # For all processes alike, from the CPU's generator, which a checkpoint holds and every process seeds equally.
+        # Drawn for the global batch from the CPU's generator: every rank seeds it equally, and a checkpoint holds it.
         turns, more = torch.randint(4, (world() * n,)), torch.randint(1, 4, (world() * n,))
-        others = mine((turns + more) % 4)
-        turns = mine(turns)
-        same, turned = (self.key(rotated(views[1], t)) for t in (turns, others))
+        turns, other_turns = own_rows(turns), own_rows((turns + more) % 4)
+        same, turned = (self.key(rotated(views[1], t)) for t in (turns, other_turns))
         out = self.forward_online(rotated(views[0], turns))
         invariant, aware = out.projection.chunk(2, 1)
         negatives = self.queue.chunk(2, 1)
         first = info_nce(invariant, turned.chunk(2, 1)[0], negatives[0], self.temperature)
         second = _nce_with_own(aware, same.chunk(2, 1)[1], turned.chunk(2, 1)[1], negatives[1], self.temperature)
         loss = 0.5 * (first + second)
-        yield Part(loss, {"contrastive": loss}, out)
         self.enqueue(same)
+        yield Part(loss, {"contrastive": loss}, out)
 
 
 def rotated(views: Tensor, turns: Tensor) -> Tensor:
-    """Each view [3, S, S] of a batch by its number of quarter turns (int64 [N] on the CPU), in four launches."""
+    """Rotates each view of [N, 3, S, S] by its number of quarter turns (int64 [N] on the CPU), in four launches."""
     out = torch.empty_like(views)
     for turn in range(4):
         rows = (turns == turn).nonzero()[:, 0].to(views.device, non_blocking=True)

@@ -7,19 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.methods.base import Masks, Method, Part
-from trainer.model.networks import Network
 
 TURNS, PLACES = 4, 8
 
 
 class RotPred(Method):
-    """Every view in all four quarter turns; the projector's four outputs tell which it is."""
-
-    def __init__(self, online: Network) -> None:
-        super().__init__(online, has_target=False)
+    """A view in all four quarter turns; the projector has an output for each turn."""
 
     def sees(self, image: Tensor) -> Tensor:
-        """All quarter turns of a view [N, 3, S, S]: [4 · N, 3, S, S]."""
+        """All quarter turns of views [N, 3, S, S]: [4 · N, 3, S, S]."""
         return torch.cat([image.rot90(turn, (2, 3)) for turn in range(TURNS)])
 
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
@@ -31,13 +27,10 @@ class RotPred(Method):
 
 
 class RelLoc(Method):
-    """Nine patches of a view; from the middle one and a neighbour the pair head tells where the neighbour lies."""
-
-    def __init__(self, online: Network) -> None:
-        super().__init__(online, has_target=False)
+    """Nine patches of a view; from the middle patch and a neighbour the pair head predicts where the neighbour lies."""
 
     def sees(self, image: Tensor) -> Tensor:
-        """`patches` of a view."""
+        """Nine patches: [9, 3, s, s]."""
         return patches(image)
 
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
@@ -52,8 +45,8 @@ class RelLoc(Method):
 def patches(view: Tensor) -> Tensor:
     """[N, 3, S, S] to [9 · N, 3, s, s]: the middle cell of a 3 × 3 grid, then its neighbours row by row.
 
-    A patch fills three quarters of its cell and is shifted at random in it, so that no edge goes on in the next patch;
-    the shifts come from the CPU's generator, one for each cell and batch, so that a patch is a plain slice.
+    A patch fills three quarters of its cell and is shifted in it at random, so that no edge goes on in the next patch.
+    The shifts come from the CPU's generator, one for each cell and batch, so that a patch is a plain slice.
     """
     cell = view.shape[-1] // 3
     side = max(3 * cell // 4, 1)

@@ -16,7 +16,7 @@ from torchvision.models.resnet import ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from precompute.base.errors import UsageError, UserError
-from trainer.model.networks import NARROW, architectures, build_encoder, feature_maps, feature_widths
+from trainer.model.resnets import NARROW, architectures, build_encoder, feature_maps, feature_widths
 from trainer.model.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, refuse_broken, some
 
 _TIMM, _TORCHVISION = VIT_STEMS

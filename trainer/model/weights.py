@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from precompute.base.errors import UserError
-from trainer.model.networks import BLOCKS, architectures, build_encoder
+from trainer.model.resnets import BLOCKS, architectures, build_encoder
 
 _VISSL = ("classy_state_dict", "base_model", "trunk")  # the way down to its weights, with "model" on it
 _CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student", *_VISSL)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
-from trainer.parallel import distributed
+from trainer.parallel import collectives
 from trainer.record.tensorboard import Board
 
 NAME = "metrics.jsonl"
@@ -129,9 +129,9 @@ class Meter:
 
         A checkpoint is one process's: with its own sums a resume would take those of the others for equal to them.
         """
-        if distributed.world() > 1 and self.sums:
+        if collectives.world() > 1 and self.sums:
             some = next(iter(self.sums.values()))
-            means = distributed.average({name: value.item() for name, value in self.sums.items()}, str(some.device))
+            means = collectives.average({name: value.item() for name, value in self.sums.items()}, str(some.device))
             self.sums = {name: torch.tensor(value, dtype=some.dtype).to(some.device) for name, value in means.items()}
 
     def means(self) -> dict[str, float]:
