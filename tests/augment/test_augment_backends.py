@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from loading import open_with
 
-from augment import backends, open_views
+from augment import backends
 from augment.stream.imageset import ImageSet
 from augment.views.plan import draw, epoch_order, partners
 from augment.views.policy import Policy
@@ -197,7 +198,7 @@ def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
 def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch):
     """It would give linear ones, and the log line would say otherwise."""
     with pytest.raises(backends.UserError, match="linear colour only, not torchvision: use backend=fused"):
-        open_views(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
+        open_with(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
     cuda = torch.device("cuda")
     monkeypatch.setattr(backends, "why_no_dali", lambda: None)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: True)

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from loader_views import SMALL, assert_equal, collect, views_of
+from loading import SMALL, assert_equal, collect, open_with, views_of
 
-from augment import Policy, eval_images, open_views
+from augment import Policy, eval_images
 from augment.backends import dali_runs
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, UserError
@@ -15,7 +15,7 @@ from precompute.base.errors import BadFile, UserError
 
 def test_batches_carry_views_and_their_geometry(demo):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         assert len(loader) == 6
         batch = next(iter(loader))
         assert batch.q.shape == batch.k.shape == (8, 3, 32, 32)
@@ -45,9 +45,9 @@ def test_resume_on_other_boxes_is_refused(demo):
     root, path = demo
     boxes = BoxCache.open(path)
     other = dataclasses.replace(boxes, boxes=boxes.boxes[::-1].copy())
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         state = loader.state_dict()
-    with open_views(other, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(other, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         with pytest.raises(UserError, match="the images or their boxes are not those that the views began with"):
             loader.load_state_dict(state)
         del state["boxes"]  # as a version before wrote it
@@ -69,7 +69,7 @@ def test_resume_on_other_boxes_is_refused(demo):
 )
 def test_a_state_that_is_none_is_refused(demo, change, words):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         assert len(loader) == 6
         state = loader.state_dict() | change if isinstance(change, dict) and change else change
         with pytest.raises(UserError, match=words):
@@ -80,7 +80,7 @@ def test_a_state_that_is_none_is_refused(demo, change, words):
 def test_two_ranks_see_what_one_sees(demo):
     both = {}
     for rank in (0, 1):
-        both |= views_of(demo, rank=rank, world_size=2)
+        both |= views_of(demo, rank=rank, world=2)
     assert_equal(both, views_of(demo))
 
 
@@ -89,14 +89,14 @@ def test_resume_in_the_middle_of_an_epoch(demo):
     whole = views_of(demo)
     options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "drop_last": False}
     parts = {}
-    with open_views(boxes, root, **options) as first:
+    with open_with(boxes, root, **options) as first:
         for step, batch in enumerate(first):
             collect(parts, 0, batch)
             if step == 2:
                 state = first.state_dict()
                 break
     assert (state["epoch"], state["step"]) == (0, 3)
-    with open_views(boxes, root, **options) as second:
+    with open_with(boxes, root, **options) as second:
         second.load_state_dict(state)
         for epoch in range(2):
             second.set_epoch(epoch)
@@ -106,7 +106,7 @@ def test_resume_in_the_middle_of_an_epoch(demo):
     assert_equal(whole, parts)
     for changed in ({"seed": 5}, {"batch_size": 16}, {"policy": SMALL.replace(flip=0.1)}):
         with (
-            open_views(boxes, root, **(options | changed)) as other,
+            open_with(boxes, root, **(options | changed)) as other,
             pytest.raises(UserError, match=next(iter(changed))),
         ):
             other.load_state_dict(state)
@@ -114,7 +114,7 @@ def test_resume_in_the_middle_of_an_epoch(demo):
 
 def test_a_loop_left_early_begins_its_epoch_again(demo):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         first = next(iter(loader))
         again = [batch.sources.tolist() for batch in loader]
         assert again[0] == first.sources.tolist()
@@ -154,7 +154,7 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
     whole = views_of(demo, backend=backend)
     cache, said, parts = BoxCache.open(boxes), [], {}
     options = {"policy": SMALL, "batch_size": 8, "backend": backend, "device": "cpu", "drop_last": False}
-    with open_views(boxes, root, say=said.append, **options) as loader:
+    with open_with(boxes, root, say=said.append, **options) as loader:
         batches = list(loader)
         report = loader.report()
         known = len(said)
@@ -176,7 +176,7 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
                 assert torch.equal(rects, batch.rects[i])
                 parts[source] = True
     assert len(parts) > 20
-    with open_views(boxes, root, on_bad="fail", say=said.append, **options) as loader, pytest.raises(BadFile):
+    with open_with(boxes, root, on_bad="fail", say=said.append, **options) as loader, pytest.raises(BadFile):
         list(loader)
 
 
@@ -184,7 +184,7 @@ def test_a_stand_in_is_seen_as_the_image_that_it_stands_for_would_have_been(demo
     """Its flip, colour and blur are the bad image's; so one image that is twice in a batch makes two pairs of views."""
     options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "say": lambda _: None}
     (root, boxes), (copy, _, rows), twice = demo, broken, 0
-    with open_views(boxes, root, **options) as whole, open_views(boxes, copy, **options) as mended:
+    with open_with(boxes, root, **options) as whole, open_with(boxes, copy, **options) as mended:
         for was, batch in zip(whole, mended, strict=True):
             for name in ("flip", "jitter", "jittered", "order", "gray", "sigma"):
                 assert (getattr(was.plan, name) == getattr(batch.plan, name)).all(), name
@@ -206,7 +206,7 @@ def test_same_size_other_contents_is_found_by_hash(demo, tmp_path):
     data = bytearray((copy / cache.path(row)).read_bytes())
     data[len(data) // 2] ^= 0xFF
     (copy / cache.path(row)).write_bytes(data)
-    with open_views(
+    with open_with(
         boxes, copy, policy=SMALL, batch_size=8, backend="kornia", device="cpu", check="hash", say=lambda _: None
     ) as loader:
         assert row not in torch.cat([b.sources for b in loader]).tolist()
@@ -218,7 +218,7 @@ def test_nothing_good_left_is_an_error_not_a_hang(demo, tmp_path):
     shutil.copytree(root, tmp_path / "demo")
     for path in (tmp_path / "demo").rglob("*.jpg"):
         path.write_bytes(b"")
-    with open_views(
+    with open_with(
         boxes, tmp_path / "demo", policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None
     ) as loader:
         for _ in range(2):  # also when asked again
@@ -237,16 +237,16 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         ({"prefetch": -5}, "prefetch=-5"),
         *(({"dtype": torch.uint8, "backend": name}, "float32, torch.bfloat16") for name in ("kornia", "dali", "fused")),
         ({"dtype": "float16"}, "dtype=float16: must be one of"),
-        ({"own_backgrounds": False}, "own_backgrounds=False without background_sets"),
+        ({"own_backgrounds": False}, "own_backgrounds=False without backgrounds"),
         ({"cache_side": 64}, "cache_side=64 without a cache: name one"),
         ({"cache_bytes": 1 << 20}, "cache_bytes=1048576 without a cache"),
     ]:
         with pytest.raises(UserError, match=words):
-            open_views(boxes, root, batch_size=8, device="cpu", **options)
+            open_with(boxes, root, batch_size=8, device="cpu", **options)
     with pytest.raises(UserError, match="no such folder"):
-        open_views(boxes, tmp_path / "none", batch_size=8, device="cpu")
+        open_with(boxes, tmp_path / "none", batch_size=8, device="cpu")
     with pytest.raises(UserError, match=r"images are not below it \(no images/"):
-        open_views(boxes, tmp_path, batch_size=8, device="cpu")
+        open_with(boxes, tmp_path, batch_size=8, device="cpu")
     with pytest.raises(UserError, match="center, box, whole"):
         eval_images(boxes, root, crop="middle")
 
