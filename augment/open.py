@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
 
     import numpy as np
+    import torch
 
     from augment.backends.decoded import DecodedCache
     from augment.stream.loader import ViewLoader
@@ -42,20 +43,23 @@ def open_views(
     Raises UserError (missing files or folders, a batch that cannot be made), or its subclass BadValue, which names the
     argument or the record's field, its valid values and the remedy.
     """
+    import torch
+
     from augment.stream.loader import ViewLoader
     from augment.stream.maker import BatchMaker
 
     source, making = Source.of(source, root), making.settled()
+    device = torch.device(making.device)
     policy = _policy_for(source, policy)
-    name, reason = backends.choose(making.backend, making.device, policy.colour, making.cache != "off")
+    name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
     images, rows, pool = _images_of(source, making.say)
     schedule = Schedule(
         policy, rows, whole("batch_size", batch_size), whole("seed", seed), bool(share.drop_last), share.rank,
         share.world, pool,
     )  # fmt: skip
-    cache = _decoded_cache(images, policy, rows, making)
+    cache = _decoded_cache(images, policy, rows, making, device)
     backend = backends.build(
-        name, policy, making.device, making.dtype, making.workers or 1, schedule.largest, making.say, cache
+        name, policy, device, making.dtype, making.workers or 1, schedule.largest, making.say, cache
     )
     making.say(f"{name} backend on {making.device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
@@ -101,16 +105,18 @@ def _others(images: ImageSet, rows: "np.ndarray", say: Callable[[str], None]) ->
     return others[~also]
 
 
-def _decoded_cache(images: ImageSet, policy: Policy, rows: "np.ndarray", making: Making) -> "DecodedCache | None":
+def _decoded_cache(
+    images: ImageSet, policy: Policy, rows: "np.ndarray", making: Making, device: "torch.device"
+) -> "DecodedCache | None":
     """The cache of `making`, which says how much of the split fits. Raises BadValue for one on another device."""
     from augment.backends.decoded import DecodedCache, default_budget
 
     if making.cache == "off":
         return None
-    right = "gpu" if making.device.type == "cuda" else "ram"
+    right = "gpu" if device.type == "cuda" else "ram"
     if making.cache != right:
-        raise BadValue("cache", making.cache, f"{right} or off for views on {making.device}")
-    budget = default_budget(making.device) if making.cache_bytes is None else making.cache_bytes
+        raise BadValue("cache", making.cache, f"{right} or off for views on {device}")
+    budget = default_budget(device) if making.cache_bytes is None else making.cache_bytes
     kept = DecodedCache(policy, images.pool, budget, making.cache_side)
     needed = kept.needed(rows)
     share = min(budget / max(needed, 1), 1.0)

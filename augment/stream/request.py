@@ -114,7 +114,7 @@ class Making:
             raise BadValue("dtype", self.dtype, DTYPES)
         for name, least in (("workers", 1), ("prefetch", 0), ("cache_bytes", 0), ("cache_side", 1)):
             value = getattr(self, name)
-            if value is not None and whole(name, value) < least:
+            if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")
         for name in ("cache_bytes", "cache_side"):
             if self.cache == "off" and getattr(self, name) is not None:

@@ -13,7 +13,7 @@ from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.imageset import ImageSet
 from augment.views.plan import Plan, draw, epoch_order, partners
 from precompute.base import pixels
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from tests.augment import reference
 from tests.augment.test_augment_backends import frames
 
@@ -158,9 +158,9 @@ def test_a_batch_with_a_stand_in_keeps_its_maps(birds, tmp_path):
 def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
     boxes, root, maps = birds
     options = {"batch_size": 16, "split": None, "device": "cpu", "say": lambda _: None}
-    with pytest.raises(UserError, match="belong together"):
+    with pytest.raises(BadValue, match="maps=None: must be a folder of saliency maps for the policy copy-paste"):
         open_with(boxes, root, policy=SOFT, **options)
-    with pytest.raises(UserError, match="belong together"):
+    with pytest.raises(BadValue, match="maps=.*: must be left out for saliencyswap"):
         open_with(boxes, root, maps=maps, **options)
     with pytest.raises(UserError, match="no such folder"):
         open_with(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)

@@ -42,7 +42,7 @@ def test_a_batch_prints_as_one_line_and_knows_its_views(cub):
 def test_mistakes_in_arguments_are_named(cub):
     for arguments, words in (
         ({"policy": "rrc"}, r"policy='rrc': must be an augment.Policy, such as Policy\(name='rrc'\)"),
-        ({"backgrounds": ["other.h5"]}, "backgrounds: 'other.h5': each must be a pair"),
+        ({"backgrounds": ["other.h5"]}, r"backgrounds=\['other.h5'\]: must be pairs of a box file and its folder"),
     ):
         with pytest.raises(UserError, match=words):
             open_with(*cub, batch_size=4, device="cpu", say=lambda _: None, **arguments)

@@ -66,7 +66,10 @@ def test_a_small_budget_keeps_what_fits(demo):
     assert any("the others decoded in every epoch" in line for line in said)
     assert 0 < counts[2] - counts[1] < 48
     assert_equal(views_of(demo, backend="fused"), views_of(demo, backend="fused", cache="ram", cache_bytes=500_000))
-    for wrong, words in (({"cache": "gpu"}, "use ram"), ({"cache": "ram", "backend": "kornia"}, "backend=fused")):
+    for wrong, words in (
+        ({"cache": "gpu"}, "cache='gpu': must be ram"),
+        ({"cache": "ram", "backend": "kornia"}, "must be fused"),
+    ):
         with pytest.raises(UserError, match=words):
             open_with(boxes, root, **(options | wrong))
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
 from loading import SMALL, assert_equal, collect, open_with, views_of
 
-from augment import Policy, eval_images
+from augment import Policy, Source, ViewLoader, eval_images
 from augment.backends import dali_runs
+from augment.stream.producer import Made
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, UserError
 
@@ -52,6 +54,40 @@ def test_resume_on_other_boxes_is_refused(demo):
             loader.load_state_dict(state)
         del state["boxes"]  # as a version before wrote it
         loader.load_state_dict(state)
+
+
+def test_a_loader_is_stateful_for_distributed_checkpoints(demo):
+    from torch.distributed.checkpoint.stateful import Stateful
+
+    root, boxes = demo
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        assert isinstance(loader, Stateful)
+
+
+def test_any_maker_of_batches_will_do(demo):
+    """A loader asks for places and takes what comes: here batches that another maker has made."""
+    root, boxes = demo
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        made = [Made(batch, {"batches": 1, "samples": len(batch)}, None) for batch in loader]
+
+        class Kept:
+            bad: ClassVar[dict[int, str]] = {7: "spoilt"}
+            closed = False
+
+            def begin_here(self): ...
+
+            def make(self, places):
+                yield from (made[step] for _, step in places)
+
+            def close(self):
+                self.closed = True
+
+        with ViewLoader(loader.schedule, loader.images, kept := Kept(), prefetch=1) as other:
+            assert all(a is b.batch for a, b in zip(other, made, strict=True))
+            assert other.report()["samples"] == 48
+            assert other.report()["bad_files"] == {loader.images.path(7): "spoilt"}
+            assert other.state_dict() == loader.state_dict()
+        assert kept.closed
 
 
 @pytest.mark.parametrize(
@@ -236,13 +272,13 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         ({"workers": -1}, "workers=-1: must be at least 0"),
         ({"prefetch": -5}, "prefetch=-5"),
         *(({"dtype": torch.uint8, "backend": name}, "float32, torch.bfloat16") for name in ("kornia", "dali", "fused")),
-        ({"dtype": "float16"}, "dtype=float16: must be one of"),
-        ({"own_backgrounds": False}, "own_backgrounds=False without backgrounds"),
-        ({"cache_side": 64}, "cache_side=64 without a cache: name one"),
-        ({"cache_bytes": 1 << 20}, "cache_bytes=1048576 without a cache"),
+        ({"dtype": "float16"}, "dtype='float16': must be one of"),
+        ({"own_backgrounds": False}, "own_backgrounds=False: must be on without further backgrounds"),
+        ({"cache_side": 64}, "cache_side=64: must be left out without a cache. Name one"),
+        ({"cache_bytes": 1 << 20}, "cache_bytes=1048576: must be left out"),
     ]:
         with pytest.raises(UserError, match=words):
-            open_with(boxes, root, batch_size=8, device="cpu", **options)
+            open_with(boxes, root, **({"batch_size": 8, "device": "cpu"} | options))
     with pytest.raises(UserError, match="no such folder"):
         open_with(boxes, tmp_path / "none", batch_size=8, device="cpu")
     with pytest.raises(UserError, match=r"images are not below it \(no images/"):
@@ -257,7 +293,7 @@ def test_evaluation_images_are_torchvisions(demo):
 
     root, boxes = demo
     cache = BoxCache.open(boxes)
-    batches = list(eval_images(boxes, root, split="test", size=64, batch_size=20))
+    batches = list(eval_images(boxes, root, size=64, batch_size=20))
     indices = torch.cat([i for _, i in batches])
     assert indices.tolist() == cache.indices("test").tolist()
     pixels = torch.cat([x for x, _ in batches])
@@ -270,5 +306,5 @@ def test_evaluation_images_are_torchvisions(demo):
         expected = theirs(Image.open(root / cache.path(int(indices[i]))))
         assert (pixels[i] - expected).abs().max() < 0.03
     for crop in ("box", "whole"):
-        for images, _ in eval_images(boxes, root, split=None, size=32, batch_size=64, crop=crop):
+        for images, _ in eval_images(Source(boxes, root, "all"), size=32, batch_size=64, crop=crop):
             assert images.shape[1:] == (3, 32, 32)

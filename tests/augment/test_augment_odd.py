@@ -18,7 +18,7 @@ from augment.backends.decoded import kept_rois
 from augment.views import geometry, schedule
 from augment.views.plan import Pool, draw
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 
 BACKENDS = ("eager", "kornia")
 
@@ -58,7 +58,7 @@ def test_numpy_settings_make_a_state_of_plain_values(demo):
     "option",
     [
         {"batch_size": "8"}, {"batch_size": None}, {"batch_size": 8.0}, {"seed": None}, {"seed": 1.5}, {"rank": "0"},
-        {"world_size": None}, {"workers": 1.5}, {"workers": "2"}, {"prefetch": float("nan")}, {"prefetch": None},
+        {"world": None}, {"workers": 1.5}, {"workers": "2"}, {"prefetch": float("nan")}, {"prefetch": None},
         {"cache": "ram", "cache_bytes": "5"}, {"cache": "ram", "cache_side": 0.5},
     ],
     ids=str,
@@ -73,9 +73,9 @@ def test_what_is_no_whole_number_is_named(demo, option):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"shared": 5}, "policy shared=5: must be names"),
-        ({"shared": [[1]]}, "policy shared=.*: must be names"),
-        ({"size": 10**400}, "policy size=1000.*: must be a whole number"),
+        ({"shared": 5}, "shared=5: must be names"),
+        ({"shared": [[1]]}, "shared=.*: must be names"),
+        ({"size": 10**400}, "size=1000.*: must be a whole number"),
     ],
 )
 def test_policies_name_what_no_policy_can_have(values, match):
@@ -91,7 +91,7 @@ def test_what_names_no_data_is_an_error_that_tells_it(demo, option):
     with pytest.raises(UserError, match=next(iter(option))):
         open_with(boxes, root, batch_size=8, device="cpu", policy=SMALL, **option)
     for bad in ((None, root), (boxes, 5.5)):
-        with pytest.raises(UserError, match=r"boxes=None|root=5\.5"):
+        with pytest.raises(BadValue, match=r"boxes=None|root=5\.5"):
             open_with(*bad, batch_size=8, device="cpu", policy=SMALL)
 
 
