@@ -160,7 +160,7 @@ def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
     options = {"batch_size": 16, "split": None, "device": "cpu", "say": lambda _: None}
     with pytest.raises(BadValue, match="maps=None: must be a folder of saliency maps for the policy copy-paste"):
         open_with(boxes, root, policy=SOFT, **options)
-    with pytest.raises(BadValue, match="maps=.*: must be left out for saliencyswap"):
+    with pytest.raises(BadValue, match=r"maps=.*: must be left out for saliencyswap"):
         open_with(boxes, root, maps=maps, **options)
     with pytest.raises(UserError, match="no such folder"):
         open_with(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)

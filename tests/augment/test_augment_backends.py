@@ -198,7 +198,7 @@ def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
 
 def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch):
     """It would give linear ones, and the log line would say otherwise."""
-    with pytest.raises(BadValue, match="one with torchvision colour; dali has linear only. Use fused"):
+    with pytest.raises(BadValue, match=r"one with torchvision colour; dali has linear only\. Use fused"):
         open_with(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
     cuda = torch.device("cuda")
     monkeypatch.setattr(backends, "why_no_dali", lambda: None)
