@@ -8,15 +8,19 @@ if TYPE_CHECKING:
     from augment.stream.batch import Batch
     from augment.stream.evaluation import eval_images
     from augment.stream.loader import ViewLoader
+    from augment.stream.request import Making, Share, Source
     from augment.views.plan import Plan
     from augment.views.policy import Policy
 
-__all__ = ["Batch", "Plan", "Policy", "ViewLoader", "eval_images", "open_views"]
+__all__ = ["Batch", "Making", "Plan", "Policy", "Share", "Source", "ViewLoader", "eval_images", "open_views"]
 
 _HOMES = {
     "Batch": "augment.stream.batch",
+    "Making": "augment.stream.request",
     "Plan": "augment.views.plan",
     "Policy": "augment.views.policy",
+    "Share": "augment.stream.request",
+    "Source": "augment.stream.request",
     "ViewLoader": "augment.stream.loader",
     "eval_images": "augment.stream.evaluation",
     "open_views": "augment.open",

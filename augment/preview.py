@@ -84,20 +84,16 @@ def program(argv: Sequence[str] | None = None) -> int:
 def first_batch(config: PreviewConfig, policy: Policy) -> "tuple[Batch, ImageSet]":
     """The first views of the epoch."""
     from augment.open import open_views
-    from precompute.base.boxfile import BoxCache
+    from augment.stream.request import Making, Share, Source
 
     assert config.boxes is not None  # PreviewConfig has checked
-    split = None if config.split == "all" else config.split
-    options: dict[str, Any] = {
-        "split": split,
-        "backend": config.backend,
-        "device": config.device,
-        "seed": config.seed,
-        "maps": config.maps,
-    }
-    boxes = BoxCache.open(config.boxes)
     with open_views(
-        boxes, boxes.folder(config.root), policy=policy, batch_size=config.count, drop_last=False, prefetch=1, **options
+        Source(config.boxes, config.root, config.split, maps=config.maps),
+        policy=policy,
+        batch_size=config.count,
+        seed=config.seed,
+        making=Making(config.backend, config.device, prefetch=1),
+        share=Share(drop_last=False),
     ) as loader:
         loader.set_epoch(config.epoch)
         return next(iter(loader)), loader.images

@@ -15,6 +15,7 @@ from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule
 from benchmarks.peers import Peer
 from benchmarks.program import backend_of, known_backends
+from precompute.base.device import find_device
 from precompute.base.errors import UserError
 
 
@@ -59,7 +60,7 @@ def make_job(
     order = schedules["linear"].order(0)
     plans = {c: [s.plan(images.pool, order, 0, k) for k in range(batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
-    return Job(images, schedules, plans, files, backends.find_device(device), threads)
+    return Job(images, schedules, plans, files, find_device(device), threads)
 
 
 def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
@@ -80,7 +81,7 @@ def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -
     out = []
     for item in wanted or [n for n in known if n not in absent]:
         name, colour = backend_of(item)
-        backends.choose(name, backends.find_device(device))  # says why not, if it cannot run there
+        backends.choose(name, find_device(device))  # says why not, if it cannot run there
         if name not in without:
             colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS
             out += [(name, c) for c in colours]

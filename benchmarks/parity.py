@@ -87,8 +87,8 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
     """One row a backend and stage: mean, 99th percentile and maximum of the differences."""
     import numpy as np
 
-    from augment.backends import find_device
     from augment.stream.imageset import ImageSet
+    from precompute.base.device import find_device
     from precompute.base.errors import UserError
 
     assert config.boxes is not None  # ParityConfig has checked

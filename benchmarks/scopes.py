@@ -14,6 +14,8 @@ import torch
 from augment.backends.torch_ops import crop_resize, decode
 from augment.stream.imageset import ImageSet
 from augment.stream.loader import ViewLoader
+from augment.stream.maker import BatchMaker
+from augment.stream.request import Making
 from augment.views.plan import Plan
 from augment.views.policy import Policy
 from benchmarks.harness import Arm, tree_cpu_seconds
@@ -161,9 +163,8 @@ def _peer_loader(job: Job, peer: Any) -> Any:
 def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> ViewLoader:
     """Our loader over the job's images, closed with `stack`."""
     backend = build(job, name, colour, stack, cached=cached)
-    loader = ViewLoader(
-        job.images, job.schedule[colour], backend, workers=job.threads, device=job.device, say=lambda _: None
-    )
+    schedule, making = job.schedule[colour], Making(device=job.device, workers=job.threads, say=lambda _: None)
+    loader = ViewLoader(schedule, job.images, BatchMaker(job.images, schedule, backend, making))
     stack.callback(loader.close)
     return loader
 

@@ -176,7 +176,7 @@ def _state(
     run: RunConfig, config: Config, data: "Data", hardware: Hardware, stack: ExitStack
 ) -> tuple[Any, dict[int, int]]:
     """The state that `trainer.run` would begin with, and its grids."""
-    from augment import open_views
+    from augment import Making, Source, open_views
     from precompute.base.ranks import Process
     from trainer.config.choices import decide
     from trainer.engine.setup import make_state
@@ -188,8 +188,10 @@ def _state(
     settings, _ = decide(run, len(data.cache.indices(split)), feature_widths(encoder)[4], hardware)
     loader = stack.enter_context(
         open_views(
-            data.cache, data.root, policy=run.views(), split=split, backend=config.pipeline, cache=config.cache,
-            batch_size=settings.batch_size, device=hardware.device, workers=config.workers, say=_quiet,
+            Source(data.cache, data.root, split), policy=run.views(), batch_size=settings.batch_size,
+            making=Making(
+                config.pipeline, hardware.device, workers=config.workers, cache=config.cache, say=_quiet
+            ),
         )
     )  # fmt: skip
     state = make_state(run, settings, loader, hardware, Process(), _quiet)

@@ -51,7 +51,7 @@ def verdicts(shared_data: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("backend", ["dali", "kornia"])
 def test_faults_are_named_and_the_rest_gives_views(shared_data, backend, tmp_path, run_module):
-    from augment import Policy, open_views
+    from augment import Making, Policy, Share, Source, open_views
     from precompute.base.boxfile import BoxCache
 
     if backend == "dali":
@@ -75,7 +75,11 @@ def test_faults_are_named_and_the_rest_gives_views(shared_data, backend, tmp_pat
 
     seen = []
     with open_views(
-        cache, root, policy=Policy(size=64), batch_size=16, split=None, backend=backend, drop_last=False
+        Source(cache, root, split=None),
+        policy=Policy(size=64),
+        batch_size=16,
+        making=Making(backend=backend),
+        share=Share(drop_last=False),
     ) as loader:
         for batch in loader:
             assert np.isfinite(batch.q.float().numpy()).all()

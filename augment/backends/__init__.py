@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from augment.views.policy import Policy
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue
 
 if TYPE_CHECKING:
     import torch
@@ -46,33 +46,14 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def find_device(name: "torch.device | str | None") -> "torch.device":
-    """The device of that name; None: CUDA where there is one, else the CPU. UserError where it is not to be had."""
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"device={name!r}: must be cpu, cuda or cuda:N") from error
-    if found.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name!r}: views are made on cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if found.type == "cuda" else 1
-    if found.type == "cuda" and (found.index or 0) >= count:
-        there = f"there are {count} CUDA devices, numbered from 0" if count else "torch sees no CUDA device here"
-        raise UserError(f"device={name!s}: {there}; use device=cpu")
-    return found
-
-
 def choose(name: str, device: "torch.device", colour: str = "linear", cached: bool = False) -> tuple[str, str]:
     """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
 
-    `colour`: the policy's; `cached`: decoded pictures are to be kept. Raises UserError for an unknown name, one whose
+    `colour`: the policy's; `cached`: decoded pictures are to be kept. Raises BadValue for an unknown name, one whose
     packages are not installed, or one that does not have this colour.
     """
     if name not in NAMES:
-        raise UserError(f"backend={name!r}: must be one of {', '.join(NAMES)}")
+        raise BadValue("backend", name, NAMES)
     missing = why_no_dali()
     if name == "auto":
         if device.type == "cpu":
@@ -86,13 +67,15 @@ def choose(name: str, device: "torch.device", colour: str = "linear", cached: bo
             return "dali", f"decodes on {device.type}; not measured against fused there"
         return "kornia", f"fallback, slow: {missing}"
     if name == "dali" and colour != "linear":
-        raise UserError(f"backend=dali has linear colour only, not {colour}: use backend=fused, or colour=linear")
+        raise BadValue(
+            "backend", name, f"one with {colour} colour; dali has linear only", "Use fused, or colour linear"
+        )
     if name == "eager" and device.type != "cpu":
-        raise UserError(f"backend=eager makes views on the CPU, not on {device}: use backend=fused, or device=cpu")
+        raise BadValue("backend", name, f"one that works on {device}; eager needs the CPU", "Use fused, or device cpu")
     if name == "fused" and device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise UserError("backend=fused on CUDA needs Triton, which is not installed; use backend=dali")
+        raise BadValue("backend", name, "another one on CUDA without Triton, which is not installed", "Use dali")
     if missing is not None and (name == "dali" or (name == "fused" and device.type == "cuda")):
-        raise UserError(f"backend={name} on {device.type}: {missing}; or use backend=kornia")
+        raise BadValue("backend", name, f"another one on {device.type}: {missing}", "Or use kornia")
     return name, "as asked"
 
 
@@ -119,10 +102,10 @@ def build(
 ) -> Backend:
     """The backend `name` (not "auto"). `batch` is the largest number of sources in one plan.
 
-    Raises UserError for a cache that the backend has no use for.
+    Raises BadValue for a cache that the backend has no use for.
     """
     if cache is not None and name not in ("fused", "eager"):
-        raise UserError(f"backend={name} keeps no decoded pictures: use backend=fused, or cache=off")
+        raise BadValue("backend", name, "fused or eager to keep decoded pictures", "Or use cache off")
     if name == "dali":
         from augment.backends.dali import DaliBackend
 

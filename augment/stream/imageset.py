@@ -14,7 +14,7 @@ import numpy as np
 from augment.views.plan import Pool
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import BadFile, UserError
+from precompute.base.errors import BadFile, BadValue, UserError
 
 
 def _has_jpeg_ends(data: bytes) -> bool:
@@ -40,6 +40,8 @@ class ImageSet:
 
         Raises UserError where either is missing, or none of sixteen of the images is below the folder.
         """
+        if not isinstance(boxes, str | os.PathLike | BoxCache):
+            raise BadValue("boxes", boxes, "a box file's path, or a BoxCache")
         cache = boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
         root = cache.folder(root)
         if not root.is_dir():

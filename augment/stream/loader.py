@@ -1,70 +1,48 @@
 """Epochs of batches, made in the background while the training loop computes."""
 
-import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from augment.backends import Backend
-from augment.stream.alpha import MapFolder
 from augment.stream.batch import Batch
 from augment.stream.imageset import ImageSet
-from augment.stream.maker import BatchMaker, Producer
+from augment.stream.producer import COUNTS, Maker, Producer
 from augment.views.policy import Policy
 from augment.views.schedule import Schedule
 from precompute.base.errors import UserError
 from precompute.base.options import whole
-
-if TYPE_CHECKING:
-    import torch
 
 
 class ViewLoader:
     """Iterates over the batches of one epoch, as a `DataLoader` does; `open_views` makes it.
 
     `for batch in loader` goes through the current epoch, and the next loop through the next one. Leaving a loop early
-    and starting another begins the same epoch again; `state_dict` and `load_state_dict` go on in the middle of one.
-    Close it, or use it in a `with` statement.
+    and starting another begins the same epoch again; `state_dict` and `load_state_dict` go on in the middle of one, and
+    make the loader a `torch.distributed.checkpoint.stateful.Stateful`. Close it, or use it in a `with` statement.
 
     A file that went bad after the boxes were made is named on stderr, counted in `report()`, and replaced by the next
     good image of its group in the epoch's order (`on_bad="replace"`, the default; as a background, by the next one
     that is not the source), or raises `BadFile` (`on_bad="fail"`). The other views do not change.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        schedule: Schedule,
-        backend: Backend,
-        *,
-        check: str = "size",
-        on_bad: str = "replace",
-        workers: int = 2,
-        prefetch: int = 2,
-        say: Callable[[str], None] | None = None,
-        maps: MapFolder | None = None,
-        device: "torch.device | None" = None,
-    ) -> None:
-        """`device`: where the backend's views are (None: the CPU); the rest as for `open_views`."""
-        self.images, self.schedule, self.backend = images, schedule, backend
+    def __init__(self, schedule: Schedule, images: ImageSet, maker: Maker, prefetch: int = 2) -> None:
+        """`maker` makes the batches of `schedule`, whose rows are those of `images`; `prefetch` of them ahead."""
+        self.schedule, self.images, self.prefetch = schedule, images, prefetch
         used = (schedule.rows,) if schedule.backgrounds is None else (schedule.rows, schedule.backgrounds)
         self._digest = images.digest(np.concatenate(used))
-        self.prefetch = prefetch
         self.epoch = 0
         self.wait_seconds = 0.0  # how long the training loop has waited for batches
         self._step = 0  # batches of this epoch that have been handed out
         self._start = 0  # where the next loop begins
-        names = ("batches", "samples", "decoded", "capped", "replaced")
-        self._counts: dict[str, int] = dict.fromkeys(names, 0)
-        say = say or (lambda text: print(f"augment: {text}", file=sys.stderr, flush=True))
-        self._maker = BatchMaker(images, schedule, backend, check, on_bad, workers, say, maps, device)
+        self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self._maker = maker
         self._producers: list[Producer] = []  # the present one, if any
         # Also when the loader is forgotten, and before the interpreter ends: threads in the midst of native code then
         # would take it down.
-        self._end = weakref.finalize(self, _shut_down, self._maker, self._producers)
+        self._end = weakref.finalize(self, _shut_down, maker, self._producers)
 
     @property
     def policy(self) -> Policy:
@@ -99,7 +77,7 @@ class ViewLoader:
         self._step, self._start = start, 0
         if not self._producers or self._producers[0].next != (epoch, start):
             _stop(self._producers)
-            self._producers.append(Producer(self._maker.make, (epoch, start), len(self), self.prefetch))
+            self._producers.append(Producer(self._maker, (epoch, start), len(self), self.prefetch))
         producer = self._producers[0]
         for step in range(start, len(self)):
             began = time.perf_counter()
@@ -167,7 +145,7 @@ class ViewLoader:
         return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
 
 
-def _shut_down(maker: BatchMaker, producers: list[Producer]) -> None:
+def _shut_down(maker: Maker, producers: list[Producer]) -> None:
     _stop(producers)
     maker.close()
 

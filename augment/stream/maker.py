@@ -4,13 +4,10 @@ Nothing here refers to the loader itself, so that a loader that is dropped witho
 """
 
 import os
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +17,8 @@ from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.batch import Batch
 from augment.stream.handover import Handover
 from augment.stream.imageset import ImageSet
+from augment.stream.producer import Made, Place, check_process
+from augment.stream.request import Making
 from augment.stream.threads import share_out
 from augment.stream.turns import turned
 from augment.views.plan import Plan, draw
@@ -48,21 +47,6 @@ class Prepared:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A batch on its way to the consumer."""
-
-    batch: Batch
-    counts: dict[str, int]  # what it adds to the loader's report
-    event: Any  # behind the work that makes it; None on a CPU
-
-    def take(self) -> Batch:
-        """The batch, for the caller's current stream."""
-        batch = self.batch
-        Handover.take(self.event, (*batch.views, batch.rects, batch.sources, batch.backgrounds, batch.labels))
-        return batch
-
-
 class BatchMaker:
     """Draws plans, reads their files ahead with threads of its own, and lets the backend render them.
 
@@ -74,29 +58,24 @@ class BatchMaker:
         images: ImageSet,
         schedule: Schedule,
         backend: Backend,
-        check: str,
-        on_bad: str,
-        workers: int,
-        say: Callable[[str], None],
+        making: Making = Making(),
         maps: MapFolder | None = None,
-        device: torch.device | None = None,
     ) -> None:
-        """`device`: where the backend's views are; None: the CPU."""
-        self.maps = maps
-        self._handover = Handover(device or torch.device("cpu"))
-        self.images, self.schedule, self.backend = images, schedule, backend
-        self.check, self.on_bad, self.say = check, on_bad, say
+        """`making`: where the backend's views are (`device`), and how files are read."""
+        self.images, self.schedule, self.backend, self.maps = images, schedule, backend, maps
+        self.making = making.settled()
+        self._handover = Handover(torch.device(self.making.device))
         self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
         self._undecodable: set[int] = set()
         self._order: tuple[int, np.ndarray] | None = None
-        self._workers = max(workers, 1)
+        self._workers = self.making.workers or 1
         self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
         self._process: int | None = None  # whose threads these are, once they have begun
 
     def begin_here(self) -> None:
         """To be called before batches are asked for. RuntimeError where they were begun in another process."""
-        _check_process(self._process)
+        check_process(self._process)
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -105,14 +84,14 @@ class BatchMaker:
         self._readers.shutdown(cancel_futures=True)
         self.backend.close()
 
-    def make(self, places: Iterator[tuple[int, int]]) -> Iterator[Made]:
+    def make(self, places: Iterator[Place]) -> Iterator[Made]:
         """Batches of the (epoch, step) places.
 
         While one is rendered, the next is begun (a decoder of its own may work on it) and the files of the one after
         that are read.
         """
-        reading: deque[tuple[tuple[int, int], Future[Prepared]]] = deque()
-        begun: deque[tuple[tuple[int, int], Prepared]] = deque()
+        reading: deque[tuple[Place, Future[Prepared]]] = deque()
+        begun: deque[tuple[Place, Prepared]] = deque()
         with self._handover.producing():
             for place in places:
                 reading.append((place, self._ahead.submit(self._prepare, *place)))
@@ -130,7 +109,7 @@ class BatchMaker:
             self.backend.reset()  # `render` will begin it again, meet the same error and find the file that is to blame
         return prepared
 
-    def _render(self, prepared: Prepared, place: tuple[int, int]) -> Made:
+    def _render(self, prepared: Prepared, place: Place) -> Made:
         while True:
             plan = prepared.plan
             try:
@@ -220,101 +199,20 @@ class BatchMaker:
         if self.backend.holds(row):
             return b""
         try:
-            return self.images.read(row, self.check)
+            return self.images.read(row, self.making.check)
         except BadFile as error:
             self._note(row, error)
             return None
 
     def _note(self, row: int, error: BadFile) -> None:
         """Names a bad file once; raises where bad files are not to be replaced."""
-        if self.on_bad == "fail":
+        if self.making.on_bad == "fail":
             raise BadFile(error.path, f"{error.reason} (on_bad=replace would take another image instead)")
         if row not in self.bad:
             self.bad[row] = error.reason
-            self.say(f"bad file, replaced by another image: {error}")
+            self.making.say(f"bad file, replaced by another image: {error}")
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self.schedule.order(epoch))
         return self._order[1]
-
-
-def _check_process(begun: int | None) -> None:
-    """RuntimeError in another process than the one whose threads have begun (None: none have)."""
-    if begun not in (None, os.getpid()):
-        raise RuntimeError(
-            "views were opened and begun in another process, whose threads a fork does not copy: "
-            "call open_views in the process that uses them, or start processes by spawn"
-        )
-
-
-class Producer:
-    """A thread that makes batches from a place onwards, epoch after epoch, a few ahead of the consumer."""
-
-    def __init__(
-        self,
-        make: Callable[[Iterator[tuple[int, int]]], Iterator[Made]],
-        start: tuple[int, int],
-        steps: int,
-        ahead: int,
-    ) -> None:
-        self.next = start  # the place whose batch `get` returns next
-        self._steps = steps
-        self._queue: queue.Queue[Any] = queue.Queue(max(ahead, 1))
-        self._stopping = threading.Event()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, args=(make, start), name="augment-produce", daemon=True)
-        self._thread.start()
-
-    def get(self) -> Made:
-        """The next batch; raises what its making raised, RuntimeError in a forked process, which has no thread."""
-        item = self._wait()
-        if isinstance(item, BaseException):
-            self._queue.put(item)  # for whoever asks again
-            raise item
-        self.next = self._after(self.next)
-        return item
-
-    def _wait(self) -> Any:
-        """The queue's next item; never waits for a thread that is gone."""
-        _check_process(self._process)
-        while True:
-            alive = self._thread.is_alive()  # asked first: what it put before it ended is in the queue by then
-            try:
-                return self._queue.get(timeout=1.0)
-            except queue.Empty:
-                if not alive:
-                    raise RuntimeError("the thread that makes batches is gone: open the views again") from None
-
-    def stop(self) -> None:
-        """Ends the thread; batches that were made ahead are thrown away."""
-        self._stopping.set()
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get_nowait()
-            self._thread.join(0.01)
-
-    def _after(self, place: tuple[int, int]) -> tuple[int, int]:
-        epoch, step = place
-        return (epoch, step + 1) if step + 1 < self._steps else (epoch + 1, 0)
-
-    def _places(self, place: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        while not self._stopping.is_set():
-            yield place
-            place = self._after(place)
-
-    def _run(self, make: Callable[..., Iterator[Made]], start: tuple[int, int]) -> None:
-        try:
-            for item in make(self._places(start)):
-                self._put(item)
-                if self._stopping.is_set():
-                    return
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: Any) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue

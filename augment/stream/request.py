@@ -1,80 +1,146 @@
-"""What a stream of views is asked for with: its pictures (`Source`), `Making` of views, this rank's `Share`.
+"""Records of arguments: the pictures (`Source`), how views are made of them (`Making`), a rank's part (`Share`).
 
 Light: programs take their flags from here before anything heavy is imported.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from augment.backends import NAMES as BACKENDS
 from precompute.base.device import check_device
 from precompute.base.errors import BadValue
 from precompute.base.options import option, whole
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from precompute.base.boxfile import BoxCache
-
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
-CHECKS = ("size", "hash")  # what a file is held against: see `augment.stream.imageset.ImageSet.read`
-ON_BAD = ("replace", "fail")  # what is done about a file that went bad
+CHECKS = ("size", "hash")  # what a file is compared with: see `augment.stream.imageset.ImageSet.read`
+ON_BAD = ("replace", "fail")  # what happens to a file that went bad
+DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line of the loader's on stderr."""
+    print(f"augment: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which pictures views are made of, and which may be their backgrounds."""
+    """The pictures that views are made of, and those that may be their backgrounds.
 
-    boxes: "Path | str | BoxCache" = option(None, "box file made by precompute.boxes")
-    root: "Path | str | None" = option(None, "image folder of the box file's paths; default: the one it was made with")
-    split: str | None = option("train", "split to take the sources from; 'all' for every image")
-    backgrounds: "tuple[tuple[Path | str | BoxCache, Path | str], ...]" = option(
-        (), "further box files whose images may be backgrounds, each with its folder"
+    `boxes` may also be an opened `BoxCache`. The images of `backgrounds`, all splits of them, are added to those of the
+    split, or replace them (own_backgrounds=False); images that are also in the split are skipped. Their rows follow
+    those of `boxes`.
+    """
+
+    boxes: str | Any = option(None, "box file made by precompute.boxes")
+    root: str | Any = option(None, "image folder of the box file's paths; default: the one it was made with")
+    split: str | None = option("train", "split to take the sources from; 'all' (in Python also None) for every image")
+    backgrounds: tuple[str | Any, ...] = option(
+        (), "further box files whose images may be backgrounds, each followed by its folder: FILE DIR FILE DIR ..."
     )
     own_backgrounds: bool = option(True, "backgrounds from the split too; --no-own-backgrounds: only others")
-    maps: "Path | str | None" = option(
+    maps: str | Any = option(
         None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by the policy copy-paste only"
     )
+
+    def __post_init__(self) -> None:
+        for name in ("root", "maps"):
+            if not isinstance(getattr(self, name), str | os.PathLike | None):
+                raise BadValue(name, getattr(self, name), "the path of a folder")
+        if not isinstance(self.split, str | None):
+            raise BadValue("split", self.split, "a split's name; None, or 'all', for every image")
+        if not self.own_backgrounds and not self.background_sets:
+            raise BadValue("own_backgrounds", False, "on without further backgrounds", "Else none are left: name some")
+
+    @property
+    def background_sets(self) -> tuple[tuple[Any, Any], ...]:
+        """`backgrounds`, pairs or flat, as pairs (box file, folder). Raises BadValue for anything else."""
+        given = self.backgrounds
+        try:
+            flat = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+            if flat and all(isinstance(x, str | os.PathLike) for x in flat):
+                return tuple(zip(flat[::2], flat[1::2], strict=True))
+            return tuple((boxes, root) for boxes, root in flat)
+        except (TypeError, ValueError):
+            raise BadValue("backgrounds", given, "pairs of a box file and its folder") from None
+
+    @property
+    def part(self) -> str | None:
+        """The split as `BoxCache.indices` takes it: None for every image."""
+        return None if self.split == "all" else self.split
+
+    @staticmethod
+    def of(source: Any, root: Any = None, split: str = "train") -> "Source":
+        """`source` itself, or the one of a box file (path or BoxCache) with its folder."""
+        if not isinstance(source, Source):
+            return Source(source, root, split)
+        if root is not None:
+            raise BadValue("root", str(root), "left out where a Source is given, which has a root")
+        return source
 
 
 @dataclass(frozen=True)
 class Making:
-    """How pictures become views: nothing of this changes a view, but `dtype` and `cache_side`."""
+    """How pictures become views. Only `dtype` and `cache_side` change views; the rest is speed and care.
+
+    cache: decoded pictures are kept in at most `cache_bytes` (None: half of the free memory); views stay equal to the
+    bit, and backgrounds may come from anywhere (`Policy.group`) at no cost.
+    cache_side: views are then near, not equal: crops' edges move by up to half a kept pixel. Twice the view's size
+    loses little with whole scenes; scenes that are zoomed into lose detail.
+    """
 
     backend: str = option("auto", "what makes the views", choices=BACKENDS, flags=("pipeline", "backend"))
     device: str | Any = option("auto", "auto, cpu, cuda or cuda:N")  # or a torch.device
-    dtype: Any = None  # torch.float32 (also None), bfloat16 or float16
+    dtype: Any = None  # of views: torch.float32 (also None), bfloat16 or float16
     workers: int | None = option(None, "threads for reading and for the backend; default: the machine's cores")
     prefetch: int = 2  # batches made ahead
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
-    cache_bytes: int | None = None  # None: half of what is free
+    cache_bytes: int | None = None
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
     check: str = option(
         "size", "what shows that a file is the one that boxes were made of: its size, or all of it", choices=CHECKS
     )
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
-    say: Callable[[str], None] | None = None  # takes the lines that say what was chosen and what went wrong
+    say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
 
     def __post_init__(self) -> None:
-        valid = (("backend", BACKENDS), ("cache", CACHES), ("check", CHECKS), ("on_bad", ON_BAD))
-        for name, values in valid:
-            if getattr(self, name) not in values:
-                raise BadValue(name, getattr(self, name), values)
+        for name, valid in (("backend", BACKENDS), ("cache", CACHES), ("check", CHECKS), ("on_bad", ON_BAD)):
+            if getattr(self, name) not in valid:
+                raise BadValue(name, getattr(self, name), valid)
         check_device(self.device)
+        if self.dtype is not None and str(self.dtype) not in DTYPES:
+            raise BadValue("dtype", self.dtype, DTYPES)
         for name, least in (("workers", 1), ("prefetch", 0), ("cache_bytes", 0), ("cache_side", 1)):
             value = getattr(self, name)
-            if value is not None and whole(name, value) < least:
+            if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")
         for name in ("cache_bytes", "cache_side"):
             if self.cache == "off" and getattr(self, name) is not None:
                 raise BadValue(name, getattr(self, name), "left out without a cache", "Name one: ram, or gpu")
 
+    def settled(self) -> "Making":
+        """This on the present machine: with a torch.device, a dtype and a number of workers."""
+        import torch
+
+        from precompute.base.device import find_device
+        from precompute.base.program import cores
+
+        workers = cores() if self.workers is None else self.workers
+        return replace(self, device=find_device(self.device), dtype=self.dtype or torch.float32, workers=workers)
+
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every batch is made here: rank `rank` of `world`."""
+    """The part of every batch that this process makes: that of rank `rank` among `world`."""
 
     rank: int = 0
     world: int = 1
     drop_last: bool = True  # leave out the images that do not fill a last batch
+
+    def __post_init__(self) -> None:
+        if whole("world", self.world) < 1:
+            raise BadValue("world", self.world, "at least 1")
+        if whole("rank", self.rank) >= self.world:
+            raise BadValue("rank", self.rank, f"below world={self.world}: ranks are numbered from 0")

@@ -10,7 +10,7 @@ import numpy as np
 
 from augment.views.plan import Plan, Pool, draw, epoch_order, group_of, partners, pool_partners
 from augment.views.policy import Policy
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,27 +30,23 @@ class Schedule:
     def __post_init__(self) -> None:
         n, batch, world = len(self.rows), self.batch_size, self.world_size
         if batch < 1:
-            raise UserError(f"batch_size={batch}: must be at least 1")
-        if world < 1 or not 0 <= self.rank < world:
-            raise UserError(f"rank={self.rank} of world_size={world}: ranks are numbered 0 to world_size - 1")
+            raise BadValue("batch_size", batch, "at least 1")
         if batch % world:
             near = max(batch // world, 1) * world
-            raise UserError(
-                f"batch_size={batch} (over all ranks) cannot be shared by {world} ranks; try {near} or {near + world}"
-            )
+            raise BadValue("batch_size", batch, f"a multiple of the {world} ranks", f"Try {near} or {near + world}")
         if self.backgrounds is not None and len(self.backgrounds) < 2:
             raise UserError(f"{len(self.backgrounds)} images for backgrounds: at least two are needed")
         if n < 2 and self.policy.name != "rrc" and self.backgrounds is None:
             raise UserError(f"{n} images: a background must be another image, so at least two are needed")
         if not len(self):
-            hint = "make it smaller, or use drop_last=False" if n else "the split is empty"
-            raise UserError(f"{n} images do not fill one batch of {batch}: {hint}")
+            if not n:
+                raise UserError("the split is empty")
+            raise BadValue("batch_size", batch, f"at most {n}, the number of images", "Or use drop_last=False")
         if not self.drop_last and 0 < n % batch < world:
-            raise UserError(
-                f"the last batch has {n % batch} images for {world} ranks: use drop_last=True or another batch_size"
-            )
+            remedy = f"The last batch has {n % batch} images for {world} ranks; or change batch_size"
+            raise BadValue("drop_last", False, "True here", remedy)
         if not 0 <= self.seed < 1 << 64:
-            raise UserError(f"seed={self.seed}: must be at least 0 and below 2**64")
+            raise BadValue("seed", self.seed, "at least 0 and below 2**64")
 
     def __len__(self) -> int:
         """Batches of one epoch."""

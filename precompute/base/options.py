@@ -180,7 +180,7 @@ def _value_type(hint: Any) -> tuple[type, bool]:
     if origin in (types.UnionType, typing.Union):
         return _value_type(next(a for a in typing.get_args(hint) if a is not type(None)))
     if origin is tuple:
-        return typing.get_args(hint)[0], True
+        return _value_type(typing.get_args(hint)[0])[0], True
     return hint, False
 
 

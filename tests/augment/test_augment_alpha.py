@@ -5,14 +5,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from loading import open_with
 from PIL import Image
 
-from augment import Policy, backends, open_views
+from augment import Policy, backends
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.imageset import ImageSet
 from augment.views.plan import Plan, draw, epoch_order, partners
 from precompute.base import pixels
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from tests.augment import reference
 from tests.augment.test_augment_backends import frames
 
@@ -116,7 +117,7 @@ def test_a_loader_gives_soft_masks(birds, backend, cache):
         pytest.importorskip("nvidia.dali")
     boxes, root, maps = birds
     options = {"policy": SOFT, "batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
-    with open_views(boxes, root, backend=backend, cache=cache, **options) as loader:
+    with open_with(boxes, root, backend=backend, cache=cache, **options) as loader:
         batch = next(iter(loader))
     for view in range(2):
         assert batch.plan.alpha is not None
@@ -130,7 +131,7 @@ def test_a_loader_gives_soft_masks(birds, backend, cache):
 def test_turned_views_have_turned_masks(birds):
     boxes, root, maps = birds
     options = {"batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
-    with open_views(boxes, root, policy=SOFT.replace(rotate=0.75, flip=0.0), backend="fused", **options) as loader:
+    with open_with(boxes, root, policy=SOFT.replace(rotate=0.75, flip=0.0), backend="fused", **options) as loader:
         batch = next(iter(loader))
     assert set(batch.plan.turns.ravel().tolist()) == {0, 1, 2, 3}
     for i, view in np.ndindex(batch.plan.turns.shape):
@@ -146,7 +147,7 @@ def test_a_batch_with_a_stand_in_keeps_its_maps(birds, tmp_path):
     pictures = ImageSet.open(boxes, root)
     (copy / pictures.path(3)).write_bytes(b"no picture")
     options = {"policy": SOFT, "batch_size": 16, "split": None, "device": "cpu", "maps": maps, "say": lambda _: None}
-    with open_views(boxes, copy, backend="fused", **options) as loader:
+    with open_with(boxes, copy, backend="fused", **options) as loader:
         batches = list(loader)
         assert loader.report()["replaced"] > 0
     for batch in batches:
@@ -157,14 +158,14 @@ def test_a_batch_with_a_stand_in_keeps_its_maps(birds, tmp_path):
 def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
     boxes, root, maps = birds
     options = {"batch_size": 16, "split": None, "device": "cpu", "say": lambda _: None}
-    with pytest.raises(UserError, match="belong together"):
-        open_views(boxes, root, policy=SOFT, **options)
-    with pytest.raises(UserError, match="belong together"):
-        open_views(boxes, root, maps=maps, **options)
+    with pytest.raises(BadValue, match="maps=None: must be a folder of saliency maps for the policy copy-paste"):
+        open_with(boxes, root, policy=SOFT, **options)
+    with pytest.raises(BadValue, match=r"maps=.*: must be left out for saliencyswap"):
+        open_with(boxes, root, maps=maps, **options)
     with pytest.raises(UserError, match="no such folder"):
-        open_views(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)
+        open_with(boxes, root, policy=SOFT, maps=tmp_path / "none", **options)
     with pytest.raises(UserError, match="no map for"):
-        open_views(boxes, root, policy=SOFT, maps=tmp_path, **options)
+        open_with(boxes, root, policy=SOFT, maps=tmp_path, **options)
 
 
 def test_the_preview_shows_it(birds, tmp_path, run_module):

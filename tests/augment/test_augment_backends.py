@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from loading import open_with
 
-from augment import backends, open_views
+from augment import Making, backends
 from augment.stream.imageset import ImageSet
 from augment.views.plan import draw, epoch_order, partners
 from augment.views.policy import Policy
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import UserError
+from precompute.base.device import find_device
+from precompute.base.errors import BadValue
 from tests.augment import reference
 
 LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # outputs are pixels in [0, 255]
@@ -196,8 +198,8 @@ def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
 
 def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch):
     """It would give linear ones, and the log line would say otherwise."""
-    with pytest.raises(backends.UserError, match="linear colour only, not torchvision: use backend=fused"):
-        open_views(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
+    with pytest.raises(BadValue, match=r"one with torchvision colour; dali has linear only\. Use fused"):
+        open_with(*birds.parts[0], policy=Policy(colour="torchvision"), backend="dali", device="cpu")
     cuda = torch.device("cuda")
     monkeypatch.setattr(backends, "why_no_dali", lambda: None)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: True)
@@ -216,7 +218,7 @@ def test_auto_says_why(monkeypatch):
     name, reason = backends.choose("auto", torch.device("cuda"))
     assert name == "kornia"
     assert "DALI is not installed" in reason
-    with pytest.raises(backends.UserError, match="DALI is not installed"):
+    with pytest.raises(BadValue, match="DALI is not installed"):
         backends.choose("dali", cpu)
 
 
@@ -269,9 +271,9 @@ def test_torchvision_colour_is_within_a_level_of_torchvisions_own(name, birds):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_a_device_that_is_not_there_is_named():
-    assert backends.find_device(None) == backends.find_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match="no CUDA device here; use device=cpu"):
-        backends.find_device("cuda:1")
+    assert find_device(None) == find_device("auto") == find_device("cpu") == torch.device("cpu")
+    with pytest.raises(BadValue, match="no CUDA device here; use cpu"):
+        find_device("cuda:1")
     for wrong in ("cudda", "meta", "cuda:x"):
-        with pytest.raises(UserError, match="cpu, cuda or cuda:N"):
-            backends.find_device(wrong)
+        with pytest.raises(BadValue, match="cpu, cuda or cuda:N"):
+            Making(device=wrong)

@@ -5,8 +5,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from loading import open_with
 
-from augment import Policy, open_views
+from augment import Policy
 from augment.stream.batch import Parameters
 from precompute.base.errors import UserError
 
@@ -21,7 +22,7 @@ def cub(shared_data, tmp_path_factory, run_module):
 
 def test_a_batch_moves_as_a_whole(cub):
     options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
-    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+    with open_with(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
         moved = next(iter(loader)).to("meta")
     tensors = [*moved.views, moved.rects, moved.sources, moved.backgrounds, moved.labels]
     assert {t.device.type for t in tensors} == {"meta"}
@@ -29,7 +30,7 @@ def test_a_batch_moves_as_a_whole(cub):
 
 def test_a_batch_prints_as_one_line_and_knows_its_views(cub):
     options = {"batch_size": 4, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
-    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+    with open_with(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
         batch = next(iter(loader))
     assert repr(batch) == "Batch(4 sources, 2 views [4, 3, 32, 32] torch.float32 on cpu)"
     assert torch.equal(batch.masks(-1, 4), batch.masks(1, 4))
@@ -41,15 +42,15 @@ def test_a_batch_prints_as_one_line_and_knows_its_views(cub):
 def test_mistakes_in_arguments_are_named(cub):
     for arguments, words in (
         ({"policy": "rrc"}, r"policy='rrc': must be an augment.Policy, such as Policy\(name='rrc'\)"),
-        ({"background_sets": ["other.h5"]}, "background_sets: 'other.h5': each must be a pair"),
+        ({"backgrounds": ["other.h5"]}, r"backgrounds=\['other.h5'\]: must be pairs of a box file and its folder"),
     ):
         with pytest.raises(UserError, match=words):
-            open_views(*cub, batch_size=4, device="cpu", say=lambda _: None, **arguments)
+            open_with(*cub, batch_size=4, device="cpu", say=lambda _: None, **arguments)
     options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
-    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+    with open_with(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
         state = loader.state_dict()
     with (
-        open_views(*cub, policy=Policy(size=48, blur_sigma=(0.1, 1.0), flip=0.0), **options) as loader,
+        open_with(*cub, policy=Policy(size=48, blur_sigma=(0.1, 1.0), flip=0.0), **options) as loader,
         pytest.raises(UserError, match=r"the policy's size was 32, now it is 48; flip was 0.5, now it is 0.0$"),
     ):
         loader.load_state_dict(state)
@@ -60,7 +61,7 @@ def test_geometry_as_tv_tensors(cub):
     from torchvision.transforms import v2
 
     options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
-    with open_views(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
+    with open_with(*cub, policy=Policy(size=32, blur_sigma=(0.1, 1.0)), **options) as loader:
         batch = next(iter(loader))
     for view in range(2):
         boxes, masks = batch.boxes(view), batch.patch_masks(view)
@@ -81,9 +82,9 @@ def test_geometry_as_tv_tensors(cub):
 def test_turned_views_are_the_same_pixels_turned_and_their_rectangles_with_them(cub):
     policy = Policy(size=32, blur_sigma=(0.1, 1.0))
     options = {"batch_size": 16, "backend": "eager", "device": "cpu", "split": None, "say": lambda _: None}
-    with open_views(*cub, policy=policy, **options) as loader:
+    with open_with(*cub, policy=policy, **options) as loader:
         plain = next(iter(loader))
-    with open_views(*cub, policy=policy.replace(rotate=0.75), **options) as loader:
+    with open_with(*cub, policy=policy.replace(rotate=0.75), **options) as loader:
         batch = next(iter(loader))
     turns = batch.parameters.turns
     assert set(turns.flatten().tolist()) == {0, 1, 2, 3}
@@ -97,7 +98,7 @@ def test_turned_views_are_the_same_pixels_turned_and_their_rectangles_with_them(
 def test_parameters_are_those_of_the_plan(cub):
     policy = Policy(name="rrc", size=32, views=3, blur_sigma=(0.1, 1.0))
     options = {"policy": policy, "batch_size": 16, "backend": "eager", "device": "cpu", "split": None}
-    with open_views(*cub, say=lambda _: None, **options) as loader:
+    with open_with(*cub, say=lambda _: None, **options) as loader:
         batch = next(iter(loader))
     told = batch.parameters
     shapes = {"patch": (4,), "scene": (4,), "jitter": (4,), "order": (4,)}

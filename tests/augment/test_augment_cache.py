@@ -5,9 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from loader_views import SMALL, assert_equal, views_of
+from loading import SMALL, assert_equal, open_with, views_of
 
-from augment import open_views
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
 
@@ -20,7 +19,7 @@ def test_decoded_pictures_change_nothing_but_the_number_of_decodes(demo, backend
     streamed = views_of(demo, **options)
     assert_equal(streamed, views_of(demo, cache="ram", **options))
     said: list[str] = []
-    with open_views(boxes, root, device="cpu", cache="ram", say=said.append, **options) as loader:
+    with open_with(boxes, root, device="cpu", cache="ram", say=said.append, **options) as loader:
         decoded = []
         for _ in range(3):
             for _ in loader:
@@ -45,20 +44,20 @@ def test_a_capped_side_saves_memory_and_moves_views_little(demo, backend, change
         assert all(torch.equal(x, y) for x, y in zip(geometry, capped[0][key][1:], strict=True))  # the plan is the same
     needs: list[str] = []
     for side in (None, 64):
-        with open_views(boxes, root, device="cpu", cache="ram", cache_side=side, say=needs.append, **options):
+        with open_with(boxes, root, device="cpu", cache="ram", cache_side=side, say=needs.append, **options):
             pass
     full, small = (float(line.split()[3]) for line in needs if "decoded pictures take" in line)  # MB
     assert small < full
     assert_equal(whole, views_of(demo, cache="ram", cache_side=10_000, **options))  # nothing is that large
     with pytest.raises(UserError, match="cache_side=0"):
-        open_views(boxes, root, device="cpu", cache="ram", cache_side=0, say=needs.append, **options)
+        open_with(boxes, root, device="cpu", cache="ram", cache_side=0, say=needs.append, **options)
 
 
 def test_a_small_budget_keeps_what_fits(demo):
     root, boxes = demo
     said: list[str] = []
     options = {"policy": SMALL, "backend": "fused", "batch_size": 8, "device": "cpu"}
-    with open_views(boxes, root, cache="ram", cache_bytes=500_000, say=said.append, **options) as loader:
+    with open_with(boxes, root, cache="ram", cache_bytes=500_000, say=said.append, **options) as loader:
         counts = []
         for _ in range(3):
             for _ in loader:
@@ -67,9 +66,12 @@ def test_a_small_budget_keeps_what_fits(demo):
     assert any("the others decoded in every epoch" in line for line in said)
     assert 0 < counts[2] - counts[1] < 48
     assert_equal(views_of(demo, backend="fused"), views_of(demo, backend="fused", cache="ram", cache_bytes=500_000))
-    for wrong, words in (({"cache": "gpu"}, "use ram"), ({"cache": "ram", "backend": "kornia"}, "backend=fused")):
+    for wrong, words in (
+        ({"cache": "gpu"}, "cache='gpu': must be ram"),
+        ({"cache": "ram", "backend": "kornia"}, "must be fused"),
+    ):
         with pytest.raises(UserError, match=words):
-            open_views(boxes, root, **(options | wrong))
+            open_with(boxes, root, **(options | wrong))
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -77,9 +79,9 @@ def test_backgrounds_from_further_sets(demo, own, tmp_path):
     root, boxes = demo
     cache = BoxCache.open(boxes)
     options = {"policy": SMALL, "batch_size": 8, "backend": "fused", "device": "cpu", "drop_last": False}
-    more = {"background_sets": [(boxes, root), (cache, root)], "own_backgrounds": own}
+    more = {"backgrounds": [(boxes, root), (cache, root)], "own_backgrounds": own}
     used, said = set(), []
-    with open_views(boxes, root, say=said.append, **options, **more) as loader:
+    with open_with(boxes, root, say=said.append, **options, **more) as loader:
         assert len(loader.images) == 3 * len(cache)
         for epoch in range(4):
             sources = []
@@ -102,8 +104,8 @@ def test_backgrounds_from_further_sets(demo, own, tmp_path):
     last = gone / cache.path(len(cache) - 1)
     last.parent.mkdir(parents=True)
     shutil.copy(root / cache.path(len(cache) - 1), last)
-    with open_views(  # a set whose files are gone but one: the other backgrounds have stand-ins from the split itself
-        boxes, root, say=lambda _: None, background_sets=[(boxes, gone)], **options
+    with open_with(  # a set whose files are gone but one: the other backgrounds have stand-ins from the split itself
+        boxes, root, say=lambda _: None, backgrounds=[(boxes, gone)], **options
     ) as loader:
         batches = list(loader)
         used = {int(i) for b in batches for i in b.backgrounds.flatten()}

@@ -7,18 +7,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from loader_views import SMALL
-
-from augment import open_views
+from loading import SMALL, open_with
 
 
 def test_closing_ends_every_thread(demo):
     root, boxes = demo
     before = set(threading.enumerate())
     for leave_early in (True, False):
-        loader = open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None)
+        loader = open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None)
         for _ in loader:
             if leave_early:
                 break
@@ -34,7 +34,7 @@ def test_closing_ends_every_thread(demo):
 def test_a_forgotten_loader_ends_its_threads(demo):
     root, boxes = demo
     before = set(threading.enumerate())
-    loader = open_views(boxes, root, policy=SMALL, batch_size=8, backend="fused", device="cpu", say=lambda _: None)
+    loader = open_with(boxes, root, policy=SMALL, batch_size=8, backend="fused", device="cpu", say=lambda _: None)
     next(iter(loader))
     assert set(threading.enumerate()) > before
     del loader
@@ -50,8 +50,9 @@ def test_a_program_that_just_ends_does_end(demo, backend):
     root, boxes = demo
     lines = (
         "import sys",
-        "from augment import Policy, open_views",
-        f"loader = open_views(sys.argv[1], sys.argv[2], policy=Policy(size=64), batch_size=8, backend={backend!r})",
+        "from augment import Making, Policy, open_views",
+        f"making, policy = Making({backend!r}), Policy(size=64)",
+        "loader = open_views(sys.argv[1], sys.argv[2], policy=policy, batch_size=8, making=making)",
         "print(next(iter(loader)).q.shape)",
         "sys.exit(3)",
     )
@@ -64,9 +65,9 @@ def test_a_program_that_just_ends_does_end(demo, backend):
 
 FORKED = """
 import os, sys, time
-from augment import Policy, open_views
+from augment import Making, Policy, open_views
 loader = open_views(sys.argv[1], sys.argv[2], policy=Policy(size=32, blur_sigma=(0.1, 1.0)), batch_size=8,
-                    split=None, backend="eager", device="cpu", workers=1, say=lambda _: None)
+                    making=Making("eager", "cpu", workers=1))
 batches = iter(loader)
 next(batches)
 child = os.fork()
@@ -101,9 +102,10 @@ def test_a_forked_process_gets_an_error_and_never_hangs(demo, loop):
 
 def test_a_thread_that_is_gone_is_an_error_within_seconds():
     """Whatever ends it without a word, an interpreter that shuts down for one."""
-    from augment.stream.maker import Producer
+    from augment.stream.producer import Producer
 
-    producer = Producer(lambda places: iter(()), (0, 0), 1, 2)  # ends without a batch
+    ended: Any = SimpleNamespace(make=lambda places: iter(()))  # a maker that ends without a batch
+    producer = Producer(ended, (0, 0), 1, 2)
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="is gone: open the views again"):
         producer.get()

@@ -5,8 +5,9 @@ import os
 import threading
 
 import pytest
+from loading import open_with
 
-from augment import Policy, open_views
+from augment import Policy
 
 TINY = Policy(size=32, blur_sigma=(0.1, 1.0), group=8)
 
@@ -25,7 +26,7 @@ def test_a_thousand_batches(demo, backend):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
     root, boxes = demo
-    with open_views(boxes, root, policy=TINY, batch_size=8, split=None, backend=backend, device="cpu") as loader:
+    with open_with(boxes, root, policy=TINY, batch_size=8, split=None, backend=backend, device="cpu") as loader:
         seen, after = 0, {}
         while seen < 1000:
             for batch in loader:
@@ -47,7 +48,7 @@ def test_a_hundred_loaders(demo, backend):
     root, boxes = demo
     after = {}
     for i in range(100):
-        with open_views(
+        with open_with(
             boxes, root, policy=TINY, batch_size=8, backend=backend, device="cpu", say=lambda _: None
         ) as loader:
             next(iter(loader))

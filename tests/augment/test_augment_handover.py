@@ -11,7 +11,7 @@ from augment import backends
 from augment.backends import dali_runs
 from augment.backends.torch_ops import decode
 from augment.stream.handover import Handover
-from augment.stream.maker import Made
+from augment.stream.producer import Made
 from augment.views.policy import Policy
 
 POLICY = Policy(size=32, blur_sigma=(0.1, 1.0))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from loading import open_with
 
-from augment import Policy, open_views
+from augment import Policy
 
 
 def test_a_lightly_loop_learns(shared_data, tmp_path, run_module):
@@ -17,7 +18,7 @@ def test_a_lightly_loop_learns(shared_data, tmp_path, run_module):
     criterion, before = loss_module.NTXentLoss(), [p.detach().clone() for p in model.parameters()]
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     policy = Policy(size=32, blur_sigma=(0.1, 1.0))
-    with open_views(boxes, root, policy=policy, batch_size=16, split=None, device="cpu", say=lambda _: None) as views:
+    with open_with(boxes, root, policy=policy, batch_size=16, split=None, device="cpu", say=lambda _: None) as views:
         for batch in views:
             loss = criterion(model(batch.q), model(batch.k))
             optimiser.zero_grad()

@@ -2,20 +2,22 @@
 
 import dataclasses
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
-from loader_views import SMALL, assert_equal, collect, views_of
+from loading import SMALL, assert_equal, collect, open_with, views_of
 
-from augment import Policy, eval_images, open_views
+from augment import Policy, Source, ViewLoader, eval_images
 from augment.backends import dali_runs
+from augment.stream.producer import Made
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, UserError
 
 
 def test_batches_carry_views_and_their_geometry(demo):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         assert len(loader) == 6
         batch = next(iter(loader))
         assert batch.q.shape == batch.k.shape == (8, 3, 32, 32)
@@ -45,13 +47,47 @@ def test_resume_on_other_boxes_is_refused(demo):
     root, path = demo
     boxes = BoxCache.open(path)
     other = dataclasses.replace(boxes, boxes=boxes.boxes[::-1].copy())
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         state = loader.state_dict()
-    with open_views(other, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(other, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         with pytest.raises(UserError, match="the images or their boxes are not those that the views began with"):
             loader.load_state_dict(state)
         del state["boxes"]  # as a version before wrote it
         loader.load_state_dict(state)
+
+
+def test_a_loader_is_stateful_for_distributed_checkpoints(demo):
+    from torch.distributed.checkpoint.stateful import Stateful
+
+    root, boxes = demo
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        assert isinstance(loader, Stateful)
+
+
+def test_any_maker_of_batches_will_do(demo):
+    """A loader asks for places and takes what comes: here batches that another maker has made."""
+    root, boxes = demo
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+        made = [Made(batch, {"batches": 1, "samples": len(batch)}, None) for batch in loader]
+
+        class Kept:
+            bad: ClassVar[dict[int, str]] = {7: "spoilt"}
+            closed = False
+
+            def begin_here(self): ...
+
+            def make(self, places):
+                yield from (made[step] for _, step in places)
+
+            def close(self):
+                self.closed = True
+
+        with ViewLoader(loader.schedule, loader.images, kept := Kept(), prefetch=1) as other:
+            assert all(a is b.batch for a, b in zip(other, made, strict=True))
+            assert other.report()["samples"] == 48
+            assert other.report()["bad_files"] == {loader.images.path(7): "spoilt"}
+            assert other.state_dict() == loader.state_dict()
+        assert kept.closed
 
 
 @pytest.mark.parametrize(
@@ -69,7 +105,7 @@ def test_resume_on_other_boxes_is_refused(demo):
 )
 def test_a_state_that_is_none_is_refused(demo, change, words):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         assert len(loader) == 6
         state = loader.state_dict() | change if isinstance(change, dict) and change else change
         with pytest.raises(UserError, match=words):
@@ -80,7 +116,7 @@ def test_a_state_that_is_none_is_refused(demo, change, words):
 def test_two_ranks_see_what_one_sees(demo):
     both = {}
     for rank in (0, 1):
-        both |= views_of(demo, rank=rank, world_size=2)
+        both |= views_of(demo, rank=rank, world=2)
     assert_equal(both, views_of(demo))
 
 
@@ -89,14 +125,14 @@ def test_resume_in_the_middle_of_an_epoch(demo):
     whole = views_of(demo)
     options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "drop_last": False}
     parts = {}
-    with open_views(boxes, root, **options) as first:
+    with open_with(boxes, root, **options) as first:
         for step, batch in enumerate(first):
             collect(parts, 0, batch)
             if step == 2:
                 state = first.state_dict()
                 break
     assert (state["epoch"], state["step"]) == (0, 3)
-    with open_views(boxes, root, **options) as second:
+    with open_with(boxes, root, **options) as second:
         second.load_state_dict(state)
         for epoch in range(2):
             second.set_epoch(epoch)
@@ -106,7 +142,7 @@ def test_resume_in_the_middle_of_an_epoch(demo):
     assert_equal(whole, parts)
     for changed in ({"seed": 5}, {"batch_size": 16}, {"policy": SMALL.replace(flip=0.1)}):
         with (
-            open_views(boxes, root, **(options | changed)) as other,
+            open_with(boxes, root, **(options | changed)) as other,
             pytest.raises(UserError, match=next(iter(changed))),
         ):
             other.load_state_dict(state)
@@ -114,7 +150,7 @@ def test_resume_in_the_middle_of_an_epoch(demo):
 
 def test_a_loop_left_early_begins_its_epoch_again(demo):
     root, boxes = demo
-    with open_views(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
+    with open_with(boxes, root, policy=SMALL, batch_size=8, backend="kornia", device="cpu") as loader:
         first = next(iter(loader))
         again = [batch.sources.tolist() for batch in loader]
         assert again[0] == first.sources.tolist()
@@ -154,7 +190,7 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
     whole = views_of(demo, backend=backend)
     cache, said, parts = BoxCache.open(boxes), [], {}
     options = {"policy": SMALL, "batch_size": 8, "backend": backend, "device": "cpu", "drop_last": False}
-    with open_views(boxes, root, say=said.append, **options) as loader:
+    with open_with(boxes, root, say=said.append, **options) as loader:
         batches = list(loader)
         report = loader.report()
         known = len(said)
@@ -176,7 +212,7 @@ def test_files_that_went_bad_are_named_and_replaced(demo, broken, backend, lanes
                 assert torch.equal(rects, batch.rects[i])
                 parts[source] = True
     assert len(parts) > 20
-    with open_views(boxes, root, on_bad="fail", say=said.append, **options) as loader, pytest.raises(BadFile):
+    with open_with(boxes, root, on_bad="fail", say=said.append, **options) as loader, pytest.raises(BadFile):
         list(loader)
 
 
@@ -184,7 +220,7 @@ def test_a_stand_in_is_seen_as_the_image_that_it_stands_for_would_have_been(demo
     """Its flip, colour and blur are the bad image's; so one image that is twice in a batch makes two pairs of views."""
     options = {"policy": SMALL, "batch_size": 8, "backend": "kornia", "device": "cpu", "say": lambda _: None}
     (root, boxes), (copy, _, rows), twice = demo, broken, 0
-    with open_views(boxes, root, **options) as whole, open_views(boxes, copy, **options) as mended:
+    with open_with(boxes, root, **options) as whole, open_with(boxes, copy, **options) as mended:
         for was, batch in zip(whole, mended, strict=True):
             for name in ("flip", "jitter", "jittered", "order", "gray", "sigma"):
                 assert (getattr(was.plan, name) == getattr(batch.plan, name)).all(), name
@@ -206,7 +242,7 @@ def test_same_size_other_contents_is_found_by_hash(demo, tmp_path):
     data = bytearray((copy / cache.path(row)).read_bytes())
     data[len(data) // 2] ^= 0xFF
     (copy / cache.path(row)).write_bytes(data)
-    with open_views(
+    with open_with(
         boxes, copy, policy=SMALL, batch_size=8, backend="kornia", device="cpu", check="hash", say=lambda _: None
     ) as loader:
         assert row not in torch.cat([b.sources for b in loader]).tolist()
@@ -218,7 +254,7 @@ def test_nothing_good_left_is_an_error_not_a_hang(demo, tmp_path):
     shutil.copytree(root, tmp_path / "demo")
     for path in (tmp_path / "demo").rglob("*.jpg"):
         path.write_bytes(b"")
-    with open_views(
+    with open_with(
         boxes, tmp_path / "demo", policy=SMALL, batch_size=8, backend="kornia", device="cpu", say=lambda _: None
     ) as loader:
         for _ in range(2):  # also when asked again
@@ -236,17 +272,17 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         ({"workers": -1}, "workers=-1: must be at least 0"),
         ({"prefetch": -5}, "prefetch=-5"),
         *(({"dtype": torch.uint8, "backend": name}, "float32, torch.bfloat16") for name in ("kornia", "dali", "fused")),
-        ({"dtype": "float16"}, "dtype=float16: must be one of"),
-        ({"own_backgrounds": False}, "own_backgrounds=False without background_sets"),
-        ({"cache_side": 64}, "cache_side=64 without a cache: name one"),
-        ({"cache_bytes": 1 << 20}, "cache_bytes=1048576 without a cache"),
+        ({"dtype": "float16"}, "dtype='float16': must be one of"),
+        ({"own_backgrounds": False}, "own_backgrounds=False: must be on without further backgrounds"),
+        ({"cache_side": 64}, "cache_side=64: must be left out without a cache. Name one"),
+        ({"cache_bytes": 1 << 20}, "cache_bytes=1048576: must be left out"),
     ]:
         with pytest.raises(UserError, match=words):
-            open_views(boxes, root, batch_size=8, device="cpu", **options)
+            open_with(boxes, root, **({"batch_size": 8, "device": "cpu"} | options))
     with pytest.raises(UserError, match="no such folder"):
-        open_views(boxes, tmp_path / "none", batch_size=8, device="cpu")
+        open_with(boxes, tmp_path / "none", batch_size=8, device="cpu")
     with pytest.raises(UserError, match=r"images are not below it \(no images/"):
-        open_views(boxes, tmp_path, batch_size=8, device="cpu")
+        open_with(boxes, tmp_path, batch_size=8, device="cpu")
     with pytest.raises(UserError, match="center, box, whole"):
         eval_images(boxes, root, crop="middle")
 
@@ -257,7 +293,7 @@ def test_evaluation_images_are_torchvisions(demo):
 
     root, boxes = demo
     cache = BoxCache.open(boxes)
-    batches = list(eval_images(boxes, root, split="test", size=64, batch_size=20))
+    batches = list(eval_images(boxes, root, size=64, batch_size=20))
     indices = torch.cat([i for _, i in batches])
     assert indices.tolist() == cache.indices("test").tolist()
     pixels = torch.cat([x for x, _ in batches])
@@ -270,5 +306,5 @@ def test_evaluation_images_are_torchvisions(demo):
         expected = theirs(Image.open(root / cache.path(int(indices[i]))))
         assert (pixels[i] - expected).abs().max() < 0.03
     for crop in ("box", "whole"):
-        for images, _ in eval_images(boxes, root, split=None, size=32, batch_size=64, crop=crop):
+        for images, _ in eval_images(Source(boxes, root, "all"), size=32, batch_size=64, crop=crop):
             assert images.shape[1:] == (3, 32, 32)

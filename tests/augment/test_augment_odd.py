@@ -10,15 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loader_views import SMALL, views_of
+from loading import SMALL, open_with, views_of
 
-from augment import Policy, open_views
+from augment import Policy
 from augment.backends import build, eager, kornia
 from augment.backends.decoded import kept_rois
 from augment.views import geometry, schedule
 from augment.views.plan import Pool, draw
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 
 BACKENDS = ("eager", "kornia")
 
@@ -40,14 +40,14 @@ def test_numpy_settings_make_a_state_of_plain_values(demo):
     seed, batch = np.random.default_rng(0).integers(2**31), np.int64(8)
     policy = SMALL.replace(flip=np.float32(0.5), crop_scale=np.float64(0.5), gray_p=1)
     options = {"device": "cpu", "backend": "fused", "policy": policy, "say": lambda _: None}
-    with open_views(boxes, root, batch_size=batch, seed=seed, drop_last=np.bool_(True), **options) as views:
+    with open_with(boxes, root, batch_size=batch, seed=seed, drop_last=np.bool_(True), **options) as views:
         first = next(iter(views))
         state = json.loads(json.dumps(views.state_dict()))
         file = BytesIO()
         torch.save(views.state_dict(), file)
         file.seek(0)
         assert torch.load(file) == state
-    with open_views(boxes, root, batch_size=8, seed=int(seed), **options) as views:
+    with open_with(boxes, root, batch_size=8, seed=int(seed), **options) as views:
         again = next(iter(views))
         assert torch.equal(first.views[0], again.views[0])
         views.load_state_dict(state)
@@ -58,7 +58,7 @@ def test_numpy_settings_make_a_state_of_plain_values(demo):
     "option",
     [
         {"batch_size": "8"}, {"batch_size": None}, {"batch_size": 8.0}, {"seed": None}, {"seed": 1.5}, {"rank": "0"},
-        {"world_size": None}, {"workers": 1.5}, {"workers": "2"}, {"prefetch": float("nan")}, {"prefetch": None},
+        {"world": None}, {"workers": 1.5}, {"workers": "2"}, {"prefetch": float("nan")}, {"prefetch": None},
         {"cache": "ram", "cache_bytes": "5"}, {"cache": "ram", "cache_side": 0.5},
     ],
     ids=str,
@@ -67,15 +67,15 @@ def test_what_is_no_whole_number_is_named(demo, option):
     root, boxes = demo
     name, value = list(option.items())[-1]
     with pytest.raises(UserError, match=f"{name}={value!r}: must be a whole number"):
-        open_views(boxes, root, **{"batch_size": 8, "device": "cpu", **option})
+        open_with(boxes, root, **{"batch_size": 8, "device": "cpu", **option})
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"shared": 5}, "policy shared=5: must be names"),
-        ({"shared": [[1]]}, "policy shared=.*: must be names"),
-        ({"size": 10**400}, "policy size=1000.*: must be a whole number"),
+        ({"shared": 5}, "shared=5: must be names"),
+        ({"shared": [[1]]}, "shared=.*: must be names"),
+        ({"size": 10**400}, "size=1000.*: must be a whole number"),
     ],
 )
 def test_policies_name_what_no_policy_can_have(values, match):
@@ -84,20 +84,20 @@ def test_policies_name_what_no_policy_can_have(values, match):
 
 
 @pytest.mark.parametrize(
-    "option", [{"split": 3}, {"split": ["train"]}, {"background_sets": 5}, {"background_sets": [5]}], ids=str
+    "option", [{"split": 3}, {"split": ["train"]}, {"backgrounds": 5}, {"backgrounds": [5]}], ids=str
 )
 def test_what_names_no_data_is_an_error_that_tells_it(demo, option):
     root, boxes = demo
     with pytest.raises(UserError, match=next(iter(option))):
-        open_views(boxes, root, batch_size=8, device="cpu", policy=SMALL, **option)
+        open_with(boxes, root, batch_size=8, device="cpu", policy=SMALL, **option)
     for bad in ((None, root), (boxes, 5.5)):
-        with pytest.raises(UserError, match=r"boxes=None|root=5\.5"):
-            open_views(*bad, batch_size=8, device="cpu", policy=SMALL)
+        with pytest.raises(BadValue, match=r"boxes=None|root=5\.5"):
+            open_with(*bad, batch_size=8, device="cpu", policy=SMALL)
 
 
 def test_epochs_are_whole_numbers(demo):
     root, boxes = demo
-    with open_views(boxes, root, batch_size=8, device="cpu", policy=SMALL, say=lambda _: None) as views:
+    with open_with(boxes, root, batch_size=8, device="cpu", policy=SMALL, say=lambda _: None) as views:
         for epoch in (1.5, "1", -1):
             with pytest.raises(UserError, match="epoch="):
                 views.set_epoch(epoch)
@@ -107,7 +107,7 @@ def test_epochs_are_whole_numbers(demo):
 
 def test_a_state_loaded_into_a_loop_that_goes_on_changes_nothing(demo):
     root, boxes = demo
-    with open_views(boxes, root, batch_size=8, device="cpu", policy=SMALL, say=lambda _: None) as views:
+    with open_with(boxes, root, batch_size=8, device="cpu", policy=SMALL, say=lambda _: None) as views:
         state = views.state_dict()
         steps = []
         for k, _ in enumerate(views):
@@ -220,12 +220,12 @@ def test_a_view_in_its_own_scene_needs_no_other_good_image(demo, tmp_path):
     options = {"batch_size": 48, "device": "cpu", "backend": "fused", "prefetch": 1}
     for policy in (SMALL.replace(name="rrc"), SMALL.replace(own=1.0)):
         said: list[str] = []
-        with open_views(boxes, tmp_path / "demo", policy=policy, say=said.append, **options) as views:
+        with open_with(boxes, tmp_path / "demo", policy=policy, say=said.append, **options) as views:
             batch = next(iter(views))
         assert set(batch.sources.tolist()) == {cache.indices("train").tolist()[1]}
         assert sum("bad file" in line for line in said) == 47
         assert any(cache.path(missing) in line for line in said)
-    views = open_views(boxes, tmp_path / "demo", policy=SMALL, say=lambda _: None, **options)
+    views = open_with(boxes, tmp_path / "demo", policy=SMALL, say=lambda _: None, **options)
     with views, pytest.raises(UserError, match="no good image is left"):
         next(iter(views))
 

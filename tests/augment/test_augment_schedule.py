@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment import Policy
+from augment import Policy, Share
 from augment.views.schedule import Schedule
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 
 
 def test_a_stand_in_is_the_next_of_the_group_cyclically():
@@ -56,14 +56,16 @@ def test_batches_that_cannot_be_made_are_named():
     rows = np.arange(20)
     for values, words in [
         ({"batch_size": 0}, "at least 1"),
-        ({"batch_size": 10, "world_size": 4}, "try 8 or 12"),
+        ({"batch_size": 10, "world_size": 4}, "a multiple of the 4 ranks. Try 8 or 12"),
         ({"batch_size": 32}, "drop_last=False"),
-        ({"batch_size": 9, "world_size": 3, "drop_last": False}, "last batch has 2"),
+        ({"batch_size": 9, "world_size": 3, "drop_last": False}, "last batch has 2 images for 3 ranks"),
         ({"rows": rows[:1], "batch_size": 1}, "at least two"),
         ({"rows": rows[:0], "batch_size": 1, "policy": Policy(name="rrc")}, "empty"),
-        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank=2"),
         ({"batch_size": 4, "seed": -1}, "seed=-1"),
     ]:
         settings = {"policy": Policy(), "rows": rows, "seed": 0, "drop_last": True} | values
         with pytest.raises(UserError, match=words):
             Schedule(**settings)
+    for rank, world, words in ((2, 2, "rank=2: must be below world=2"), (0, 0, "world=0: must be at least 1")):
+        with pytest.raises(BadValue, match=words):
+            Share(rank, world)

@@ -115,9 +115,7 @@ def test_classes_are_tested_on_centre_crops_and_boxes_on_whole_images(bench: Ben
     encoder = build_encoder("resnet10w4").eval()
     found = protocols.features(encoder, bench, "test")[0], protocols._cells(encoder, bench, "test", crops=False)[0]
     for crop, of, z in zip(("center", "whole"), (pooled, maps), found, strict=True):
-        images = eval_images(
-            bench.data.cache, bench.data.root, split="test", size=32, batch_size=16, crop=crop, workers=1
-        )
+        images = eval_images(bench.data.cache, bench.data.root, size=32, batch_size=16, crop=crop)
         with torch.no_grad():
             expected = torch.cat([of(encoder, x) for x, _ in images])
         torch.testing.assert_close(z, expected)

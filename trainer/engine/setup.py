@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from augment import open_views
+from augment import Making, Share, Source, open_views
 from precompute.base.errors import UserError
 from precompute.base.ranks import Process
 from trainer.config.choices import Hardware, Settings, decide, find_hardware
@@ -48,12 +48,17 @@ def open_loader(
     """The views that the run learns from. UserError with the names of flags for those of arguments."""
     try:
         return open_views(
-            data.cache, data.root, policy=config.views(), split=data.split(config.train_split), backend=config.pipeline,
-            batch_size=settings.batch_size, device=device, seed=config.seed, maps=config.maps_used,
-            rank=process.rank, world_size=process.world, workers=config.workers,
-            background_sets=list(zip(config.backgrounds[::2], config.backgrounds[1::2], strict=True)),
-            own_backgrounds=config.own_backgrounds, cache=config.cache, cache_side=config.cache_side,
-            check=config.check, on_bad=config.on_bad, say=lambda line: say("views: " + line),
+            Source(
+                data.cache, data.root, data.split(config.train_split), backgrounds=config.backgrounds,
+                own_backgrounds=config.own_backgrounds, maps=config.maps_used,
+            ),
+            policy=config.views(), batch_size=settings.batch_size, seed=config.seed,
+            making=Making(
+                backend=config.pipeline, device=device, workers=config.workers, cache=config.cache,
+                cache_side=config.cache_side, check=config.check, on_bad=config.on_bad,
+                say=lambda line: say("views: " + line),
+            ),
+            share=Share(process.rank, process.world),
         )  # fmt: skip
     except UserError as error:
         raise UserError(_ARGUMENT.sub(lambda m: f"{_FLAGS[m[1]]} ", str(error))) from error

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from augment import Policy, eval_images, open_views
+from augment import Making, Policy, Source, eval_images, open_views
 from precompute.base.errors import BadFile, UserError
 from trainer.engine.data import Data
 from trainer.evaluation.knn import knn_accuracy
@@ -56,8 +56,8 @@ class Bench:
         """Plain images [N, 3, S, S] on the device and their rows [N] on the CPU, in order."""
         some = False
         for images, rows in eval_images(
-            self.data.cache, self.data.root, split=self.data.split(split), size=self.size, batch_size=self.batch,
-            crop=crop, workers=self.workers, skip=self._bad,
+            Source(self.data.cache, self.data.root, self.data.split(split)), size=self.size, batch_size=self.batch,
+            crop=crop, making=Making(workers=self.workers), skip=self._bad,
         ):  # fmt: skip
             some = True
             yield images.to(self.device).contiguous(memory_format=torch.channels_last), rows
@@ -164,10 +164,10 @@ def _classify(
     """Trains `forward` (images to logits) by cross-entropy on randomly cropped and flipped training images."""
     policy = Policy(name="rrc", views=1, size=bench.size, crop_scale=crop_scale, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
     count = len(bench.data.cache.indices(bench.data.split(bench.train_split)))
+    making = Making(bench.pipeline, bench.device, workers=bench.workers, on_bad=bench.on_bad, say=_quiet)
     with open_views(
-        bench.data.cache, bench.data.root, policy=policy, batch_size=min(bench.batch, count), device=bench.device,
-        split=bench.data.split(bench.train_split), backend=bench.pipeline, seed=bench.seed, workers=bench.workers,
-        on_bad=bench.on_bad, say=_quiet,
+        Source(bench.data.cache, bench.data.root, bench.data.split(bench.train_split)), policy=policy,
+        batch_size=min(bench.batch, count), seed=bench.seed, making=making,
     ) as loader:  # fmt: skip
         steps, step = epochs * len(loader), 0
         for epoch in range(epochs):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import Batch, open_views
+from augment import Batch, Making, Share, Source, open_views
 from precompute.base.files import replacing
 from precompute.base.program import count
 from trainer.engine.data import Data
@@ -172,10 +172,10 @@ def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor
 def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     """Batches of a split's views, each image once, as many as localisation looks at."""
     config, data, seen = state.config, bench.data, 0
+    making = Making(config.pipeline, bench.device, workers=config.workers, on_bad=config.on_bad, say=_quiet)
     with open_views(
-        data.cache, data.root, policy=config.views(), split=data.split(split),
-        backend=config.pipeline, drop_last=False, maps=config.maps_used, on_bad=config.on_bad,
-        batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
+        Source(data.cache, data.root, data.split(split), maps=config.maps_used), policy=config.views(),
+        batch_size=bench.batch, seed=config.seed + 1, making=making, share=Share(drop_last=False),
     ) as loader:  # fmt: skip
         for batch in loader:
             yield batch
