@@ -10,33 +10,18 @@ operators have others. Two leave out antialiasing, as their users do; `tolerance
 from ours (mean levels of 255) to count as the same job.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from augment.views.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
+from benchmarks.ways import Way, by_sample, covers, factors
 from precompute.base.errors import UsageError
-
-Decode = Callable[[bytes], Any]
-View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]
-Views = Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Way:
-    """A library's way of doing the job. Views are torch tensors [B, 3, S, S], float32, normalised, one a view.
-
-    `decode` and `views` are the two halves of `render`, None where the library cannot do them apart.
-    """
-
-    render: Views  # (plan, policy, JPEG bytes of plan.images)
-    decode: Decode | None = None
-    views: Views | None = None  # (plan, policy, what decode made of plan.images)
 
 
 @dataclass(frozen=True)
@@ -44,11 +29,8 @@ class Peer:
     """A library, and how its result is checked."""
 
     name: str
-    words: str  # what it is, for tables
     needs: tuple[str, ...]  # modules that must be installed
-    tolerance: (
-        float  # levels of 255: mean difference from our views, or of the statistics of peers that draw themselves
-    )
+    tolerance: float  # levels of 255: mean difference from our views; where it `draws`, of the views' statistics
     load: Callable[[str], Way]  # takes the device: "cpu" or "cuda"
     policies: tuple[str, ...] = ("saliencyswap", "rrc", "instloc")
     scenes: tuple[str, ...] = ("whole", "crop", "zoom")
@@ -68,25 +50,8 @@ class Peer:
 def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
+    except ModuleNotFoundError:  # its package is missing
         return False
-
-
-def by_sample(decode: Decode, view: View) -> Way:
-    """A way of making one view at a time from decoded images."""
-    views = partial(_views, view)
-    return Way(partial(decoded_first, decode, views), decode, views)
-
-
-def decoded_first(decode: Decode, views: Views, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[Any, ...]:
-    """Every image of the batch once, then the views."""
-    return views(plan, policy, [decode(data) for data in files])
-
-
-def _views(view: View, plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Any, ...]:
-    import torch
-
-    return tuple(torch.stack([view(plan, policy, images, i, v) for i in range(len(plan))]) for v in range(plan.views))
 
 
 def _pillow(device: str) -> Way:
@@ -124,23 +89,15 @@ def _pillow(device: str) -> Way:
     return by_sample(decode, view)
 
 
-def covers(rect: Sequence[int], size: int) -> bool:
-    """Whether a patch hides the whole background, so that nobody need resize one."""
-    return tuple(rect) == (0, 0, size, size)
-
-
 def _cropped(image: Any, roi: np.ndarray) -> Any:
-    """A Pillow crop, spared where it would be the whole image."""
+    """A Pillow crop; the image itself where the crop is the whole image."""
     box = tuple(roi.tolist())
     return image if box == (0, 0, *image.size) else image.crop(box)
 
 
 def _jitter(F: Any, image: Any, plan: Plan, i: int, v: int) -> Any:
     """ColorJitter in the drawn order, with torchvision's functions, on whatever they take."""
-    if not plan.jittered[i, v]:
-        return image
-    for op in plan.order[i, v].tolist():
-        factor = float(plan.jitter[i, v, op])
+    for op, factor in factors(plan, i, v):
         if op == BRIGHTNESS:
             image = F.adjust_brightness(image, factor)
         elif op == CONTRAST:
@@ -240,9 +197,8 @@ def _opencv(device: str) -> Way:
 
     def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
         canvas = _opencv_compose(plan, images, i, v)
-        if plan.jittered[i, v]:
-            for op in plan.order[i, v].tolist():
-                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
+        for op, factor in factors(plan, i, v):
+            canvas = jitter(canvas, op, factor)
         if plan.gray[i, v]:
             canvas = cv2.cvtColor(luma(canvas), cv2.COLOR_GRAY2RGB)
         if (sigma := float(plan.sigma[i, v])) > 0:
@@ -282,9 +238,8 @@ def _albumentations(device: str) -> Way:
 
     def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
         canvas = _opencv_compose(plan, images, i, v)
-        if plan.jittered[i, v]:
-            for op in plan.order[i, v].tolist():
-                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
+        for op, factor in factors(plan, i, v):
+            canvas = jitter(canvas, op, factor)
         if plan.gray[i, v]:
             canvas = fpixel.to_gray_weighted_average(canvas)
             canvas = fpixel.grayscale_to_multichannel(canvas, 3)
@@ -298,41 +253,33 @@ def _albumentations(device: str) -> Way:
 
 
 def _batches(name: str) -> Callable[[str], Way]:
-    """The ways that work on batches are imported when they are wanted: they bring their libraries with them."""
-
-    def load(device: str) -> Way:
-        from benchmarks import peers_batch
-
-        return getattr(peers_batch, name)(device)
-
-    return load
+    """A function of `benchmarks.peers_batch`, which is imported when the peer is built: it brings its library."""
+    return lambda device: getattr(importlib.import_module("benchmarks.peers_batch"), name)(device)
 
 
-_DALI = ("nvidia.dali",)
 _BOTH = ("cpu", "cuda")
-_SWAPS = ("saliencyswap", "instloc")
+# A new peer: a function that makes its `Way` (here, or in peers_batch.py where it works on whole batches), and a line
+# in this table.
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("pillow", "Pillow + torchvision (MoCo v2's way)", ("PIL", "torchvision"), 2.0, _pillow),
-        Peer("torchvision", "torchvision v2 on tensors", ("torchvision",), 2.0, _torchvision),
-        Peer("opencv", "OpenCV (not antialiased)", ("cv2",), 8.0, _opencv),
-        Peer("albumentations", "albumentations (not antialiased)", ("albumentations",), 8.0, _albumentations),
-        Peer("kornia", "Kornia on batches, eager", ("kornia",), 5.0, _batches("kornia_eager"), devices=_BOTH),
-        Peer(
-            "kornia compiled", "the same, torch.compile", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH
-        ),
-        Peer(
-            "plain dali", "plain DALI operators", _DALI, 12.0, _batches("plain_dali"), scenes=("whole",), devices=_BOTH
-        ),
-        Peer("lightly", "lightly's MoCoV2Transform", ("lightly",), 10.0, _batches("lightly"), ("rrc",), draws=True),
+        Peer("pillow", ("PIL", "torchvision"), 2.0, _pillow),
+        Peer("torchvision", ("torchvision",), 2.0, _torchvision),
+        Peer("opencv", ("cv2",), 8.0, _opencv),
+        Peer("albumentations", ("albumentations",), 8.0, _albumentations),
+        Peer("kornia", ("kornia",), 5.0, _batches("kornia_eager"), devices=_BOTH),
+        Peer("kornia compiled", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH),
+        Peer("plain dali", ("nvidia.dali",), 12.0, _batches("plain_dali"), scenes=("whole",), devices=_BOTH),
+        Peer("lightly", ("lightly",), 10.0, _batches("lightly"), policies=("rrc",), draws=True),
     )
 }
 
 
 def find(names: Sequence[str]) -> list[Peer]:
-    """The peers of these names. Raises UsageError for an unknown one."""
+    """The peers of these names; ("none",): no peers. UsageError names an unknown one."""
+    if tuple(names) == ("none",):
+        return []
     for name in names:
         if name not in PEERS:
-            raise UsageError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
+            raise UsageError(f"--peers {name}: known are {', '.join(PEERS)}, and none for no peers")
     return [PEERS[name] for name in names]
