@@ -21,7 +21,7 @@ import numpy as np
 from augment.views.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 from benchmarks.ways import Way, by_sample, covers, factors
-from precompute.base.errors import UsageError
+from precompute.base.errors import BadValue
 
 
 @dataclass(frozen=True)
@@ -276,10 +276,10 @@ PEERS = {
 
 
 def find(names: Sequence[str]) -> list[Peer]:
-    """The peers of these names; ("none",): no peers. UsageError names an unknown one."""
+    """The peers of these names; ("none",): no peers. BadValue names the known ones."""
     if tuple(names) == ("none",):
         return []
     for name in names:
         if name not in PEERS:
-            raise UsageError(f"--peers {name}: known are {', '.join(PEERS)}, and none for no peers")
+            raise BadValue("peers", name, [*PEERS, "none"])
     return [PEERS[name] for name in names]

@@ -27,12 +27,12 @@ class Photographs:
 
     boxes: str | None = option_of(Source, "boxes", help="box file made by precompute.boxes; default: cache/DATASET.h5")
     root: str | None = option_of(Source, "root")
-    dataset: str | None = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
+    dataset: str | None = option(None, "data set whose boxes are in cache/, where --boxes is not given; default: demo")
 
     @property
     def box_file(self) -> str:
         """Path of the box file."""
-        return self.boxes or f"cache/{self.dataset}.h5"
+        return self.boxes or f"cache/{self.dataset or 'demo'}.h5"
 
     @property
     def folder(self) -> Path:

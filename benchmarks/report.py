@@ -52,17 +52,21 @@ def program(argv: list[str] | None = None) -> int:
     if settings.readme:
         renew(README, "benchmarks", markdown(documents))
         renew(RESULTS_README, "results", summary(documents))
-    elif settings.out is None:
+    if settings.out is not None:
+        _write(documents, Path(settings.out))
+    elif not settings.readme:
         print(summary(documents))
-    else:
-        out = Path(settings.out)
-        for name, document in documents.items():
-            with replacing(out / f"{name}.png") as temporary:
-                plot(document, temporary)
-        with replacing(out / "README.md") as temporary:
-            temporary.write_text(summary(documents, plots=True) + "\n")
-        print(f"{out / 'README.md'}: {len(documents)} results")
     return 0
+
+
+def _write(documents: dict[str, dict[str, Any]], folder: Path) -> None:
+    """README.md and the plots."""
+    for name, document in documents.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            plot(document, temporary)
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(summary(documents, plots=True) + "\n")
+    print(f"{folder / 'README.md'}: {len(documents)} results")
 
 
 def renew(path: Path, name: str, text: str) -> None:
