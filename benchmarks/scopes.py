@@ -167,6 +167,14 @@ def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: b
     return loader
 
 
+def _loaders(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[tuple[str, Any]]:
+    """Name and loader of every arm."""
+    for name, colour in chosen:
+        yield title(name, colour), view_loader(job, name, colour, stack)
+    for peer in wanted:
+        yield f"{peer.name} + DataLoader", _peer_loader(job, peer)
+
+
 def endless(loader: Any) -> Iterator[Any]:
     """The batches of one epoch after the other."""
     while True:
@@ -196,12 +204,8 @@ def settle() -> float:
 
 
 def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
-    for name, colour in chosen:
-        loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
-    for peer in wanted:
-        loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
+    for name, loader in _loaders(job, chosen, wanted, stack):
+        yield Arm(name, partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
 
 
 def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
@@ -218,12 +222,8 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     backend = build(job, "kornia", "linear", stack)
     frozen = backend.render(job.plans["linear"][0], job.files[0])
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
-    for name, colour in chosen:
-        loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epochs, loader, step), job.samples, settle)
-    for peer in wanted:
-        loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, step), job.samples, settle)
+    for name, loader in _loaders(job, chosen, wanted, stack):
+        yield Arm(name, partial(_epochs, loader, step), job.samples, settle)
 
 
 ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}

@@ -251,14 +251,14 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
         return "none of our backends was measured"
     best = min(ours, key=lambda name: middles[name])
     time = "time" if unit == "wall_ms" else "CPU time"
-    if "decode only" in middles:
-        share = middles["decode only"] / middles[best]
-        bound = "decode" if share > 0.5 else "augmentation"
-        return f"{best} is {bound}-bound: decoding is {share:.0%} of its {time}"
-    if "frozen batch" in middles:
-        share = middles["frozen batch"] / middles[best]
-        bound = "trainer" if share > 0.5 else "augmentation"
-        return f"with {best} the step is {bound}-bound: the frozen batch takes {share:.0%} of its {time}"
+    for ceiling, bound, subject, part in (
+        ("decode only", "decode", best, "decoding is"),
+        ("frozen batch", "trainer", f"with {best} the step", "the frozen batch takes"),
+    ):
+        if ceiling in middles:
+            share = middles[ceiling] / middles[best]
+            kind = bound if share > 0.5 else "augmentation"
+            return f"{subject} is {kind}-bound: {part} {share:.0%} of its {time}"
     return f"{best} is the cheapest of ours at {middles[best]:.2f} ms of {time} a sample"
 
 

@@ -1,6 +1,6 @@
 """A library's way of making the views of a plan, and what the ways have in common."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,6 @@ from augment.views.plan import Plan
 from augment.views.policy import Policy
 
 Decode = Callable[[bytes], Any]
-View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]  # the last two: sample and view
 Views = Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]
 
 
@@ -33,12 +32,33 @@ def in_halves(decode: Decode, views: Views) -> Way:
     return Way(render, decode, views)
 
 
-def by_sample(decode: Decode, view: View) -> Way:
-    """A way that makes one view of one sample at a time from decoded images."""
+def by_sample(
+    decode: Decode,
+    compose: Callable[[Plan, Sequence[Any], int, int], Any],
+    jitter: Callable[[Any, int, float], Any],
+    gray: Callable[[Any], Any],
+    blur: Callable[[Any, float], Any],
+    normalise: Callable[[Any, Policy], Any],
+) -> Way:
+    """A way that makes one view of one sample at a time.
+
+    compose: (plan, images, sample, view) → the picture, flipped. jitter: takes an operation and its factor. blur: takes
+    sigma in pixels. normalise: makes a float32 tensor [3, S, S].
+    """
+    import torch
+
+    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+        picture = compose(plan, images, i, v)
+        if plan.jittered[i, v]:
+            for op in plan.order[i, v].tolist():
+                picture = jitter(picture, op, float(plan.jitter[i, v, op]))
+        if plan.gray[i, v]:
+            picture = gray(picture)
+        if (sigma := float(plan.sigma[i, v])) > 0:
+            picture = blur(picture, sigma)
+        return normalise(picture, policy)
 
     def views(plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Any, ...]:
-        import torch
-
         samples = range(len(plan))
         return tuple(torch.stack([view(plan, policy, images, i, v) for i in samples]) for v in range(plan.views))
 
@@ -48,10 +68,3 @@ def by_sample(decode: Decode, view: View) -> Way:
 def covers(rect: Sequence[int], size: int) -> bool:
     """Whether a patch hides the whole background, which then need not be resized."""
     return tuple(rect) == (0, 0, size, size)
-
-
-def factors(plan: Plan, i: int, v: int) -> Iterator[tuple[int, float]]:
-    """Operations of a view's colour jitter in the drawn order, each with its factor; none where it has no jitter."""
-    if plan.jittered[i, v]:
-        for op in plan.order[i, v].tolist():
-            yield op, float(plan.jitter[i, v, op])
