@@ -135,6 +135,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "q25": low, "q75": high, **ends, "values": list(values)}
 
 
+def row(arm: Arm, inside: str) -> dict[str, Any]:
+    """The arm as a result has it; `inside` says what is inside the timer."""
+    spreads = {"cpu_ms": spread(arm.cpu_ms), "wall_ms": spread(arm.wall_ms)}
+    return {"name": arm.name, "inside": inside, "samples": arm.samples, **spreads}
+
+
 def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
     """How many times `ours` fits into `peer`, by `cpu_ms` or `wall_ms`, repeat by repeat (they ran side by side)."""
     return spread([p / o for p, o in zip(getattr(peer, unit), getattr(ours, unit), strict=True)])

@@ -1,4 +1,4 @@
-"""What every arm of a benchmark works on: plans and files that all of them share, backends, and the peers' check."""
+"""The job of a benchmark: plans and files that all arms share, our backends, and the check of the peers."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -41,22 +41,15 @@ class Job:
 
 
 def make_job(
-    images: ImageSet,
-    policy: Policy,
-    *,
-    batch: int,
-    batches: int,
-    device: str = "cpu",
-    threads: int = 1,
-    rows: Sequence[int] | None = None,
+    images: ImageSet, policy: Policy, *, batch: int, batches: int, device: str = "cpu", threads: int = 1
 ) -> Job:
     """Plans and files of one epoch of batch · batches images. UserError where there are not so many."""
-    found = images.parts[0][0].indices(None) if rows is None else torch.as_tensor(rows).numpy()
+    rows = images.parts[0][0].indices(None)
     needed = batch * batches
-    if len(found) < needed:
-        raise UserError(f"the box file has {len(found)} images, {needed} are needed: make --batch or --batches smaller")
-    found = found[:needed]  # an epoch of a loader is one repeat
-    schedules = {c: Schedule(policy.replace(colour=c), found, batch, seed=0, drop_last=True) for c in COLOURS}
+    if len(rows) < needed:
+        raise UserError(f"the box file has {len(rows)} images, {needed} are needed: make --batch or --batches smaller")
+    rows = rows[:needed]  # an epoch of a loader is one repeat
+    schedules = {c: Schedule(policy.replace(colour=c), rows, batch, seed=0, drop_last=True) for c in COLOURS}
     order = schedules["linear"].order(0)
     plans = {c: [s.plan(images.pool, order, 0, k) for k in range(batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
@@ -75,13 +68,12 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
 
 def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(backend, colour) pairs from "name" or "name:colour"; all that are installed where none is wanted."""
-    known = known_backends()
     absent = {"dali"} if backends.why_no_dali() else set()
     absent |= {"eager"} if device == "cuda" else set()
     out = []
-    for item in wanted or [n for n in known if n not in absent]:
+    for item in wanted or [n for n in known_backends() if n not in absent]:
         name, colour = backend_of(item)
-        backends.choose(name, find_device(device))  # says why not, if it cannot run there
+        backends.choose(name, find_device(device))  # UserError says why it cannot run there
         if name not in without:
             colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS
             out += [(name, c) for c in colours]
@@ -91,15 +83,14 @@ def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -
 def difference(peer: Peer, theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor], policy: Policy) -> float:
     """How far a peer's views are from ours, in levels of 255.
 
-    The mean over all pixels; of a peer that draws its own numbers, that of the channels' means and standard deviations.
+    The mean over all pixels; for a peer that draws its own numbers, over the channels' means and standard deviations.
     """
     mean, std = (255 * torch.tensor(x)[:, None, None] for x in (policy.mean, policy.std))
     levels = [torch.cat([view.cpu().float() for view in views]) * std + mean for views in (theirs, ours)]
     if levels[0].shape != levels[1].shape:
         raise UserError(f"peer {peer.name}: makes {tuple(levels[0].shape)}, ours {tuple(levels[1].shape)}")
     if peer.draws:
-        told = [torch.cat((x.mean((0, 2, 3)), x.std((0, 2, 3)))) for x in levels]
-        return (told[0] - told[1]).abs().mean().item()
+        levels = [torch.cat((x.mean((0, 2, 3)), x.std((0, 2, 3)))) for x in levels]
     return (levels[0] - levels[1]).abs().mean().item()
 
 
@@ -108,10 +99,10 @@ def check(job: Job, peer: Peer, stack: ExitStack) -> float:
     plan, files, policy = job.plans["torchvision"][0], job.files[0], job.policy("torchvision")
     theirs = peer.way(job.device.type).render(plan, policy, files)
     ours = build(job, "kornia", "torchvision", stack).render(plan, files)
-    found = difference(peer, theirs, ours, policy)
-    if not found <= peer.tolerance:
+    distance = difference(peer, theirs, ours, policy)
+    if not distance <= peer.tolerance:
         raise UserError(
-            f"peer {peer.name}: its views are {found:.1f} levels from ours, more than {peer.tolerance}: "
+            f"peer {peer.name}: its views are {distance:.1f} levels from ours, more than {peer.tolerance}: "
             "it does not do the same job"
         )
-    return found
+    return distance

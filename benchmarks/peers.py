@@ -10,33 +10,18 @@ operators have others. Two leave out antialiasing, as their users do; `tolerance
 from ours (mean levels of 255) to count as the same job.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from augment.views.plan import BRIGHTNESS, CONTRAST, SATURATION, Plan
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
-from precompute.base.errors import UsageError
-
-Decode = Callable[[bytes], Any]
-View = Callable[[Plan, Policy, Sequence[Any], int, int], Any]
-Views = Callable[[Plan, Policy, Sequence[Any]], tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Way:
-    """A library's way of doing the job. Views are torch tensors [B, 3, S, S], float32, normalised, one a view.
-
-    `decode` and `views` are the two halves of `render`, None where the library cannot do them apart.
-    """
-
-    render: Views  # (plan, policy, JPEG bytes of plan.images)
-    decode: Decode | None = None
-    views: Views | None = None  # (plan, policy, what decode made of plan.images)
+from benchmarks.ways import Way, by_sample, covers
+from precompute.base.errors import BadValue
 
 
 @dataclass(frozen=True)
@@ -44,11 +29,8 @@ class Peer:
     """A library, and how its result is checked."""
 
     name: str
-    words: str  # what it is, for tables
     needs: tuple[str, ...]  # modules that must be installed
-    tolerance: (
-        float  # levels of 255: mean difference from our views, or of the statistics of peers that draw themselves
-    )
+    tolerance: float  # levels of 255: mean difference from our views; where it `draws`, of the views' statistics
     load: Callable[[str], Way]  # takes the device: "cpu" or "cuda"
     policies: tuple[str, ...] = ("saliencyswap", "rrc", "instloc")
     scenes: tuple[str, ...] = ("whole", "crop", "zoom")
@@ -68,25 +50,8 @@ class Peer:
 def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
+    except ModuleNotFoundError:  # its package is missing
         return False
-
-
-def by_sample(decode: Decode, view: View) -> Way:
-    """A way of making one view at a time from decoded images."""
-    views = partial(_views, view)
-    return Way(partial(decoded_first, decode, views), decode, views)
-
-
-def decoded_first(decode: Decode, views: Views, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[Any, ...]:
-    """Every image of the batch once, then the views."""
-    return views(plan, policy, [decode(data) for data in files])
-
-
-def _views(view: View, plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Any, ...]:
-    import torch
-
-    return tuple(torch.stack([view(plan, policy, images, i, v) for i in range(len(plan))]) for v in range(plan.views))
 
 
 def _pillow(device: str) -> Way:
@@ -97,59 +62,45 @@ def _pillow(device: str) -> Way:
     from torchvision.transforms.v2 import functional
 
     F: Any = functional  # its stubs know tensors only
+    bilinear = Image.Resampling.BILINEAR
 
     def decode(data: bytes) -> Any:
         image: Any = Image.open(io.BytesIO(data))
         return ImageOps.exif_transpose(image).convert("RGB")
 
-    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+    def cropped(image: Any, roi: np.ndarray) -> Any:
+        box = tuple(roi.tolist())
+        return image if box == (0, 0, *image.size) else image.crop(box)
+
+    def compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
         rect, size = plan.rects[i, v].tolist(), plan.size
         background, source = images[plan.background_slot[i, v]], images[plan.source_slot[i]]
         if covers(rect, size):
             canvas = Image.new("RGB", (size, size))
         else:
-            canvas = _cropped(background, plan.scene[i, v]).resize((size, size), Image.Resampling.BILINEAR)
+            canvas = cropped(background, plan.scene[i, v]).resize((size, size), bilinear)
         if rect[2] > rect[0] and rect[3] > rect[1]:
-            patch = _cropped(source, plan.patch[i, v])
-            canvas.paste(patch.resize((rect[2] - rect[0], rect[3] - rect[1]), Image.Resampling.BILINEAR), rect[:2])
-        if plan.flip[i, v]:
-            canvas = F.hflip(canvas)
-        canvas = _jitter(F, canvas, plan, i, v)
-        if plan.gray[i, v]:
-            canvas = F.rgb_to_grayscale(canvas, 3)
-        if plan.sigma[i, v] > 0:
-            canvas = canvas.filter(ImageFilter.GaussianBlur(radius=float(plan.sigma[i, v])))
-        return F.normalize(F.to_dtype(F.pil_to_tensor(canvas), scale=True), list(policy.mean), list(policy.std))
+            patch = cropped(source, plan.patch[i, v])
+            canvas.paste(patch.resize((rect[2] - rect[0], rect[3] - rect[1]), bilinear), rect[:2])
+        return F.hflip(canvas) if plan.flip[i, v] else canvas
 
-    return by_sample(decode, view)
-
-
-def covers(rect: Sequence[int], size: int) -> bool:
-    """Whether a patch hides the whole background, so that nobody need resize one."""
-    return tuple(rect) == (0, 0, size, size)
+    return by_sample(
+        decode,
+        compose,
+        _jitter_of(F),
+        gray=lambda picture: F.rgb_to_grayscale(picture, 3),
+        blur=lambda picture, sigma: picture.filter(ImageFilter.GaussianBlur(radius=sigma)),
+        normalise=lambda picture, policy: F.normalize(
+            F.to_dtype(F.pil_to_tensor(picture), scale=True), list(policy.mean), list(policy.std)
+        ),
+    )
 
 
-def _cropped(image: Any, roi: np.ndarray) -> Any:
-    """A Pillow crop, spared where it would be the whole image."""
-    box = tuple(roi.tolist())
-    return image if box == (0, 0, *image.size) else image.crop(box)
-
-
-def _jitter(F: Any, image: Any, plan: Plan, i: int, v: int) -> Any:
-    """ColorJitter in the drawn order, with torchvision's functions, on whatever they take."""
-    if not plan.jittered[i, v]:
-        return image
-    for op in plan.order[i, v].tolist():
-        factor = float(plan.jitter[i, v, op])
-        if op == BRIGHTNESS:
-            image = F.adjust_brightness(image, factor)
-        elif op == CONTRAST:
-            image = F.adjust_contrast(image, factor)
-        elif op == SATURATION:
-            image = F.adjust_saturation(image, factor)
-        else:
-            image = F.adjust_hue(image, factor)
-    return image
+def _jitter_of(module: Any, ending: str = "") -> Callable[[Any, int, Any], Any]:
+    """ColorJitter's operations by a module's functions of torchvision's names, on whatever pictures they take."""
+    names = {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation", HUE: "hue"}
+    functions = {op: getattr(module, f"adjust_{name}{ending}") for op, name in names.items()}
+    return lambda picture, op, factor: functions[op](picture, factor)
 
 
 def _torchvision(device: str) -> Way:
@@ -163,7 +114,7 @@ def _torchvision(device: str) -> Way:
         x0, y0, x1, y1 = roi.tolist()
         return F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [height, width], antialias=True)
 
-    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
+    def compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
         x0, y0, x1, y1 = plan.rects[i, v].tolist()
         if covers((x0, y0, x1, y1), plan.size):
             canvas = torch.empty((3, plan.size, plan.size), dtype=torch.uint8)
@@ -171,20 +122,33 @@ def _torchvision(device: str) -> Way:
             canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
         if x1 > x0 and y1 > y0:
             canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
-        if plan.flip[i, v]:
-            canvas = F.horizontal_flip(canvas)
-        canvas = _jitter(F, canvas, plan, i, v)
-        if plan.gray[i, v]:
-            canvas = F.rgb_to_grayscale(canvas, 3)
-        if (sigma := float(plan.sigma[i, v])) > 0:
-            canvas = F.gaussian_blur(canvas, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma])
-        return F.normalize(F.to_dtype(canvas, torch.float32, scale=True), list(policy.mean), list(policy.std))
+        return F.horizontal_flip(canvas) if plan.flip[i, v] else canvas
 
-    return by_sample(decode, view)
+    return by_sample(
+        decode,
+        compose,
+        _jitter_of(F),
+        gray=lambda picture: F.rgb_to_grayscale(picture, 3),
+        blur=lambda picture, sigma: F.gaussian_blur(picture, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma]),
+        normalise=lambda picture, policy: F.normalize(
+            F.to_dtype(picture, torch.float32, scale=True), list(policy.mean), list(policy.std)
+        ),
+    )
+
+
+def _cv2() -> Any:
+    """OpenCV in one thread, since samples are the unit of parallelism, as in a DataLoader's workers.
+
+    Its type stubs know neither NumPy's arrays nor None.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
-    cv2 = _cv2()
+    import cv2
 
     def resized(image: Any, roi: np.ndarray, size: tuple[int, int]) -> Any:
         x0, y0, x1, y1 = roi.tolist()
@@ -193,24 +157,18 @@ def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
     x0, y0, x1, y1 = plan.rects[i, v].tolist()
     if covers((x0, y0, x1, y1), plan.size):
         canvas = resized(images[plan.source_slot[i]], plan.patch[i, v], (plan.size, plan.size))
-        return cv2.flip(canvas, 1) if plan.flip[i, v] else canvas
-    canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], (plan.size, plan.size))
-    if x1 > x0 and y1 > y0:
-        canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
+    else:
+        canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], (plan.size, plan.size))
+        if x1 > x0 and y1 > y0:
+            canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
     return cv2.flip(canvas, 1) if plan.flip[i, v] else canvas
 
 
-def _cv2() -> Any:
-    """OpenCV, whose type stubs know neither NumPy's arrays nor None."""
+def _opencv_decode(data: bytes) -> Any:
     import cv2
 
-    return cv2
-
-
-def _opencv_decode(data: bytes) -> Any:
-    cv2 = _cv2()
-
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _opencv(device: str) -> Way:
@@ -218,48 +176,44 @@ def _opencv(device: str) -> Way:
     import torch
 
     cv2 = _cv2()
-    cv2.setNumThreads(1)  # samples are the unit of parallelism, as in a DataLoader's workers
     ramp = np.arange(256, dtype=np.float32)
 
     def table(values: np.ndarray) -> np.ndarray:
         return values.clip(0, 255).astype(np.uint8)
 
-    def luma(image: Any) -> Any:
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    def luma(picture: Any) -> Any:
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
-    def jitter(image: Any, op: int, factor: float) -> Any:
+    def gray(picture: Any) -> Any:
+        return cv2.cvtColor(luma(picture), cv2.COLOR_GRAY2RGB)
+
+    def jitter(picture: Any, op: int, factor: float) -> Any:
         if op == BRIGHTNESS:
-            return cv2.LUT(image, table(ramp * factor))
+            return cv2.LUT(picture, table(ramp * factor))
         if op == CONTRAST:
-            return cv2.LUT(image, table(ramp * factor + (1 - factor) * round(cv2.mean(luma(image))[0])))
+            return cv2.LUT(picture, table(ramp * factor + (1 - factor) * round(cv2.mean(luma(picture))[0])))
         if op == SATURATION:
-            return cv2.addWeighted(image, factor, cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB), 1 - factor, 0)
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+            return cv2.addWeighted(picture, factor, gray(picture), 1 - factor, 0)
+        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
         hsv[..., 0] += np.uint8(round(factor * 256) % 256)
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
-    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
-        canvas = _opencv_compose(plan, images, i, v)
-        if plan.jittered[i, v]:
-            for op in plan.order[i, v].tolist():
-                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
-        if plan.gray[i, v]:
-            canvas = cv2.cvtColor(luma(canvas), cv2.COLOR_GRAY2RGB)
-        if (sigma := float(plan.sigma[i, v])) > 0:
-            window = 2 * blur_radius(sigma) + 1
-            canvas = cv2.GaussianBlur(canvas, (window, window), sigma)
-        tables = np.stack([(ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
-        return torch.from_numpy(cv2.LUT(canvas, tables[None].astype(np.float32))).permute(2, 0, 1)
+    def blur(picture: Any, sigma: float) -> Any:
+        window = 2 * blur_radius(sigma) + 1
+        return cv2.GaussianBlur(picture, (window, window), sigma)
 
-    return by_sample(_opencv_decode, view)
+    def normalise(picture: Any, policy: Policy) -> Any:
+        tables = np.stack([(ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
+        return torch.from_numpy(cv2.LUT(picture, tables[None].astype(np.float32))).permute(2, 0, 1)
+
+    return by_sample(_opencv_decode, _opencv_compose, jitter, gray, blur, normalise)
 
 
 def _albumentations(device: str) -> Way:
-    """albumentations' own functions (what its ColorJitter, GaussianBlur and Normalize call)."""
+    """albumentations' own functions (those that its ColorJitter, GaussianBlur and Normalize call)."""
     import os
 
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
-    import cv2
     import torch
     from albucore import normalize
     from albumentations.augmentations.blur import functional as blurring
@@ -268,71 +222,55 @@ def _albumentations(device: str) -> Way:
     # Its annotations say float; inside, only NumPy's float32 takes the fast path.
     fblur: Any = blurring
     fpixel: Any = pixel
+    jitter = _jitter_of(fpixel, "_torchvision")
+    _cv2()
 
-    cv2.setNumThreads(1)
+    def blur(picture: Any, sigma: float) -> Any:
+        kernel = fblur.create_gaussian_kernel_1d(sigma, 2 * blur_radius(sigma) + 1)
+        return fpixel.separable_convolve(picture, kernel=kernel)
 
-    def jitter(image: Any, op: int, factor: float) -> Any:
-        if op == BRIGHTNESS:
-            return fpixel.adjust_brightness_torchvision(image, np.float32(factor))
-        if op == CONTRAST:
-            return fpixel.adjust_contrast_torchvision(image, np.float32(factor))
-        if op == SATURATION:
-            return fpixel.adjust_saturation_torchvision(image, np.float32(factor))
-        return fpixel.adjust_hue_torchvision(image, np.float32(factor))
-
-    def view(plan: Plan, policy: Policy, images: Sequence[Any], i: int, v: int) -> Any:
-        canvas = _opencv_compose(plan, images, i, v)
-        if plan.jittered[i, v]:
-            for op in plan.order[i, v].tolist():
-                canvas = jitter(canvas, op, float(plan.jitter[i, v, op]))
-        if plan.gray[i, v]:
-            canvas = fpixel.to_gray_weighted_average(canvas)
-            canvas = fpixel.grayscale_to_multichannel(canvas, 3)
-        if (sigma := float(plan.sigma[i, v])) > 0:
-            kernel = fblur.create_gaussian_kernel_1d(sigma, 2 * blur_radius(sigma) + 1)
-            canvas = fpixel.separable_convolve(canvas, kernel=kernel)
+    def normalise(picture: Any, policy: Policy) -> Any:
         mean, std = (np.array(x, np.float32) * 255 for x in (policy.mean, policy.std))
-        return torch.from_numpy(normalize(canvas, mean, 1 / std)).permute(2, 0, 1)
+        return torch.from_numpy(normalize(picture, mean, 1 / std)).permute(2, 0, 1)
 
-    return by_sample(_opencv_decode, view)
+    return by_sample(
+        _opencv_decode,
+        _opencv_compose,
+        jitter=lambda picture, op, factor: jitter(picture, op, np.float32(factor)),
+        gray=lambda picture: fpixel.grayscale_to_multichannel(fpixel.to_gray_weighted_average(picture), 3),
+        blur=blur,
+        normalise=normalise,
+    )
 
 
 def _batches(name: str) -> Callable[[str], Way]:
-    """The ways that work on batches are imported when they are wanted: they bring their libraries with them."""
-
-    def load(device: str) -> Way:
-        from benchmarks import peers_batch
-
-        return getattr(peers_batch, name)(device)
-
-    return load
+    """A function of `benchmarks.peers_batch`, which is imported when the peer is built: it brings its library."""
+    return lambda device: getattr(importlib.import_module("benchmarks.peers_batch"), name)(device)
 
 
-_DALI = ("nvidia.dali",)
 _BOTH = ("cpu", "cuda")
-_SWAPS = ("saliencyswap", "instloc")
+# A new peer: a function that makes its `Way` (here, or in peers_batch.py where it works on whole batches), and a line
+# in this table.
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("pillow", "Pillow + torchvision (MoCo v2's way)", ("PIL", "torchvision"), 2.0, _pillow),
-        Peer("torchvision", "torchvision v2 on tensors", ("torchvision",), 2.0, _torchvision),
-        Peer("opencv", "OpenCV (not antialiased)", ("cv2",), 8.0, _opencv),
-        Peer("albumentations", "albumentations (not antialiased)", ("albumentations",), 8.0, _albumentations),
-        Peer("kornia", "Kornia on batches, eager", ("kornia",), 5.0, _batches("kornia_eager"), devices=_BOTH),
-        Peer(
-            "kornia compiled", "the same, torch.compile", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH
-        ),
-        Peer(
-            "plain dali", "plain DALI operators", _DALI, 12.0, _batches("plain_dali"), scenes=("whole",), devices=_BOTH
-        ),
-        Peer("lightly", "lightly's MoCoV2Transform", ("lightly",), 10.0, _batches("lightly"), ("rrc",), draws=True),
+        Peer("pillow", ("PIL", "torchvision"), 2.0, _pillow),
+        Peer("torchvision", ("torchvision",), 2.0, _torchvision),
+        Peer("opencv", ("cv2",), 8.0, _opencv),
+        Peer("albumentations", ("albumentations",), 8.0, _albumentations),
+        Peer("kornia", ("kornia",), 5.0, _batches("kornia_eager"), devices=_BOTH),
+        Peer("kornia compiled", ("kornia",), 5.0, _batches("kornia_compiled"), devices=_BOTH),
+        Peer("plain dali", ("nvidia.dali",), 12.0, _batches("plain_dali"), scenes=("whole",), devices=_BOTH),
+        Peer("lightly", ("lightly",), 10.0, _batches("lightly"), policies=("rrc",), draws=True),
     )
 }
 
 
 def find(names: Sequence[str]) -> list[Peer]:
-    """The peers of these names. Raises UsageError for an unknown one."""
+    """The peers of these names; ("none",): no peers. BadValue names the known ones."""
+    if tuple(names) == ("none",):
+        return []
     for name in names:
         if name not in PEERS:
-            raise UsageError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
+            raise BadValue("peers", name, [*PEERS, "none"])
     return [PEERS[name] for name in names]

@@ -1,7 +1,6 @@
 """Peers that work on whole batches: Kornia (eager and compiled), plain DALI operators, lightly's own transform."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
-from benchmarks.peers import Way, covers, decoded_first
+from benchmarks.ways import Way, covers, in_halves
 
 
 def kornia_eager(device: str) -> Way:
@@ -33,7 +32,7 @@ def _kornia(device: str, pixels: Callable[..., Tensor]) -> Way:
     def views(plan: Plan, policy: Policy, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(_kornia_view(plan, policy, images, v, device, pixels) for v in range(plan.views))
 
-    return Way(partial(decoded_first, decode, views), decode, views)
+    return in_halves(decode, views)
 
 
 def _kornia_view(
@@ -150,4 +149,4 @@ def lightly(device: str) -> Way:
         pairs = [transform(images[slot]) for slot in plan.source_slot]
         return tuple(torch.stack(view) for view in zip(*pairs, strict=True))
 
-    return Way(partial(decoded_first, decode, views), decode, views)
+    return in_halves(decode, views)

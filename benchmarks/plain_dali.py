@@ -59,7 +59,7 @@ class Graph:
         self._pipe: Any = None
 
     def render(self, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
-        """See `benchmarks.peers.Way`."""
+        """See `benchmarks.ways.Way`."""
         if self._pipe is None:
             self._pipe = self._build(len(plan), policy)
         encoded = [np.frombuffer(data, np.uint8) for data in files]

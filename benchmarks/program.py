@@ -1,4 +1,4 @@
-"""What the benchmarks' programs share: where the photographs come from, how a result is told, printed and kept."""
+"""What the benchmarks' programs share: groups of options, and how a result begins, is printed and written."""
 
 import json
 import sys
@@ -7,42 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from precompute.base.options import Parser, add_options, as_json, option, read_options
+from augment.backends import NAMES as BACKENDS
+from augment.stream.request import Source
+from augment.views.policy import COLOURS, Policy
+from precompute.base.errors import BadValue
+from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
 
 if TYPE_CHECKING:
     from augment.stream.imageset import ImageSet
 
-S = TypeVar("S", bound="DataSettings")
+T = TypeVar("T")
+SIZES = range(8, 4097)  # sides that a view can have
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """The settings of every benchmark on photographs; `positive` names those that must be at least 1."""
+class Photographs:
+    """The photographs that are measured on."""
 
-    boxes: str | None = option(None, "box file made by precompute.boxes (default: cache/DATASET.h5)")
-    root: str | None = option(
-        None, "image folder that the box file's paths are relative to (default: what it was made of)"
-    )
-    dataset: str = option("demo", "data set whose boxes are in cache/, where --boxes is not given")
-    out: str | None = option(None, "also write the result to this file")
-    json: bool = option(False, "print the result as one JSON document at the end")
-
-    out_is_a_file = True
-    positive = ("batch", "batches", "repeats", "rounds", "samples", "threads")
-
-    def __post_init__(self) -> None:
-        for name in self.positive:
-            if getattr(self, name, 1) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
-        check_size(getattr(self, "size", None))
-        for item in getattr(self, "backends", ()):
-            backend_of(item)
+    boxes: str | None = option_of(Source, "boxes", help="box file made by precompute.boxes; default: cache/DATASET.h5")
+    root: str | None = option_of(Source, "root")
+    dataset: str | None = option(None, "data set whose boxes are in cache/, where --boxes is not given; default: demo")
 
     @property
     def box_file(self) -> str:
-        """The box file that is meant."""
-        return self.boxes or f"cache/{self.dataset}.h5"
+        """Path of the box file."""
+        return self.boxes or f"cache/{self.dataset or 'demo'}.h5"
 
     @property
     def folder(self) -> Path:
@@ -57,80 +47,124 @@ class DataSettings:
 
         return ImageSet.open(self.box_file, self.root)
 
-    def told(self) -> dict[str, Any]:
-        """As a result tells them: names of files and folders, not where they lie on this machine."""
+    def names(self) -> dict[str, str]:
+        """Names of the files and of the data set for a result, without their folders on this machine."""
         from precompute.base.boxfile import BoxCache
 
-        told = as_json(self) | {"dataset": BoxCache.open(self.box_file).dataset}
-        for name in ("out", "json", "rounds"):
-            told.pop(name, None)
-        return told | {"boxes": Path(self.box_file).name, "root": self.folder.resolve().name}
+        dataset = BoxCache.open(self.box_file).dataset
+        return {"boxes": Path(self.box_file).name, "root": self.folder.resolve().name, "dataset": dataset}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result goes."""
+
+    out: str | None = option(None, "write the result to this .json file")
+    json: bool = option(False, "print the result as one JSON document at the end")
 
     def say(self, text: str) -> None:
-        """A line for people: on stdout, unless JSON goes there."""
+        """Prints a line for people: on stdout, or on stderr where JSON goes to stdout."""
         print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
 
     def progress(self, text: str) -> None:
-        """A line that is only of use to somebody who waits for it."""
+        """Prints a line only where a person waits at a terminal."""
         if sys.stderr.isatty():
             self.say(text)
+
+    def write(self, document: dict[str, Any], table: Callable[[dict[str, Any]], str], path: str | None) -> None:
+        """Checks a result, prints its table, and writes it to `path` if there is one."""
+        from benchmarks import results
+
+        results.validate(document)
+        self.say(table(document))
+        if path:
+            results.save(document, path)
+            self.say(f"written: {path}")
+
+    def deliver(self, document: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
+        """Checks, prints and writes a program's only result."""
+        self.write(document, table, self.out)
+        if self.json:
+            print(json.dumps(document, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Who makes the views, and how many."""
+
+    backends: tuple[str, ...] = option((), "our backends, also as backend:colour; default: all that are installed")
+    peers: tuple[str, ...] = option((), "peers; default: all that are installed; none: no peers")
+    batch: int = option(32, "source images of a batch")
+    batches: int = option(4, "batches in one timed repeat")
+    size: int = option_of(Policy, "size")
+    repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
+    device: str = option("cpu", "where our backends run", choices=("cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch", "batches", "repeats", "threads")
+        check_size(self.size)
+        for item in self.backends:
+            backend_of(item)
+        if self.peers:
+            from benchmarks.peers import find
+
+            find(self.peers)
+
+    @property
+    def unit(self) -> str:
+        """What arms are compared by: the clock on CUDA, else CPU time, since others may use the same cores."""
+        return "wall_ms" if self.device == "cuda" else "cpu_ms"
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """BadValue for one of these fields that is below 1; None passes."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise BadValue(name, value, "at least 1")
+
+
+def check_size(size: int | None) -> None:
+    """BadValue for a side that no view can have; None passes."""
+    if size is not None and size not in SIZES:
+        raise BadValue("size", size, f"within {SIZES[0]} and {SIZES[-1]}")
 
 
 def known_backends() -> list[str]:
     """Names of the backends that --backends takes."""
-    from augment import backends
-
-    return [name for name in backends.NAMES if name != "auto"]
+    return [name for name in BACKENDS if name != "auto"]
 
 
 def backend_of(item: str) -> tuple[str, str]:
-    """Name and colour ("": not given) of a "backend" or "backend:colour". ValueError names those there are."""
-    from augment.views.policy import COLOURS
-
+    """Name and colour ("": not given) of a "backend" or "backend:colour". BadValue names the known ones."""
     name, _, colour = item.partition(":")
     if name not in known_backends() or (colour and colour not in COLOURS):
-        known = ", ".join(known_backends())
-        raise ValueError(f"--backends {item}: known are {known}, each with :{' or :'.join(COLOURS)} behind it")
+        colours = " or ".join(f":{colour}" for colour in COLOURS)
+        raise BadValue("backends", item, f"one of {', '.join(known_backends())}, each alone or with {colours}")
     return name, colour
 
 
-def check_size(size: int | None) -> None:
-    """ValueError for a side that no view can have."""
-    if size is not None and not 8 <= size <= 4096:
-        raise ValueError(f"--size {size}: must be within 8 and 4096")
-
-
-def parse(kind: type[S], name: str, words: str | None, argv: list[str] | None) -> S:
-    """The settings from a command line."""
+def parse(kind: type[T], name: str, words: str | None, argv: list[str] | None) -> T:
+    """The settings of the program `name` from a command line. UsageError where its result could not be written."""
     parser = Parser(name, words)
     add_options(parser, kind)
     settings = read_options(kind, parser.parse_args(argv))
-    if kind.out_is_a_file:
-        check_out(settings.out)
+    if output := getattr(settings, "output", None):
+        check_out(output.out)
     return settings
 
 
-def deliver(document: dict[str, Any], settings: DataSettings, table: Callable[[dict[str, Any]], str]) -> None:
-    """Checks a result, prints it, and writes it where that was asked for."""
-    from benchmarks import results
+def head(benchmark: str, settings: Any, unit: str, **changes: Any) -> dict[str, Any]:
+    """How a result begins: settings (with `changes`), unit of the comparisons, machine, versions, commit, memory."""
+    from benchmarks import harness, results
 
-    results.validate(document)
-    settings.say(table(document))
-    if settings.out:
-        results.save(document, settings.out)
-        settings.say(f"written: {settings.out}")
-    if settings.json:
-        print(json.dumps(document, allow_nan=False))
-
-
-def row(name: str, inside: str, samples: int, cpu_ms: list[float], wall_ms: list[float]) -> dict[str, Any]:
-    """An arm as results have it."""
-    from benchmarks.harness import spread
-
+    shown = as_json(settings) | settings.photographs.names() | changes
     return {
-        "name": name,
-        "inside": inside,
-        "samples": samples,
-        "cpu_ms": spread(cpu_ms),
-        "wall_ms": spread(wall_ms),
+        "schema": results.SCHEMA,
+        "benchmark": benchmark,
+        "settings": {name: value for name, value in shown.items() if name not in ("out", "json", "rounds")},
+        "unit": unit,
+        **harness.facts(),
+        "peak_memory_mib": round(harness.peak_memory_mib(), 1),
+        "gpu_memory_mib": harness.gpu_memory_mib(),
     }

@@ -1,65 +1,72 @@
-"""Draws what was measured: plots, one static HTML page, and README's table, from benchmarks/results/*.json.
+"""Shows what was measured: Markdown tables and plots, from benchmarks/results/*.json.
 
-python -m benchmarks.report                       # report/index.html and its plots
-python -m benchmarks.report --readme              # also puts the headline table into README.md
+python -m benchmarks.report                       # prints every result as Markdown
+python -m benchmarks.report --out report          # writes it to report/README.md, with a plot of every result
+python -m benchmarks.report --readme              # renews the tables in README.md and benchmarks/results/README.md
 python -m benchmarks.report --agree a.json b.json # two runs of one command: do they agree?
 
-Losses are part of the page: "where we lose" is made from the same files and cannot be switched off.
+"Where we lose" is made from the same files and cannot be switched off.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import page
-from benchmarks.results import losses, rows, unit_words
-from precompute.base.errors import UserError
+from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
+from precompute.base.errors import BadValue, UserError
 from precompute.base.files import replacing
-from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.options import option
 from precompute.base.program import main
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-OWN_README = Path(__file__).resolve().parent / "README.md"
+RESULTS_README = FOLDER / "README.md"
 HEADLINE = "throughput-cpu-decode-apply"
 
 
 @dataclass(frozen=True)
-class Settings:
-    results: str | None = option(None, "folder of result files (default: the committed ones)")
-    out: str = option("report", "folder of the page and its plots")
-    readme: bool = option(False, "put the headline table between README.md's markers")
+class ReportSettings:
+    """The program's settings and their only defaults."""
+
+    results: str = option(str(FOLDER), "folder of result files")
+    out: str | None = option(None, "folder for README.md and the plots; default: the Markdown is printed")
+    readme: bool = option(False, "renew the tables between the markers of the committed README files")
     agree: tuple[str, ...] = option((), "only compare two result files: do their ratios agree within their spreads?")
 
     def __post_init__(self) -> None:
         if len(self.agree) not in (0, 2):
-            raise ValueError(f"--agree {' '.join(self.agree)}: names two result files")
+            raise BadValue("agree", self.agree, "two result files")
 
 
 def program(argv: list[str] | None = None) -> int:
-    """Reads and checks every result, then writes the page. Exit status 0 done, 1 failed, 2 usage."""
-    parser = Parser("benchmarks.report", __doc__)
-    add_options(parser, Settings)
-    settings = read_options(Settings, parser.parse_args(argv))
-    from benchmarks import results
+    """Reads and checks every result, then shows them. Exit status 0 done, 1 failed, 2 usage."""
+    from benchmarks.program import parse
 
+    settings = parse(ReportSettings, "benchmarks.report", __doc__, argv)
     if settings.agree:
-        return _compare(*(results.load(path) for path in settings.agree))
-    folder = Path(settings.results or results.FOLDER)
-    paths = sorted(folder.glob("*.json"))
+        return _compare(*(load(path) for path in settings.agree))
+    paths = sorted(Path(settings.results).glob("*.json"))
     if not paths:
-        raise UserError(f"{folder}: no result files (*.json); python -m benchmarks.throughput --out FILE makes one")
-    documents = {path.stem: results.load(path) for path in paths}
-    out = Path(settings.out)
-    for name, document in documents.items():
-        with replacing(out / f"{name}.png") as temporary:
-            plot(document, temporary)
-    with replacing(out / "index.html") as temporary:
-        temporary.write_text(page(documents, told))
-    print(f"{out / 'index.html'}: {len(documents)} results")
+        example = "python -m benchmarks.throughput --out FILE makes one"
+        raise UserError(f"{settings.results}: no result files (*.json); {example}")
+    documents = {path.stem: load(path) for path in paths}
     if settings.readme:
         renew(README, "benchmarks", markdown(documents))
-        renew(OWN_README, "results", summary(documents))
+        renew(RESULTS_README, "results", summary(documents))
+    if settings.out is not None:
+        _write(documents, Path(settings.out))
+    elif not settings.readme:
+        print(summary(documents))
     return 0
+
+
+def _write(documents: dict[str, dict[str, Any]], folder: Path) -> None:
+    """README.md and the plots."""
+    for name, document in documents.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            plot(document, temporary)
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(summary(documents, plots=True) + "\n")
+    print(f"{folder / 'README.md'}: {len(documents)} results")
 
 
 def renew(path: Path, name: str, text: str) -> None:
@@ -72,25 +79,24 @@ def renew(path: Path, name: str, text: str) -> None:
 
 def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
     """Prints every ratio of both results; 1 where their spreads do not overlap, or no ratio is in both."""
-    from benchmarks import results
-
-    verdicts, close = results.agreement(a, b), results.closeness(a, b)
-    for name, agrees in verdicts.items():
-        told = "  ".join(
+    verdicts = agreement(a, b)
+    for name, (overlap, close) in verdicts.items():
+        spreads = "  ".join(
             f"{d['ratios'][name]['median']:.3f} [{min(v):.3f}, {max(v):.3f}]"
             for d in (a, b)
             for v in [d["ratios"][name]["values"]]
         )
-        print(f"{name:60} {told}  {('agree' if close[name] else 'overlap') if agrees else 'DIFFER'}")
+        print(f"{name:60} {spreads}  {('agree' if close else 'overlap') if overlap else 'DIFFER'}")
+    overlaps = sum(overlap for overlap, _ in verdicts.values())
     print(
-        f"{sum(verdicts.values())} of {len(verdicts)} ratios agree within their spreads; of {sum(close.values())} each "
-        "one's median lies in the other's spread"
+        f"{overlaps} of {len(verdicts)} ratios agree within their spreads; of {sum(c for _, c in verdicts.values())} "
+        "each one's median lies in the other's spread"
     )
-    return 0 if verdicts and all(verdicts.values()) else 1
+    return 0 if overlaps == len(verdicts) > 0 else 1
 
 
 def markdown(documents: dict[str, dict[str, Any]]) -> str:
-    """README's headline table, from the headline result, and its main ratio where else its recipe was run."""
+    """README's headline table, from the headline result; the main ratio also from other machines and photographs."""
     if HEADLINE not in documents:
         raise UserError(f"README's table is made from {HEADLINE}.json, which is not among the results")
     document = documents[HEADLINE]
@@ -107,9 +113,9 @@ def markdown(documents: dict[str, dict[str, Any]]) -> str:
     lines += ["", "Where we lose, and the share of our CPU time that the other needs:", ""]
     lines += [f"- {lost}" for lost in losses(document) or ["nowhere"]]
     if elsewhere := {n.partition("@")[2]: d for n, d in documents.items() if n.startswith(HEADLINE + "@")}:
-        told = [f"{where} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
+        ratios = [f"{where} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
         words = "OpenCV's cost over that of our cheapest, lowest to highest in brackets"
-        lines += ["", f"{words}: {'; '.join(told)}. What is what: benchmarks/README.md."]
+        lines += ["", f"{words}: {'; '.join(ratios)}. What is what: benchmarks/README.md."]
     return "\n".join(lines)
 
 
@@ -128,8 +134,8 @@ def with_table(text: str, table: str, name: str = "benchmarks") -> str:
     return f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
-def summary(documents: dict[str, dict[str, Any]]) -> str:
-    """benchmarks/README.md's part: what every committed result says, and what it loses."""
+def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str:
+    """Every result as Markdown: where it was measured, its table, where we lose; and an image NAME.png."""
     parts = []
     for name, document in documents.items():
         machine, boxes = document["machine"], document["settings"].get("boxes")
@@ -141,33 +147,30 @@ def summary(documents: dict[str, dict[str, Any]]) -> str:
             f"commit {document['commit']}.",
             "",
             "```",
-            told(document) or plain(document),
+            table(document).strip("\n"),
             "```",
             "",
+            *([f"![{name}]({name}.png)", ""] if plots else []),
         ]
         if lost := losses(document):
             parts += ["Where we lose, and the share of our cost that the other needs:", *(f"- {x}" for x in lost), ""]
     return "\n".join(parts).rstrip()
 
 
-def plain(document: dict[str, Any]) -> str:
-    """A line an arm."""
-    lines = [f"{'':44} {unit_words(document) + ' a sample':>26}  lowest–highest"]
+def table(document: dict[str, Any]) -> str:
+    """The table that the benchmark itself prints; where it has none, a line an arm."""
+    from benchmarks import growth, roofline, stream, throughput
+
+    own = {"roofline": roofline, "stream": stream, "sweep": growth, "throughput": throughput}
+    if module := own.get(document["benchmark"]):
+        return module.table(document)
+    lines = [f"{'':44} {UNITS[unit_of(document)] + ' a sample':>26}  lowest–highest"]
     lines += [f"{n:44} {m:26.3f}  {a:.3f}–{b:.3f}" for n, m, a, b, _ in rows(document)]
     return "\n".join(lines)
 
 
-def told(document: dict[str, Any]) -> str:
-    """What the benchmark itself prints of its result, where it has more to say than a row an arm."""
-    from benchmarks import roofline, stream, sweep, throughput
-
-    modules = (roofline, stream, sweep, throughput)
-    tables = {module.__name__.rsplit(".", 1)[1]: module.table for module in modules}
-    return tables[document["benchmark"]](document).strip("\n") if document["benchmark"] in tables else ""
-
-
 def plot(document: dict[str, Any], path: Path) -> None:
-    """As PNG: a line an arm over what is varied, or a bar an arm with its spread."""
+    """Draws a PNG: a line an arm over what is varied, or a bar an arm with its spread."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -193,7 +196,7 @@ def _draw_lines(document: dict[str, Any], axes: Any) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlabel(sweep["words"])
-    axes.set_ylabel(f"{unit_words(document)} per sample")
+    axes.set_ylabel(f"{UNITS[unit_of(document)]} per sample")
     axes.set_title(f"cost by {sweep['words']}")
     axes.figure.legend(loc="outside lower center", ncols=2, fontsize="small")
 
@@ -206,9 +209,9 @@ def _draw_bars(document: dict[str, Any], axes: Any) -> None:
     colours = ["#1f77b4" if name.startswith("ours") else "#999999" for name, *_ in data]
     axes.barh([name for name, *_ in data], [m for _, m, *_ in data], xerr=errors, color=colours)
     axes.invert_yaxis()
-    if max(m for _, m, *_ in data) > 50 * min(m for _, m, *_ in data) > 0:  # else the small ones could not be read
+    if max(m for _, m, *_ in data) > 50 * min(m for _, m, *_ in data) > 0:  # else small bars could not be read
         axes.set_xscale("log")
-    axes.set_xlabel(f"{unit_words(document)} per sample (median, lowest to highest)")
+    axes.set_xlabel(f"{UNITS[unit_of(document)]} per sample (median, lowest to highest)")
     axes.set_title(document["settings"].get("scope", document["benchmark"]))
 
 

@@ -4,8 +4,8 @@ python -m benchmarks.roofline --boxes cache/cub.h5 --root data/CUB_200_2011
 
 Counted from the plans, for views made from the decoded cache (decoding has no such bound; benchmarks.throughput shows
 it as a ceiling of its own):
-  bytes       what must cross the memory at least once: the patch's pixels and the view-sized background in, the
-              normalised view out; what lies between may stay in caches
+  bytes       that must cross the memory at least once: the patch's pixels and the view-sized background in, the
+              normalised view out; everything between may stay in caches
   operations  multiplications with addition: the antialiased resize of the patch (a row pass, then a column pass, as
               many taps as the scale asks for), colour (3×3 and its mean), blur (two passes), normalisation
 Measured in the same run: the rate of a large copy (bytes read and written), and of a float32 matrix product.
@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import DataSettings, deliver, parse, row
-from precompute.base.options import option
+from benchmarks.program import JobSettings, Output, Photographs, head, parse
+from precompute.base.options import group
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -32,20 +32,19 @@ NORMALISE_OPERATIONS = 3
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
-    backends: tuple[str, ...] = option(("fused:linear",), "our backends, as backend:colour")
-    batch: int = option(32, "source images of a batch")
-    batches: int = option(4, "batches in one timed repeat")
-    size: int = option(224, "side of a view in pixels")
-    repeats: int = option(7, "timed repeats of every arm, arms taking turns")
-    device: str = option("cpu", "where the views are made", choices=("cpu", "cuda"))
+class RooflineSettings:
+    """The program's settings and their only defaults."""
+
+    photographs: Photographs = group(Photographs, "photographs")
+    job: JobSettings = group(JobSettings, "job", hidden=("peers", "threads"), backends=("fused:linear",), repeats=7)
+    output: Output = group(Output, "result")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, counts, measures, prints; exit status 0 done, 1 failed, 2 usage."""
-    settings = parse(Settings, "benchmarks.roofline", __doc__, argv)
+    settings = parse(RooflineSettings, "benchmarks.roofline", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    deliver(measure(settings), settings, table)
+    settings.output.deliver(measure(settings), table)
     return 0
 
 
@@ -76,25 +75,25 @@ def count(plan: "Plan", itemsize: int = 4) -> tuple[int, int]:
     return moved, operations
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """The result document."""
+def measure(settings: RooflineSettings) -> dict[str, Any]:
+    """The result."""
     import torch
 
     from augment.views.policy import Policy
-    from benchmarks import harness, job, results, scopes
+    from benchmarks import harness, job, scopes
 
     torch.set_num_threads(1)
-    chosen = job.choose(settings.backends, device=settings.device, without=("dali",))
-    sizes = {"batch": settings.batch, "batches": settings.batches, "device": settings.device}
-    work = job.make_job(settings.images(), Policy(size=settings.size), **sizes)
+    wanted, unit = settings.job, settings.job.unit
+    chosen = job.choose(wanted.backends, device=wanted.device, without=("dali",))
+    sizes: dict[str, Any] = {"batch": wanted.batch, "batches": wanted.batches, "device": wanted.device}
+    work = job.make_job(settings.photographs.images(), Policy(size=wanted.size), **sizes)
     counted = [count(plan) for plan in work.plans["linear"]]
     moved, operations = (sum(column) / work.samples for column in zip(*counted, strict=True))
     rates = Rates(work.device)
     with ExitStack() as stack:
         arms = list(scopes.ARMS["apply"](work, chosen, [], stack))
         rulers = [harness.Arm("copy", rates.copy, rates.rounds), harness.Arm("multiply", rates.multiply, rates.rounds)]
-        harness.measure([*arms, *rulers], settings.repeats)
-    unit = "wall_ms" if settings.device == "cuda" else "cpu_ms"
+        harness.measure([*arms, *rulers], wanted.repeats)
     middle = {arm.name: statistics.median(getattr(arm, unit)) for arm in [*arms, *rulers]}
     bandwidth = rates.copied / (middle["copy"] / 1e3)
     speed = rates.multiplied / (middle["multiply"] / 1e3)
@@ -102,12 +101,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     binds = max(bounds, key=lambda name: bounds[name])
     inside = "decoded images in memory to two normalised views"
     return {
-        "schema": results.SCHEMA,
-        "benchmark": "roofline",
-        "settings": settings.told(),
-        "unit": unit,
-        **harness.facts(),
-        "arms": [row(a.name, inside, a.samples, a.cpu_ms, a.wall_ms) for a in arms],
+        **head("roofline", settings, unit),
+        "arms": [harness.row(arm, inside) for arm in arms],
         "roofline": {
             "copy_gigabytes_per_second": bandwidth / 1e9,
             "gigaoperations_per_second": speed / 1e9,
@@ -121,7 +116,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 class Rates:
-    """The rulers: a copy that no cache holds, and a matrix product in float32."""
+    """The machine's own rates: a copy that no cache holds, and a matrix product in float32."""
 
     rounds = 4
 

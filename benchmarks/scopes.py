@@ -1,4 +1,4 @@
-"""The arms of each scope: what is measured, with everything that is not part of it made beforehand."""
+"""The arms of each scope of `benchmarks.throughput`; everything outside the timer is made beforehand."""
 
 import dataclasses
 import io
@@ -23,11 +23,10 @@ from benchmarks.job import Job, build
 from benchmarks.peers import Peer
 
 Pairs = Sequence[tuple[str, str]]  # (backend, colour)
-_EPOCHS = 4  # of a loader in one repeat: waiting for its end (`settle`) is then a small part
+_EPOCHS = 4  # epochs of a loader in one repeat, so that waiting for its end (`settle`) is a small part
 
 
 def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
-
     small = _with_scenes(job)
     shared = small[0][0] is not job.plans["torchvision"][0]
     for name, colour in chosen:
@@ -41,7 +40,7 @@ def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
             yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
     for peer in wanted:
         way = peer.way(job.device.type)
-        if way.decode is None or way.views is None:  # it does all in one
+        if way.decode is None or way.views is None:  # decoding is part of its graph
             continue
         theirs = [[way.decode(data) for data in files] for _, files in small]
         plans, views = [plan for plan, _ in small], partial(_theirs, way.views, job.policy("torchvision"))
@@ -51,8 +50,8 @@ def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
 def _with_scenes(job: Job) -> list[tuple[Plan, list[bytes]]]:
     """Each batch with its backgrounds at the size of a view beside its images, as our decoded cache keeps them.
 
-    So that a cache is no privilege of ours: peers get small backgrounds too, and only paste, colour and blur. The files
-    go through the peer's own decoder (outside the timer), which makes its own kind of image of them.
+    Peers get small backgrounds too, so that a cache is no privilege of ours: they only paste, colour and blur. Their
+    own decoders make their own kind of image of the files, outside the timer.
     """
     if job.plans["torchvision"][0].covered or job.policy("torchvision").scene != "whole":
         return list(zip(job.plans["torchvision"], job.files, strict=True))
@@ -65,7 +64,7 @@ def _with_scenes(job: Job) -> list[tuple[Plan, list[bytes]]]:
 
 
 def _scene(data: bytes, width: int, height: int, size: int) -> bytes:
-    """A whole picture (without what is below `height`, a banner) at the size of a view, as PNG."""
+    """A whole picture, without the banner below `height`, at the size of a view, as PNG."""
     from PIL import Image
 
     whole = np.array((0, 0, width, height), np.int32)
@@ -92,7 +91,7 @@ def _works(job: Job, make: Callable[[Plan, Any], object], plans: Sequence[Plan],
     def work(some: Sequence[tuple[Plan, Any]]) -> None:
         for plan, images in some:
             make(plan, images)
-        if torch.cuda.is_initialized():  # CUDA works behind our back: a part is over when the views are there
+        if torch.cuda.is_initialized():  # calls to CUDA return early: a part is over when the views are there
             torch.cuda.synchronize()
 
     if job.device.type == "cuda":
@@ -122,7 +121,7 @@ def _render_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitSta
 
 
 def _decoder(job: Job, stack: ExitStack) -> Callable[[Sequence[bytes]], object]:
-    """What our backends decode with: torchvision's on a CPU; DALI's on CUDA, where that is what they must wait for."""
+    """The decoder of our backends: torchvision's on a CPU; DALI's on CUDA, where they wait for it."""
     from augment.backends import why_no_dali
 
     if job.device.type == "cpu" or why_no_dali() is not None:
@@ -169,15 +168,29 @@ def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: b
     return loader
 
 
+def _loaders(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[tuple[str, Any]]:
+    """Name and loader of every arm."""
+    for name, colour in chosen:
+        yield title(name, colour), view_loader(job, name, colour, stack)
+    for peer in wanted:
+        yield f"{peer.name} + DataLoader", _peer_loader(job, peer)
+
+
+def endless(loader: Any) -> Iterator[Any]:
+    """The batches of one epoch after the other."""
+    while True:
+        yield from loader
+
+
 def _epochs(loader: Any, use: Callable[[Any], object], count: int = 1) -> None:
-    """All batches of some epochs; loaders go on in the background with the next one, as in training."""
+    """All batches of `count` epochs; loaders go on in the background with the next epoch, as in training."""
     for _ in range(count):
         for batch in loader:
             use(getattr(batch, "views", batch))
 
 
 def settle() -> float:
-    """Waits until what loaders make ahead is made, so that every repeat pays for as many batches as it takes.
+    """Waits until loaders have made their batches ahead, so that every repeat pays for as many batches as it takes.
 
     Returns the seconds at the end in which nothing was made.
     """
@@ -192,17 +205,11 @@ def settle() -> float:
 
 
 def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
-
-    for name, colour in chosen:
-        loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
-    for peer in wanted:
-        loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
+    for name, loader in _loaders(job, chosen, wanted, stack):
+        yield Arm(name, partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
 
 
 def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
-    import torch
     from torchvision.models import resnet18
 
     device = job.device
@@ -216,12 +223,8 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     backend = build(job, "kornia", "linear", stack)
     frozen = backend.render(job.plans["linear"][0], job.files[0])
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
-    for name, colour in chosen:
-        loader = view_loader(job, name, colour, stack)
-        yield Arm(title(name, colour), partial(_epochs, loader, step), job.samples, settle)
-    for peer in wanted:
-        loader = _peer_loader(job, peer)
-        yield Arm(f"{peer.name} + DataLoader", partial(_epochs, loader, step), job.samples, settle)
+    for name, loader in _loaders(job, chosen, wanted, stack):
+        yield Arm(name, partial(_epochs, loader, step), job.samples, settle)
 
 
 ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}

@@ -3,22 +3,23 @@
     python -m benchmarks.step                                   # the demo set, a narrow net on a CPU
     python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
 
-Live over frozen tells what the views cost the trainer; it is 1.00 where the loader keeps up. Batches made ahead while
-others had their turn are used up before the timer starts, and nothing is made ahead in the time of others. Arms take
-turns; on CUDA the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
+Live over frozen is what the views cost the trainer: 1.00 where the loader keeps up. Batches made ahead while other arms
+had their turn are used up before the timer starts, and none is made ahead in other arms' time. Arms take turns; on CUDA
+the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
 """
 
 import dataclasses
-import json
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import check_size
+from augment.stream.request import Making, Source
+from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
 from precompute.base.errors import UserError
-from precompute.base.options import Parser, add_options, as_json, option, read_options
-from precompute.base.program import check_out, main
+from precompute.base.options import group, option, option_of
+from precompute.base.program import main
 from trainer.config.choices import Hardware, let_idle_threads_sleep
 from trainer.config.run import RunConfig
 
@@ -31,13 +32,11 @@ OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
 
 
 @dataclass(frozen=True)
-class Config:
-    """The command's settings and their only defaults."""
+class StepSettings:
+    """The program's settings and their only defaults."""
 
-    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
-    boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder that the box file's paths are relative to")
-    split: str = option("train", "split of the views")
+    photographs: Photographs = group(Photographs, "photographs")
+    split: str = option_of(Source, "split")
     arch: str | None = option(None, "encoder; default resnet50 on CUDA, else resnet10w16")
     size: int | None = option(None, "side of a view in pixels; default 224 on CUDA, else 64")
     batch_size: int | None = option(None, "source images per step; default 256 on CUDA, else 32")
@@ -46,53 +45,41 @@ class Config:
     )
     amp: str = option("auto", "autocast of all arms", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile our networks")
-    pipeline: str = option("auto", "what makes the views", choices=("auto", "dali", "kornia", "fused"))
-    cache: str = option("off", "keep decoded pictures from epoch to epoch", choices=("off", "ram", "gpu"))
-    workers: int | None = option(None, "threads of the pipeline; default: the machine's cores")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    pipeline: str = option_of(Making, "backend")
+    cache: str = option_of(Making, "cache")
+    workers: int | None = option_of(Making, "workers")
+    device: str = option_of(Making, "device")
     steps: int | None = option(None, "steps per repeat; default 30 on CUDA, else 10")
     repeats: int = option(5, "repeats of every arm, in turns")
-    out: str | None = option(None, "write the result to this .json file")
-    json: bool = option(False, "print the result as one JSON document at the end")
+    output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "repeats", "size", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+        check_positive(self, "steps", "repeats", "batch_size")
         check_size(self.size)
 
 
 def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     let_idle_threads_sleep()
-    parser = Parser("benchmarks.step", __doc__)
-    add_options(parser, Config)
-    config = read_options(Config, parser.parse_args(argv))
-    check_out(config.out)
+    config = parse(StepSettings, "benchmarks.step", __doc__, argv)
 
     from benchmarks.harness import measure
-    from benchmarks.results import save
     from trainer.config.choices import find_hardware
     from trainer.engine.data import open_data
 
     hardware, _ = find_hardware(config.device)
     config = _decided(config, hardware)
-    data = open_data(config.dataset, config.boxes, config.root, print)
+    data = open_data(config.photographs.dataset, config.photographs.boxes, config.photographs.root, config.output.say)
     with ExitStack() as stack:
         bench = make_arms(config, data, hardware, stack)
-        measure(bench.arms, config.repeats, say=lambda text: print(text, flush=True))
+        measure(bench.arms, config.repeats, say=config.output.say)
         document = result(config, bench, hardware)
-    _show(document)
-    if config.out:
-        save(document, config.out)
-        print(f"written: {config.out}")
-    if config.json:
-        print(json.dumps(document, allow_nan=False))
+    config.output.deliver(document, table)
     return 0
 
 
-def _decided(config: Config, hardware: Hardware) -> Config:
-    """The config with what depends on the device filled in."""
+def _decided(config: StepSettings, hardware: Hardware) -> StepSettings:
+    """The settings, complete: the rest depends on the device."""
     cuda = hardware.device.startswith("cuda")
     arch, size, batch, steps = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
     return dataclasses.replace(
@@ -104,7 +91,7 @@ def _decided(config: Config, hardware: Hardware) -> Config:
 @dataclass(frozen=True)
 class Bench:
     """The arms, and by the name of each what is inside its timer, the FLOPs of its step per source image, and its peak
-    of memory on the GPU so far (nothing on a CPU).
+    of memory on the GPU so far in GiB (nothing on a CPU).
     """
 
     arms: list["Arm"]
@@ -114,19 +101,20 @@ class Bench:
     skipped: dict[str, str]  # the peer, where it is not installed, and why
 
 
-def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack) -> Bench:
+def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack) -> Bench:
     """The arms for the loader, the networks and the peer that `config` asks for."""
     import torch
 
     from benchmarks.harness import Arm
     from benchmarks.lightly_loop import lightly_byol
+    from benchmarks.scopes import endless
     from trainer.engine.cost import step_flops
 
     torch.backends.cudnn.benchmark = True
     ours = {method: _run_config(config, method) for method in ("cvsa", "byol")}
     states = {method: _state(run, config, data, hardware, stack) for method, run in ours.items()}
     state, _ = states["cvsa"]
-    live = _without_end(state.loader)
+    live = endless(state.loader)
     frozen = next(live)
     assert config.size is not None
     assert config.steps is not None
@@ -139,8 +127,8 @@ def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack
 
     steps = {
         LIVE: (step("cvsa", live), "cvsa", "views made while training, and the whole step"),
-        FROZEN: (step("cvsa", _repeat(frozen)), "cvsa", "the whole step on one batch"),
-        OURS: (step("byol", _repeat(frozen)), "byol", "the whole step on the same batch"),
+        FROZEN: (step("cvsa", itertools.repeat(frozen)), "cvsa", "the whole step on one batch"),
+        OURS: (step("byol", itertools.repeat(frozen)), "byol", "the whole step on the same batch"),
     }
     skipped: dict[str, str] = {}
     try:
@@ -149,7 +137,7 @@ def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack
         steps[PEER] = lambda: peer(frozen.views), "byol", text
     except UserError as error:
         skipped[PEER] = str(error)
-        print(f"skipped: {PEER}: {error}", flush=True)
+        config.output.say(f"skipped: {PEER}: {error}")
 
     memory: dict[str, float] = {}
     made_ahead = state.loader.prefetch + 2
@@ -162,7 +150,7 @@ def make_arms(config: Config, data: "Data", hardware: Hardware, stack: ExitStack
     return Bench(arms, inside, {name: flops[method] for name, (_, method, _) in steps.items()}, memory, skipped)
 
 
-def _run_config(config: Config, method: str) -> RunConfig:
+def _run_config(config: StepSettings, method: str) -> RunConfig:
     """The settings of `trainer.run` for one of our arms."""
     assert config.arch is not None
     assert config.size is not None
@@ -173,7 +161,7 @@ def _run_config(config: Config, method: str) -> RunConfig:
 
 
 def _state(
-    run: RunConfig, config: Config, data: "Data", hardware: Hardware, stack: ExitStack
+    run: RunConfig, config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
 ) -> tuple[Any, dict[int, int]]:
     """The state that `trainer.run` would begin with, and its grids."""
     from augment import Making, Source, open_views
@@ -207,10 +195,9 @@ def _our_step(state: Any, grids: dict[int, int], batch: Any, amp: str, device: s
 
 
 def _work(
-    step: Callable[[], object], steps: int, hardware: Hardware, tell: Callable[[float], object]
+    step: Callable[[], object], steps: int, hardware: Hardware, keep: Callable[[float], object]
 ) -> Callable[[], None]:
-    """`steps` steps, done when it returns; `tell` takes the peak of memory in GiB that they needed of the GPU."""
-
+    """Takes `steps` steps and waits for their end; `keep` gets the GPU memory that they needed at most, in GiB."""
     from trainer.engine.cost import peak_memory, restart_peak_memory
 
     def work() -> None:
@@ -219,7 +206,7 @@ def _work(
             step()
         _synchronize(hardware)
         if hardware.device.startswith("cuda"):
-            tell(peak_memory(hardware.device) or 0.0)
+            keep(peak_memory(hardware.device) or 0.0)
 
     return work
 
@@ -227,7 +214,7 @@ def _work(
 def _warmed(
     step: Callable[[], object], batches: Iterator[Any], made_ahead: int, hardware: Hardware
 ) -> Callable[[], None]:
-    """Uses up what was made ahead and steps on until as much lies ready as does at this pace."""
+    """Uses up the batches made ahead and steps on until as many are ready as usual at this pace."""
 
     def before() -> None:
         for _ in range(made_ahead):
@@ -240,8 +227,7 @@ def _warmed(
 
 
 def _settled(hardware: Hardware) -> Callable[[], None]:
-    """Waits until what the loader makes ahead is made, so that it takes nothing from this arm's time."""
-
+    """Waits until the loader has made its batches ahead, so that they take nothing from this arm's time."""
     from benchmarks.scopes import settle
 
     def before() -> None:
@@ -258,47 +244,42 @@ def _synchronize(hardware: Hardware) -> None:
         torch.cuda.synchronize(hardware.device)
 
 
-def result(config: Config, bench: Bench, hardware: Hardware) -> dict[str, Any]:
-    """The measured arms as a result document."""
-    from benchmarks.harness import facts, ratio, spread
-    from benchmarks.results import SCHEMA
+def result(config: StepSettings, bench: Bench, hardware: Hardware) -> dict[str, Any]:
+    """The measured arms as a result."""
+    from benchmarks.harness import ratio, row
     from trainer.engine.cost import peak_flops
 
     # GPU steps are judged by the clock; on a CPU that others use by CPU time, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
-    arms, flops = bench.arms, bench.flops
     amp = bench.inside[LIVE].rsplit(" ", 1)[1]
     peak = peak_flops(hardware.name, amp)
     rows = []
-    for arm in arms:
-        spreads = {"cpu_ms": spread(arm.cpu_ms), "wall_ms": spread(arm.wall_ms)}
-        rate = 1e3 / spreads["wall_ms"]["median"]
-        rows.append(
-            {
-                "name": arm.name, "inside": bench.inside[arm.name], "samples": arm.samples, **spreads,
-                "images_per_second": rate,
-                "gflops_per_image": flops[arm.name] / 1e9,
-                "gflops_per_second": rate * flops[arm.name] / 1e9,
-                "mfu": None if peak is None else rate * flops[arm.name] / peak,
-                **({"gpu_memory_gib": round(bench.memory[arm.name], 2)} if bench.memory else {}),
-            }
-        )  # fmt: skip
-    by_name = {arm.name: arm for arm in arms}
+    for arm in bench.arms:
+        measured, flops = row(arm, bench.inside[arm.name]), bench.flops[arm.name]
+        rate = 1e3 / measured["wall_ms"]["median"]
+        more = {
+            "images_per_second": rate,
+            "gflops_per_image": flops / 1e9,
+            "gflops_per_second": rate * flops / 1e9,
+            "mfu": None if peak is None else rate * flops / peak,
+        }
+        memory = {"gpu_memory_gib": round(bench.memory[arm.name], 2)} if bench.memory else {}
+        rows.append(measured | more | memory)
+    by_name = {arm.name: arm for arm in bench.arms}
     ratios = {}
     for label, above, below in (("live / frozen", LIVE, FROZEN), ("lightly / ours, byol", PEER, OURS)):
         for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms")):
             if above in by_name:
                 ratios[f"{label}, {kind}"] = ratio(by_name[above], by_name[below], of)
-    return {
-        "schema": SCHEMA, "benchmark": "step", "unit": unit, "settings": as_json(config), **facts(),
-        "skipped": bench.skipped, "arms": rows, "ratios": ratios,
-    }  # fmt: skip
+    return head("step", config, unit) | {"skipped": bench.skipped, "arms": rows, "ratios": ratios}
 
 
-def _show(document: dict[str, Any]) -> None:
+def table(document: dict[str, Any]) -> str:
+    """The result as text: a line an arm, a line a ratio."""
+    lines = []
     for arm in document["arms"]:
         wall, mfu = arm["wall_ms"], arm["mfu"]
-        print(
+        lines.append(
             f"{arm['name']:<28} {wall['median']:8.3f} ms a source image ({wall['q25']:.3f}-{wall['q75']:.3f}), CPU "
             f"{arm['cpu_ms']['median']:.3f} ms; {arm['images_per_second']:.1f} images/s, "
             f"{arm['gflops_per_second']:.1f} GFLOP/s"
@@ -306,17 +287,8 @@ def _show(document: dict[str, Any]) -> None:
             + (f", {memory} GiB at most" if (memory := arm.get("gpu_memory_gib")) else "")
         )
     for name, values in document["ratios"].items():
-        print(f"{name:<28} {values['median']:8.3f}  ({values['q25']:.3f}-{values['q75']:.3f})")
-
-
-def _repeat(batch: Any) -> Iterator[Any]:
-    while True:
-        yield batch
-
-
-def _without_end(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+        lines.append(f"{name:<28} {values['median']:8.3f}  ({values['q25']:.3f}-{values['q75']:.3f})")
+    return "\n".join(lines)
 
 
 def _quiet(line: str) -> None:

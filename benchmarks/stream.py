@@ -4,11 +4,11 @@ python -m benchmarks.stream --boxes cache/cub.h5 --root data/CUB_200_2011 --batc
 python -m benchmarks.stream --device cuda --batch 256 --batches 1000 --threads 16     # what a GPU is judged by
 
 Arms, taking turns, a part of the stream each time:
-  decode only   DALI's decoder on the same files in memory, runs queued ahead (on CUDA at several hardware loads)
+  decode only   DALI's decoder on the same files in memory, runs queued ahead (on CUDA: at several hardware loads)
   ours          the whole loader from files, per backend
   ours, cached  the loader with decoded pictures kept (fused), from its second epoch on
   peers         Kornia and plain DALI operators on the same device, files in memory
-Rates are by the clock: this is about a machine's time, all of its threads at work. For costs see benchmarks.throughput.
+Rates are by the clock, with all of the machine's threads at work. For costs see benchmarks.throughput.
 """
 
 import itertools
@@ -20,8 +20,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.program import DataSettings, deliver, parse, row
-from precompute.base.options import option
+from benchmarks.program import JobSettings, Output, Photographs, head, parse
+from precompute.base.errors import BadValue
+from precompute.base.options import group
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -37,47 +38,50 @@ _INSIDE = {
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
-    backends: tuple[str, ...] = option(("fused:linear", "dali"), "our backends, as backend:colour")
-    peers: tuple[str, ...] = option(("kornia", "plain dali"), "peers (none: no peers)")
-    batch: int = option(32, "source images of a batch")
-    batches: int = option(60, "batches of each stream in all")
-    repeats: int = option(6, "parts that the streams are cut into, taking turns")
-    size: int = option(224, "side of a view in pixels")
-    threads: int = option(1, "threads of ours and of the decoder")
-    device: str = option("cpu", "where everything runs: cpu or cuda", choices=("cpu", "cuda"))
+class StreamSettings:
+    """The program's settings and their only defaults."""
+
+    photographs: Photographs = group(Photographs, "photographs")
+    job: JobSettings = group(
+        JobSettings,
+        "job: --batches are those of a whole stream, --repeats the parts that it is cut into",
+        backends=("fused:linear", "dali"),
+        peers=("kornia", "plain dali"),
+        batches=60,
+        repeats=6,
+    )
+    output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batches % self.repeats:
-            raise ValueError(f"--batches {self.batches}: must be a multiple of --repeats {self.repeats}")
+        if self.job.batches % self.job.repeats:
+            raise BadValue("batches", self.job.batches, f"a multiple of --repeats {self.job.repeats}")
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the streams, prints; exit status 0 done, 1 failed, 2 usage."""
-    settings = parse(Settings, "benchmarks.stream", __doc__, argv)
-    deliver(measure(settings), settings, table)
+    settings = parse(StreamSettings, "benchmarks.stream", __doc__, argv)
+    settings.output.deliver(measure(settings), table)
     return 0
 
 
 class Stream:
-    """An endless row of batches, and what its parts took."""
+    """Batches without end, and how long its parts took."""
 
     ahead = 4  # batches that a loader may have made while others took their turn: at least its prefetch, and one
 
-    def __init__(self, name: str, inside: str, batches: Iterator[Any], count: int, settings: Settings) -> None:
+    def __init__(self, name: str, inside: str, batches: Iterator[Any], job: JobSettings) -> None:
         import torch
 
         from benchmarks.harness import Arm
 
-        self.inside, self._batches, self._count = inside, batches, count
-        self._wait = torch.cuda.synchronize if settings.device == "cuda" else lambda: None
+        self.inside, self._batches, self._count = inside, batches, job.batches // job.repeats
+        self._wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
         self.seconds: list[float] = []  # of each batch, on the clock
         self.memory: list[float] = []  # MiB in use after each part: the GPU's, or this process's
-        self.arm = Arm(name, self.part, count * settings.batch)
+        self.arm = Arm(name, self.part, self._count * job.batch)
 
     def part(self) -> None:
-        """The next `count` batches, behind those that may have been made ahead; notes its time, and each batch's."""
+        """Takes the batches that may have been made ahead, then times the batches of one part."""
         from benchmarks import harness
         from benchmarks.scopes import settle
 
@@ -96,67 +100,55 @@ class Stream:
         self.arm.cpu.append(harness.tree_cpu_seconds() - cpu)
         taken = harness.gpu_memory_mib()
         self.memory.append(harness.resident_memory_mib() if taken is None else taken)
-        settle()  # what is made ahead now is not to be in the others' time
+        settle()  # batches that are made ahead now must not count in the other streams' time
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """The result document."""
+def measure(settings: StreamSettings) -> dict[str, Any]:
+    """The result."""
     import torch
 
     from augment.views.policy import Policy
     from benchmarks import job, peers
 
-    torch.set_num_threads(settings.threads)
-    images = settings.images()
-    chosen = job.choose(settings.backends, device=settings.device)
-    wanted = peers.find(() if settings.peers == ("none",) else settings.peers)
-    batches = max(len(images) // settings.batch, 1)
-    sizes: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
-    work = job.make_job(images, Policy(size=settings.size), batch=settings.batch, batches=batches, **sizes)
-    count = settings.batches // settings.repeats
+    asked = settings.job
+    torch.set_num_threads(asked.threads)
+    images = settings.photographs.images()
+    chosen = job.choose(asked.backends, device=asked.device)
+    sizes: dict[str, Any] = {"batch": asked.batch, "batches": max(len(images) // asked.batch, 1)}
+    work = job.make_job(images, Policy(size=asked.size), device=asked.device, threads=asked.threads, **sizes)
     with ExitStack() as stack:
-        streams = [
-            Stream(name, inside, source, count, settings)
-            for name, inside, source in _sources(settings, work, chosen, wanted, stack)
-        ]
-        settings.say(f"{len(streams)} streams of {settings.batches} batches of {settings.batch}, {len(images)} images")
-        for turn in range(settings.repeats + 1):
+        sources = _sources(asked, work, chosen, peers.find(asked.peers), stack)
+        streams = [Stream(name, inside, source, asked) for name, inside, source in sources]
+        what = f"{len(streams)} streams of {asked.batches} batches of {asked.batch}, {len(images)} images"
+        settings.output.say(what)
+        for turn in range(asked.repeats + 1):
             for stream in streams if turn % 2 else reversed(streams):
                 stream.part()
                 if turn == 0:  # the warm-up
                     for kept in (stream.seconds, stream.memory, stream.arm.wall, stream.arm.cpu):
                         kept.clear()
-    return _document(settings, work, streams)
+    return _result(settings, work, streams)
 
 
 def _sources(
-    settings: Settings, work: "Job", chosen: Sequence[tuple[str, str]], wanted: Sequence[Any], stack: ExitStack
+    asked: JobSettings, work: "Job", chosen: Sequence[tuple[str, str]], wanted: Sequence[Any], stack: ExitStack
 ) -> Iterator[tuple[str, str, Iterator[Any]]]:
     """(name, kind, endless batches) of every arm."""
-    from benchmarks.scopes import title, view_loader
+    from benchmarks.scopes import endless, title, view_loader
 
-    loads = HARDWARE_LOADS if settings.device == "cuda" else (0.0,)
-    for load in loads:
-        name = f"decode only (hardware load {load:g})" if settings.device == "cuda" else "decode only"
+    for load in HARDWARE_LOADS if asked.device == "cuda" else (0.0,):
+        name = f"decode only (hardware load {load:g})" if asked.device == "cuda" else "decode only"
         yield name, "decode", decoded(work, load)
     for name, colour in chosen:
-        yield title(name, colour), "loader", _endless(view_loader(work, name, colour, stack))
+        yield title(name, colour), "loader", endless(view_loader(work, name, colour, stack))
         if name == "fused":
-            yield (
-                f"{title(name, colour)}, cached",
-                "cached",
-                _endless(view_loader(work, name, colour, stack, cached=True)),
-            )
+            loader = view_loader(work, name, colour, stack, cached=True)
+            yield f"{title(name, colour)}, cached", "cached", endless(loader)
     for peer in wanted:
         if why := peer.missing():
             print(f"skipped: {peer.name}: {why}", file=sys.stderr)
             continue
-        yield peer.name, "peer", _rendered(peer.way(settings.device).render, work)
-
-
-def _endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+        yield peer.name, "peer", _rendered(peer.way(asked.device).render, work)
 
 
 def _rendered(render: Callable[..., Any], work: "Job") -> Iterator[Any]:
@@ -191,23 +183,23 @@ def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
     feed = itertools.cycle(batches)
     for _ in range(depth - 1):
         pipe.feed_input("encoded", next(feed))
-    while True:  # its first run starts as many as are fed, every other one more
+    while True:  # the first run starts as many as are fed; every later run starts one more
         pipe.feed_input("encoded", next(feed))
         yield pipe.run()
 
 
-def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
-    from benchmarks import harness, results
+def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
+    from benchmarks import harness
 
     rows = []
     for stream in streams:
-        arm, seconds = stream.arm, sorted(stream.seconds)
+        seconds = sorted(stream.seconds)
         last = len(seconds) - 1
         more = {
             "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
             "memory_mib": [round(m, 1) for m in stream.memory],
         }
-        rows.append(row(arm.name, _INSIDE[stream.inside], arm.samples, arm.cpu_ms, arm.wall_ms) | more)
+        rows.append(harness.row(stream.arm, _INSIDE[stream.inside]) | more)
     arms = [stream.arm for stream in streams]
     ceilings = [a for a in arms if a.name.startswith("decode only")]
     best = min(ceilings, key=lambda a: statistics.median(a.wall_ms))
@@ -215,13 +207,7 @@ def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[st
     others = [best, *(a for a in arms if a not in ceilings and a not in ours)]
     plans = work.plans["linear"]
     return {
-        "schema": results.SCHEMA,
-        "benchmark": "stream",
-        "settings": settings.told(),
-        "unit": "wall_ms",
-        **harness.facts(),
-        "peak_memory_mib": round(harness.peak_memory_mib(), 1),
-        "gpu_memory_mib": harness.gpu_memory_mib(),
+        **head("stream", settings, "wall_ms"),
         "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
         "arms": rows,
         "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, "wall_ms") for p in others for o in ours},
@@ -230,7 +216,7 @@ def _document(settings: Settings, work: "Job", streams: list[Stream]) -> dict[st
 
 
 def table(document: dict[str, Any]) -> str:
-    """A line an arm: rate, share of the best bare decoder's rate, stutter, memory at the start and the end."""
+    """The result as text, a line an arm: rate, its share of the best bare decoder's rate, stutter, memory."""
     cost = {arm["name"]: arm["wall_ms"]["median"] for arm in document["arms"]}
     ceiling = cost[document["ceiling"]]
     lines = [f"\n{'':38} {'images/s':>9} {'of decode':>10} {'p99/p50':>8}   memory MiB, first and last part"]

@@ -3,6 +3,7 @@
 python -m benchmarks.throughput --boxes cache/cub.h5 --root data/CUB_200_2011
 python -m benchmarks.throughput --scope apply loader --peers opencv pillow --out mine.json
 python -m benchmarks.throughput --policy rrc --peers lightly opencv
+python -m benchmarks.throughput --over image --values 0.2 0.8 3 12 --backends fused --peers opencv
 
 Scopes, and what is inside the timer:
   apply          decoded images in memory → two normalised views; ours from the decoded cache (open_views(cache="ram")),
@@ -11,16 +12,18 @@ Scopes, and what is inside the timer:
   decode+apply   JPEG bytes in memory → two normalised views; one thread
   loader         files on disk → batches, the whole loader: open_views, or a DataLoader with as many workers
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
-Figures are CPU seconds of the whole process tree per source image (on CUDA: seconds on the clock), arms taking turns,
-in several fresh processes one after the other: the spread between those is what another run may bring.
-All arms get the same plans, and the peers' views are compared with ours before anything is timed; lightly's, which
-draws its own numbers, is compared by its statistics and takes part with --policy rrc only.
+--over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
+resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
+Figures are CPU seconds of the whole process tree per source image (on CUDA and over threads: seconds on the clock),
+arms taking turns, in several fresh processes one after the other: the spread between those is what another run may
+bring. All arms get the same plans, and the peers' views are compared with ours before anything is timed; lightly's,
+which draws its own numbers, is compared by its statistics and takes part with --policy rrc only.
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +31,10 @@ from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
-from benchmarks.program import DataSettings, parse, row
-from precompute.base.errors import UserError
-from precompute.base.options import as_json, option, option_of
+from benchmarks import growth
+from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
+from precompute.base.errors import BadValue, UserError
+from precompute.base.options import as_json, group, option, option_of
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -38,72 +42,80 @@ if TYPE_CHECKING:
     from benchmarks.job import Job
     from benchmarks.peers import Peer
 
-SCOPES = ("apply", "decode+apply", "loader", "train")
-POLICIES = tuple(name for name in POLICY_NAMES if name != "copy-paste")  # it needs maps, and no peer has it
 INSIDE = {
     "apply": "decoded images in memory to two normalised views",
     "decode+apply": "JPEG bytes in memory to two normalised views, one thread",
     "loader": "files on disk to batches of two normalised views",
     "train": "one step of ResNet-18 (forward and backward of both views)",
 }
+POLICIES = tuple(name for name in POLICY_NAMES if name != "copy-paste")  # it needs maps, and no peer has it
+_USUAL = "; ".join(f"{name} {' '.join(f'{v:g}' for v in q.values)}" for name, q in growth.QUANTITIES.items())
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
-    scope: tuple[str, ...] = option(("decode+apply",), "what is inside the timer", choices=SCOPES)
+class ThroughputSettings:
+    """The program's settings and their only defaults."""
+
+    photographs: Photographs = group(Photographs, "photographs")
+    scope: tuple[str, ...] = option((), "what is inside the timer; default: decode+apply", choices=tuple(INSIDE))
     policy: str = option("saliencyswap", "what the views are", choices=POLICIES)
     scene: str = option_of(Policy, "scene")
-    backends: tuple[str, ...] = option((), "our backends, also as backend:colour (default: all that are installed)")
-    peers: tuple[str, ...] = option((), "peers (default: all that are installed; none: no peers)")
-    batch: int = option(32, "source images of a batch")
-    batches: int = option(4, "batches in one timed repeat")
-    size: int = option(224, "side of a view in pixels")
-    repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    job: JobSettings = group(JobSettings, "job")
     rounds: int = option(5, "fresh processes that do all of it; spreads are over all repeats of all of them")
-    threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
-    device: str = option("cpu", "where our backends run: cpu or cuda", choices=("cpu", "cuda"))
+    over: str | None = option(None, "a quantity to vary", choices=tuple(growth.QUANTITIES))
+    values: tuple[float, ...] = option((), f"its values; default: {_USUAL}")
+    output: Output = group(Output, "result")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rounds")
+        if self.over is None:
+            if self.values:
+                raise BadValue("values", self.values, "left out without --over")
+            object.__setattr__(self, "scope", self.scope or ("decode+apply",))
+            return
+        quantity = growth.QUANTITIES[self.over]
+        if self.scope not in ((), (quantity.scope,)):
+            raise BadValue("scope", self.scope, f"{quantity.scope} with --over {self.over}")
+        object.__setattr__(self, "scope", (quantity.scope,))
+        object.__setattr__(self, "values", self.values or quantity.values)
+        growth.check(self.over, self.values)
+
+    @property
+    def unit(self) -> str:
+        """What the arms are compared by, a key of `results.UNITS`."""
+        return "wall_ms" if self.over == "threads" else self.job.unit
 
 
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, checks the peers, measures, prints; exit status 0 done, 1 failed, 2 usage."""
-    settings = parse(Settings, "benchmarks.throughput", __doc__, argv)
+    settings = parse(ThroughputSettings, "benchmarks.throughput", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from benchmarks import results
-
-    if settings.peers not in ((), ("none",)):
-        from benchmarks.peers import find
-
-        find(settings.peers)  # an unknown one shows before the first round
     if settings.rounds == 1:
         documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:
         runs = [_round(settings, number) for number in range(settings.rounds)]
-        documents = [_merged(same) for same in zip(*runs, strict=True)]
-    for document in documents:
-        results.validate(document)
-        if settings.rounds > 1 or not settings.json:  # a round's own table is nobody's business
-            settings.say(table(document))
-        if path := _out(settings, document):
-            results.save(document, path)
-            settings.say(f"written: {path}")
-    if settings.json:
+        documents = [_merged(settings, same) for same in zip(*runs, strict=True)]
+    output = settings.output
+    for result in documents:
+        output.write(result, growth.table if settings.over else table, _out(settings, result))
+    if output.json:
         print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
     return 0
 
 
-def _out(settings: Settings, document: dict[str, Any]) -> str | None:
+def _out(settings: ThroughputSettings, result: dict[str, Any]) -> str | None:
     """The file of one scope's result."""
-    if not settings.out or len(settings.scope) == 1:
-        return settings.out
-    path = Path(settings.out)
-    return str(path.with_stem(f"{path.stem}-{document['settings']['scope'].replace('+', '-')}"))
+    if not settings.output.out or len(settings.scope) == 1:
+        return settings.output.out
+    path = Path(settings.output.out)
+    return str(path.with_stem(f"{path.stem}-{result['settings']['scope'].replace('+', '-')}"))
 
 
-def _round(settings: Settings, number: int) -> list[dict[str, Any]]:
-    """The documents of one run in a process of its own; what it says is passed on the first time."""
+def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
+    """The results of one round, in a process of its own; only the first one's messages are printed."""
     import subprocess
 
-    settings.say(f"round {number + 1} of {settings.rounds}")
+    settings.output.say(f"round {number + 1} of {settings.rounds}")
     options = []
     for name, value in (as_json(settings) | {"rounds": 1, "out": None, "json": None}).items():
         if value not in (None, []):
@@ -112,53 +124,78 @@ def _round(settings: Settings, number: int) -> list[dict[str, Any]]:
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE if number else None, text=True)
     if run.returncode:
         print(run.stderr or "", file=sys.stderr, end="")
-        raise SystemExit(run.returncode)  # it has said why
+        raise SystemExit(run.returncode)  # its message is on stderr
     last = json.loads(run.stdout.splitlines()[-1])
     return last if isinstance(last, list) else [last]
 
 
-def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One result of several rounds, the verdict from all of them."""
-    from benchmarks import results
+def _merged(settings: ThroughputSettings, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several rounds, the conclusion from all of them."""
+    from benchmarks.results import merged
 
-    document = results.merged(documents)
-    middles = {arm["name"]: arm[results.unit_of(document)]["median"] for arm in document["arms"]}
-    return document | {"verdict": _verdict(middles, results.unit_of(document))}
+    result = merged(rounds)
+    return result | _conclusion(settings, result["arms"])
 
 
-def measure_scope(settings: Settings, scope: str) -> dict[str, Any]:
-    """The result document of one scope: peers checked, all arms measured."""
+def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
+    """The result of one scope: peers checked, all arms measured, at every value of what is varied."""
     import torch
 
-    from benchmarks import harness, job, scopes
+    from benchmarks import harness, job
 
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.job.threads)
     # The DALI graph decodes and has no decoded cache.
-    chosen = job.choose(settings.backends, device=settings.device, without=("dali",) if scope == "apply" else ())
+    without = ("dali",) if scope == "apply" else ()
+    chosen = job.choose(settings.job.backends, device=settings.job.device, without=without)
     wanted, skipped = _peers(settings)
     if not chosen and not wanted:
         raise UserError(f"nothing to measure in scope {scope}: name peers, or a backend that has it (dali decodes too)")
-    work = _job(settings)
     with ExitStack() as stack:
-        checks = {p.name: job.check(work, p, stack) for p in wanted}
-        for peer in wanted:
-            kind = "statistics" if peer.draws else "views"
-            settings.say(
-                f"checked: {peer.name}'s {kind} are {checks[peer.name]:.2f} levels of 255 from ours on average"
-            )
-        arms = list(scopes.ARMS[scope](work, chosen, wanted, stack))
-        settings.say(f"{scope}: {len(arms)} arms, {work.samples} images a repeat, {settings.repeats} repeats")
-        harness.measure(arms, settings.repeats, say=settings.progress)
-        return _document(settings, scope, arms, checks, skipped)
+        jobs = {value: _job(settings, value, stack) for value in settings.values or (None,)}
+        checks = _checked(settings, next(iter(jobs.values())), wanted, stack)
+        arms = {value: _arms(scope, work, value, chosen, wanted, stack) for value, work in jobs.items()}
+        every = [arm for some in arms.values() for arm in some]
+        samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
+        settings.output.say(f"{scope}: {len(every)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
+        harness.measure(every, settings.job.repeats, say=settings.output.progress)
+    return _result(settings, scope, arms) | {"checked_levels": checks, "skipped": skipped}
 
 
-def _peers(settings: Settings) -> "tuple[list[Peer], dict[str, str]]":
+def _checked(settings: ThroughputSettings, work: "Job", wanted: "Sequence[Peer]", stack: ExitStack) -> dict[str, float]:
+    """How far each peer is from ours. Raises UserError for one that does another job."""
+    from benchmarks.job import check
+
+    checks = {}
+    for peer in wanted:
+        checks[peer.name] = check(work, peer, stack)
+        kind = "statistics" if peer.draws else "views"
+        distance = f"{checks[peer.name]:.2f} levels of 255 from ours on average"
+        settings.output.say(f"checked: {peer.name}'s {kind} are {distance}")
+    return checks
+
+
+def _arms(
+    scope: str,
+    work: "Job",
+    value: float | None,
+    chosen: list[tuple[str, str]],
+    wanted: "Sequence[Peer]",
+    stack: ExitStack,
+) -> "list[Arm]":
+    """All backends and peers at one value (None: nothing is varied)."""
+    from benchmarks.results import CEILINGS
+    from benchmarks.scopes import ARMS
+
+    arms = list(ARMS[scope](work, chosen, wanted, stack))
+    return arms if value is None else [arm for arm in arms if arm.name not in CEILINGS]
+
+
+def _peers(settings: ThroughputSettings) -> "tuple[list[Peer], dict[str, str]]":
     """The peers to measure, and those that are left out with the reason."""
     from benchmarks import peers
 
-    names = () if settings.peers == ("none",) else settings.peers or tuple(peers.PEERS)
     wanted, skipped = [], {}
-    for peer in peers.find(names):
+    for peer in peers.find(settings.job.peers or tuple(peers.PEERS)):
         why = peer.missing()
         if settings.policy not in peer.policies:
             why = f"it has no {settings.policy}, only {', '.join(peer.policies)}"
@@ -166,48 +203,45 @@ def _peers(settings: Settings) -> "tuple[list[Peer], dict[str, str]]":
             why = f"its backgrounds are {', '.join(peer.scenes)}"
         if why:
             skipped[peer.name] = why
-            settings.say(f"skipped: {peer.name}: {why}")
+            settings.output.say(f"skipped: {peer.name}: {why}")
         else:
             wanted.append(peer)
     return wanted, skipped
 
 
-def _job(settings: Settings) -> "Job":
+def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
+    """The job at one value of what is varied."""
     from benchmarks.job import make_job
 
-    return make_job(
-        settings.images(),
-        Policy(name=settings.policy, size=settings.size, scene=settings.scene),
-        batch=settings.batch,
-        batches=settings.batches,
-        device=settings.device,
-        threads=settings.threads,
-    )
+    job, images = settings.job, settings.photographs.images()
+    if settings.over and value is not None:
+        job = growth.job_at(job, settings.over, value)
+        images = growth.images_at(images, job, settings.over, value, stack)
+    policy = Policy(name=settings.policy, size=job.size, scene=settings.scene)
+    sizes: dict[str, Any] = {"batch": job.batch, "batches": job.batches, "threads": job.threads}
+    return make_job(images, policy, device=job.device, **sizes)
 
 
-def _document(
-    settings: Settings, scope: str, arms: "Sequence[Arm]", checks: dict[str, float], skipped: dict[str, str]
-) -> dict[str, Any]:
-    from benchmarks import harness, results
+def _result(settings: ThroughputSettings, scope: str, arms: "Mapping[float | None, Sequence[Arm]]") -> dict[str, Any]:
+    from benchmarks import harness
 
-    unit = "wall_ms" if settings.device == "cuda" else "cpu_ms"
-    rows = [row(a.name, INSIDE[scope], a.samples, a.cpu_ms, a.wall_ms) for a in arms]
-    ours = [a for a in arms if a.name.startswith("ours")]
-    others = [a for a in arms if not a.name.startswith("ours")]
-    return {
-        "schema": results.SCHEMA,
-        "benchmark": "throughput",
-        "settings": settings.told() | {"scope": scope},
-        "unit": unit,
-        **harness.facts(),
-        "peak_memory_mib": round(harness.peak_memory_mib(), 1),
-        "gpu_memory_mib": harness.gpu_memory_mib(),
-        "checked_levels": checks,
-        "skipped": skipped,
-        "arms": rows,
-        "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, unit) for p in others for o in ours},
-        "verdict": _verdict({r["name"]: r[unit]["median"] for r in rows}, unit),
-    }
+    rows, ratios = [], {}
+    for value, some in arms.items():
+        at = "" if value is None else f" @ {value:g}"
+        rows += [harness.row(arm, INSIDE[scope]) | {"name": arm.name + at} for arm in some]
+        ours = [arm for arm in some if arm.name.startswith("ours")]
+        for peer in (arm for arm in some if arm not in ours):
+            ratios |= {f"{peer.name}{at} / {o.name}{at}": harness.ratio(peer, o, settings.unit) for o in ours}
+    benchmark = "sweep" if settings.over else "throughput"
+    result = head(benchmark, settings, settings.unit, scope=scope) | {"arms": rows, "ratios": ratios}
+    return result | _conclusion(settings, rows)
+
+
+def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the arms of a result say: slopes over what is varied, or what the job is bound by."""
+    if settings.over:
+        return {"sweep": growth.summary(settings.over, settings.values, arms, settings.unit)}
+    return {"verdict": _verdict({arm["name"]: arm[settings.unit]["median"] for arm in arms}, settings.unit)}
 
 
 def _verdict(middles: dict[str, float], unit: str) -> str:
@@ -217,32 +251,29 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
         return "none of our backends was measured"
     best = min(ours, key=lambda name: middles[name])
     time = "time" if unit == "wall_ms" else "CPU time"
-    if "decode only" in middles:
-        share = middles["decode only"] / middles[best]
-        bound = "decode" if share > 0.5 else "augmentation"
-        return f"{best} is {bound}-bound: decoding is {share:.0%} of its {time}"
-    if "frozen batch" in middles:
-        share = middles["frozen batch"] / middles[best]
-        bound = "trainer" if share > 0.5 else "augmentation"
-        return f"with {best} the step is {bound}-bound: the frozen batch takes {share:.0%} of its {time}"
+    for ceiling, bound, subject, part in (
+        ("decode only", "decode", best, "decoding is"),
+        ("frozen batch", "trainer", f"with {best} the step", "the frozen batch takes"),
+    ):
+        if ceiling in middles:
+            share = middles[ceiling] / middles[best]
+            kind = bound if share > 0.5 else "augmentation"
+            return f"{subject} is {kind}-bound: {part} {share:.0%} of its {time}"
     return f"{best} is the cheapest of ours at {middles[best]:.2f} ms of {time} a sample"
 
 
 def table(document: dict[str, Any]) -> str:
     """The result as text: one line an arm, cheapest first, and what each costs in terms of our best."""
-    from benchmarks.results import unit_of
+    from benchmarks.results import rows, unit_of
 
-    unit = unit_of(document)
-    arms = sorted(document["arms"], key=lambda a: a[unit]["median"])
-    ours = [a for a in arms if a["name"].startswith("ours")]
-    word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit]
+    word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit_of(document)]
+    wall = {arm["name"]: arm["wall_ms"]["median"] for arm in document["arms"]}
+    ours = any(name.startswith("ours") for name in wall)
     lines = [f"\n{document['settings']['scope']}: {document['arms'][0]['inside']}", ""]
     lines.append(f"{'':32} {word + '/sample':>14} {'[lowest, highest]':>18} {'samples/s':>10}  in ours' best")
-    for arm in arms:
-        cost, wall = arm[unit], arm["wall_ms"]["median"]
-        times = f"{cost['median'] / ours[0][unit]['median']:.2f}x" if ours else ""
-        ends = f"[{min(cost['values']):.2f}, {max(cost['values']):.2f}]"
-        lines.append(f"{arm['name']:32} {cost['median']:14.2f} {ends:>18} {1e3 / wall:10.1f}  {times}")
+    for name, middle, low, high, times in rows(document):
+        cost = f"{middle:14.2f} {f'[{low:.2f}, {high:.2f}]':>18} {1e3 / wall[name]:10.1f}"
+        lines.append(f"{name:32} {cost}  {f'{times:.2f}x' if ours else ''}")
     memory = f"peak memory {document['peak_memory_mib']} MiB"
     if document.get("gpu_memory_mib") is not None:
         memory += f", {document['gpu_memory_mib']} MiB on the GPU"

@@ -52,15 +52,18 @@ def test_rows_are_sorted_and_relative_to_our_cheapest(document):
     ]
 
 
-def test_page_and_plot(document, tmp_path, capsys):
+def test_markdown_and_plot(document, tmp_path, capsys):
     results.save(document, tmp_path / "results" / "one.json")
     assert report.program(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 0
-    text = (tmp_path / "out" / "index.html").read_text()
+    text = (tmp_path / "out" / "README.md").read_text()
     assert "Where we lose" in text
-    assert "opencv <b>1.33</b> (1.20–1.47)" in text  # the headline: against the cheapest of ours
-    assert "decode only <b>" not in text
-    assert text.index("kornia (linear) to opencv") < text.index('<section id="one">')  # all losses come first
-    assert "kornia (linear) to opencv (0.57)" in text
+    assert "- kornia (linear) to opencv (0.57)" in text
+    assert "decode only to" not in text
+    assert "![one](one.png)" in text
+    capsys.readouterr()
+    assert report.program(["--results", str(tmp_path / "results")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == text.replace("![one](one.png)\n\n", "").strip()
     assert (tmp_path / "out" / "one.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "results" / "bad.json").write_text("{}")
     with pytest.raises(UserError, match=r"bad\.json"):
@@ -75,8 +78,8 @@ def test_readme_shows_the_committed_headline():
     table = report.markdown(documents)
     assert report.with_table(text, table) == text, "run: python -m benchmarks.report --readme"
     assert table.count("cub25") == 1  # the same command elsewhere
-    own = report.OWN_README.read_text()
-    renewed = report.with_table(own, report.summary(documents), "results")
-    assert renewed == own, "run: python -m benchmarks.report --readme"
+    all_results = report.RESULTS_README.read_text()
+    renewed = report.with_table(all_results, report.summary(documents), "results")
+    assert renewed == all_results, "run: python -m benchmarks.report --readme"
     with pytest.raises(UserError, match="no <!-- benchmarks -->"):
         report.with_table("nothing", table)

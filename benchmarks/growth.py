@@ -1,0 +1,144 @@
+"""How the cost of views grows: the quantities that `benchmarks.throughput --over` varies.
+
+The slope is that of log(cost) over log(value): 0 where the value costs nothing, 1 where the cost is proportional to it.
+"""
+
+import math
+import statistics
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.program import JobSettings, check_size
+from precompute.base.errors import BadValue
+
+if TYPE_CHECKING:
+    from augment.stream.imageset import ImageSet
+    from precompute.base.boxfile import BoxCache
+
+
+class Quantity(NamedTuple):
+    """Something that is varied."""
+
+    words: str
+    values: tuple[float, ...]  # the usual ones
+    scope: str = "decode+apply"
+
+
+QUANTITIES = {
+    "batch": Quantity("source images of a batch", (4, 16, 64)),
+    "size": Quantity("pixels, side of a view", (64, 128, 224, 448)),
+    "image": Quantity("megapixels of a photograph", (0.2, 0.8, 3, 12)),
+    "images": Quantity("images of the set", (64, 256, 1024), "loader"),
+    "threads": Quantity("threads or workers", (1, 2, 4), "loader"),
+}
+
+
+def check(over: str, values: Sequence[float]) -> None:
+    """BadValue for values that `over` cannot have."""
+    kind = "numbers" if over == "image" else "whole numbers"
+    if len(values) < 2 or min(values) <= 0 or (over != "image" and any(v != int(v) for v in values)):
+        raise BadValue("values", tuple(values), f"at least two positive {kind}")
+    for value in values if over == "size" else ():
+        check_size(int(value))
+
+
+def job_at(job: JobSettings, over: str, value: float) -> JobSettings:
+    """The job at one value, on as many images a repeat, or with another number of images."""
+    whole = int(value)
+    if over == "batch":
+        return replace(job, batch=whole, batches=-(-job.batch * job.batches // whole))
+    if over == "images":
+        return replace(job, batches=-(-whole // job.batch))
+    return replace(job, **{over: whole}) if over in ("size", "threads") else job
+
+
+def images_at(images: "ImageSet", job: JobSettings, over: str, value: float, stack: ExitStack) -> "ImageSet":
+    """The photographs of the job at one value: resized, or as they are; again and again where there are too few."""
+    import numpy as np
+
+    from augment.stream.imageset import ImageSet
+
+    ((cache, root),) = images.parts
+    rows = np.arange(job.batch * job.batches)
+    if over == "image":
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        few = rows % min(len(cache), 32)  # to make one of a dozen megapixels takes half a second
+        return ImageSet.open(resized(cache, root, few, value, folder), folder)
+    return ImageSet.open(_of_rows(cache, rows % len(cache)), root)
+
+
+def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder: Path) -> "BoxCache":
+    """Writes the photographs of `rows` (int64 [n]) with that many pixels to `folder`; the cache of those files.
+
+    Lanczos, JPEG of quality 90 with 4:2:0 colours, as cameras and data sets have it. Boxes are relative: they stay.
+    """
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from precompute.base import pixels
+
+    made: dict[int, tuple[str, int, int, int]] = {}
+    for k in np.unique(rows).tolist():
+        picture = Image.fromarray(pixels.decode(cache.read(root, k)))
+        scale = math.sqrt(megapixels * 1e6 / (picture.width * picture.height))
+        width, height = (max(round(scale * side), 16) for side in picture.size)
+        data = io.BytesIO()
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(data, "jpeg", quality=90)
+        (folder / f"{k}.jpg").write_bytes(data.getvalue())
+        made[k] = f"{k}.jpg", len(data.getvalue()), width, height
+    names, sizes, widths, heights = zip(*(made[k] for k in rows.tolist()), strict=True)
+    return _of_rows(
+        cache,
+        rows,
+        paths=np.array(names, "S"),
+        file_sizes=np.array(sizes, np.int64),
+        widths=np.array(widths, np.int32),
+        heights=np.array(heights, np.int32),
+        banners=np.zeros(len(rows), np.int16),
+        plain=np.ones(len(rows), bool),
+    )
+
+
+def _of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
+    """The cache of these rows, some of which may come more than once."""
+    from precompute.base.boxfile import COLUMNS
+
+    return replace(cache, **{name: getattr(cache, name)[rows] for name in COLUMNS} | changes)
+
+
+def slope(values: Sequence[float], costs: Sequence[float]) -> float:
+    """Of log(cost) over log(value), by least squares."""
+    return statistics.linear_regression([math.log(v) for v in values], [math.log(c) for c in costs]).slope
+
+
+def summary(over: str, values: Sequence[float], arms: Sequence[dict[str, Any]], unit: str) -> dict[str, Any]:
+    """Costs and slope by arm, of a result's arms "NAME @ VALUE", whose values come in order."""
+    costs: dict[str, list[float]] = {}
+    for arm in arms:
+        costs.setdefault(arm["name"].rpartition(" @ ")[0], []).append(arm[unit]["median"])
+    return {
+        "over": over,
+        "words": QUANTITIES[over].words,
+        "values": list(values),
+        "costs": costs,
+        "slopes": {name: slope(values, cost) for name, cost in costs.items()},
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """Costs as text: a line an arm, a column a value, the slope last."""
+    from benchmarks.results import UNITS
+
+    sweep = document["sweep"]
+    inside = document["arms"][0]["inside"]
+    lines = [f"\n{UNITS[document['unit']]} a source image over {sweep['words']}: {inside}", ""]
+    lines.append(f"{'':32}" + "".join(f"{v:>10g}" for v in sweep["values"]) + f"{'slope':>10}")
+    for name, costs in sweep["costs"].items():
+        lines.append(f"{name:32}" + "".join(f"{c:10.2f}" for c in costs) + f"{sweep['slopes'][name]:10.2f}")
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""benchmarks.throughput on the demo set: its result, its rounds, what it refuses."""
+
+import pytest
+
+from benchmarks import results
+from precompute.base.errors import BadValue
+
+
+def test_throughput_result(demo_result, demo_root):
+    document, path = demo_result
+    assert results.load(path) == document
+    assert [a["name"] for a in document["arms"]] == ["decode only", "ours: kornia (linear)", "pillow"]
+    assert set(document["ratios"]) == {"decode only / ours: kornia (linear)", "pillow / ours: kornia (linear)"}
+    assert document["checked_levels"]["pillow"] < 2
+    assert "bound" in document["verdict"]
+    assert document["rounds"] == 2
+    assert (document["settings"]["boxes"], document["settings"]["dataset"]) == ("demo.h5", "cub")  # the box file's word
+    assert document["settings"]["root"] == demo_root.name  # its folder too, where none is named
+    assert all(len(a["cpu_ms"]["values"]) == 4 for a in document["arms"])
+    assert results.agreement(document, document) == dict.fromkeys(document["ratios"], (True, True))
+    assert document["versions"]["torch"]
+
+
+def test_unknown_names_are_usage_errors(run_module, tmp_path):
+    from benchmarks.peers import find
+
+    with pytest.raises(BadValue, match="opencv"):
+        find(["opencw"])
+    for flag, known in (("--backends", "one of dali, fused"), ("--peers", "one of pillow")):
+        done = run_module("benchmarks.throughput", flag, "opencw")
+        assert (done.returncode, done.stdout) == (2, "")  # before any round
+        assert f"{flag} opencw: must be {known}" in done.stderr
+    done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5")
+    assert done.returncode == 1
+    assert "no.h5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_scope_without_arms_says_so(run_module, demo_boxes, demo_root):
+    flags = ["--scope", "apply", "--backends", "dali", "--peers", "none", "--rounds", "1", "--batch", "4"]
+    done = run_module("benchmarks.throughput", "--boxes", demo_boxes, "--root", demo_root, *flags)
+    assert done.returncode == 1
+    assert "nothing to measure in scope apply" in done.stderr
+    assert "Traceback" not in done.stderr
