@@ -25,7 +25,7 @@ class Ranks:
 
     @staticmethod
     def from_torchrun() -> "Ranks":
-        """The ranks that torchrun's environment variables say; one process without them."""
+        """The ranks in torchrun's environment variables; a single process without them."""
         names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         return Ranks(*(int(os.environ.get(name, default)) for name, default in names.items()))
 
