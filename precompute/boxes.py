@@ -148,7 +148,7 @@ def _made(settings: BoxSettings, ranks: Process, say: Say) -> "tuple[BoxCache, d
 
 
 def choose(settings: BoxSettings, listing: "Listing", ranks: Process) -> tuple["ScanSettings", str]:
-    """What to do for this set, and why, in words. Raises UserError for a source that the set does not have."""
+    """The scan's settings for this set, and the reasons in words. UserError for a source that the set does not have."""
     from precompute.saliency import make_detector
     from precompute.scan import ScanSettings
     from precompute.search.forms import Form
@@ -290,7 +290,7 @@ def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks:
         return shard is None or (keep is not None and not keep.complete(shard))
 
     wanted = [k for k in range(len(shards)) if missing(k)]
-    ranks.wait()  # all have looked before the first new one appears
+    ranks.wait()  # every rank has looked before the first new shard appears
     if len(wanted) < len(shards):
         say(f"an earlier run was interrupted: {len(shards) - len(wanted)} of {len(shards)} parts are there already")
     wanted = wanted[ranks.rank :: ranks.world]

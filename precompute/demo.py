@@ -150,7 +150,7 @@ _CLUTTER: tuple[Callable[[ImageDraw.ImageDraw, Rng, int], None], ...] = (_blob, 
 
 
 def _textured(rng: Rng, size: tuple[int, int], pattern: int) -> Image.Image:
-    """A sheet of one colour with a flank's pattern in another: what clutter and fish are both made of."""
+    """A sheet of one colour with a flank's pattern in another; clutter and fish are both made of it."""
     skin = Image.new("RGB", size, _colour(rng))
     _draw_pattern(ImageDraw.Draw(skin), rng, pattern, size[0], size[1], _colour(rng))
     return skin
@@ -223,7 +223,7 @@ def _fish(rng: Rng, label: int, length: float) -> Image.Image:
 
 
 def _extent(fish: Image.Image) -> tuple[int, int, int, int]:
-    """The box of what is more opaque than not: x0, y0, x1, y1, end-exclusive."""
+    """The box of the pixels that are more opaque than not: x0, y0, x1, y1, end-exclusive."""
     opaque = np.asarray(fish.getchannel("A")) > 127
     xs, ys = np.flatnonzero(opaque.any(0)), np.flatnonzero(opaque.any(1))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

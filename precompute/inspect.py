@@ -1,4 +1,4 @@
-"""What is in a box file, and whether the pictures are still those it was made from.
+"""The contents of a box file, and whether the pictures are still those it was made from.
 
     python -m precompute.inspect cache/cub.h5 --root data/CUB_200_2011 --sheet cub.png
     python -m precompute.inspect cache/cub.h5 --quarantine
@@ -155,7 +155,7 @@ def print_quarantine(cache: "BoxCache") -> None:
 
 
 def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
-    """Reads every picture and compares it with the file; returns what is wrong and prints the first ten."""
+    """Reads every picture and compares it with the file; returns the differences and prints the first ten."""
     from precompute.base.errors import BadFile
 
     if check == "none":
@@ -172,8 +172,8 @@ def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
         return None
 
     with ThreadPoolExecutor(8) as pool:
-        found = progress(pool.map(problem, range(len(cache))), total=len(cache), what="compared", unit="image")
-        problems = [text for text in found if text is not None]
+        texts = progress(pool.map(problem, range(len(cache))), total=len(cache), what="compared", unit="image")
+        problems = [text for text in texts if text is not None]
     how = "contents" if check == "hash" else "sizes"
     if problems:
         print(f"pictures    {len(problems)} of {len(cache)} below {root} are missing or have changed:")
@@ -185,7 +185,7 @@ def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
 
 
 def print_foreground(cache: "BoxCache", root: Path) -> dict[str, Any]:
-    """What SaliencySwap's patches would hold, where the set has masks."""
+    """Prints the share of foreground in SaliencySwap's patches, where the set has masks; returns it as JSON values."""
     from precompute.datasets import DATASETS, read_dataset
     from precompute.patches import foreground
 
@@ -267,7 +267,7 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
             map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
             tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
     if not tiles:
-        raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
+        raise UserError(f"--sheet: none of the chosen pictures below {root} is the picture that was cached")
     title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if cache.truths is not None else "")
     if (cache.sources[chosen] != 0).any():
         title += ", mean saliency inside before the name"

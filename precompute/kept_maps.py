@@ -17,7 +17,7 @@ _ABOUT = "maps.json"
 
 
 class KeptMaps:
-    """Maps uint8 [grid, grid] as they are searched: `PATH-OF-THE-PICTURE.png`, grey. Reading one gives the same bytes.
+    """Maps uint8 [grid, grid] as they are searched, each in `PATH-OF-THE-PICTURE.png`, grey; reading gives the same values.
 
     `maps.json` in the folder holds `about`: everything that the maps depend on. A folder of other maps is never
     written into.
@@ -41,17 +41,19 @@ class KeptMaps:
             if there != self._about:
                 raise UserError(f"--keep-maps {self.folder}: holds other maps; name a new folder")
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"--keep-maps {self.folder}: is no empty folder, nor one of kept maps; name a new folder")
+            raise UserError(
+                f"--keep-maps {self.folder}: is no empty folder, nor a folder of kept maps; name a new folder"
+            )
         else:
             with replacing(stamp) as temporary:
                 temporary.write_text(json.dumps(self._about, indent=1) + "\n")
 
-    def write(self, path: str, one: "np.ndarray") -> None:
-        """The map of the picture `path`."""
+    def write(self, path: str, grid: "np.ndarray") -> None:
+        """Writes the map of the picture `path`."""
         from PIL import Image
 
         with replacing(self._name(path)) as temporary:
-            Image.fromarray(one).save(temporary, format="PNG")
+            Image.fromarray(grid).save(temporary, format="PNG")
 
     def complete(self, rows: "BoxCache") -> bool:
         """Whether every picture of `rows` whose box is not annotated has its map here."""

@@ -1,4 +1,4 @@
-"""What a box is for: how much of SaliencySwap's patches is foreground, for sets that come with masks."""
+"""The share of foreground in the patches that SaliencySwap would cut, for sets that come with masks."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How a box file was made, as it says itself; and whether an older file is the one that a new run would make."""
+"""How a box file was made, as it says itself; and whether an older file is what a new run would make."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from precompute.base.errors import UserError
 from precompute.base.maps import find_map, map_names
 from precompute.datasets.listing import Listing
 from precompute.scan import ScanSettings
+from precompute.shards import size_and_time
 
 REVISION = 1  # of this package's meaning: another number makes older files and shards stale
 
@@ -38,7 +39,7 @@ def describe_maps(folder: str, listing: Listing) -> dict[str, Any]:
             maps.append([path, status.st_size, status.st_mtime_ns])
     if not maps:
         names = " or ".join(map_names(folder, listing.paths[0]))
-        raise UserError(f"--maps {folder}: not one map for {len(listing)} pictures; expected {names}")
+        raise UserError(f"--maps {folder}: no map for any of {len(listing)} pictures; expected {names}")
     return {"detector": "maps", "folder": folder, "maps": len(maps), "fingerprint": digest(maps)}
 
 
@@ -88,17 +89,9 @@ def difference(old: BoxCache, listing: Listing) -> str:
     left_out = {bad.path for bad in old.quarantine}
     new = [p for p in listing.paths if p not in before and p not in left_out]
     gone = sorted(before.keys() - set(listing.paths))
-    other = []
-    for path in listing.paths:
-        if path in before:
-            try:
-                size = os.stat(listing.root / path).st_size
-            except OSError:
-                size = -1
-            if size != before[path]:
-                other.append(path)
+    other = [p for p in listing.paths if p in before and size_and_time(listing.root / p)[0] != before[p]]
     parts = [f"{len(x)} {what} (e.g. {x[0]})" for what, x in (("new", new), ("gone", gone), ("changed", other)) if x]
-    return ", ".join(parts) or "one that was left out is another now"
+    return ", ".join(parts) or "a picture that was left out has changed"
 
 
 def digest(value: Any) -> str:

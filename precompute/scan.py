@@ -31,10 +31,10 @@ Edges = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What decides the rows of a box file (and nothing that does not)."""
+    """Everything that decides the rows of a box file, and nothing else."""
 
     truth: bool  # take the annotated box where there is one
-    detector: str | None  # for the others; None: the whole picture
+    detector: str | None  # for the other pictures; None: the whole picture is the box
     form: Form = field(default_factory=Form)
     grid: int = 64  # side of the map that is searched
     weights: str | None = None
@@ -108,7 +108,7 @@ class Scan:
                     whole.bad.extend(done.bad)
                     whole.notes.update(done.notes)
                     on_done(len(rows))
-            except BaseException:  # Ctrl-C, or a defect in one thread: the others stop at their next picture
+            except BaseException:  # Ctrl-C, or a defect in a thread: the other threads stop at their next picture
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -204,15 +204,15 @@ class Scan:
         maps = quantise(small if model is None else detect_maps(model, small, grid, self.settings.device))
         found = find_boxes(maps, self.settings.form)
         out = []
-        for picture, one, (x0, y0, x1, y1), usable in zip(
+        for picture, grid_map, (x0, y0, x1, y1), usable in zip(
             pictures, maps, found.rects.tolist(), found.usable, strict=True
         ):
             if self._keep is not None:
-                self._keep.write(self.listing.paths[picture.row], one)
+                self._keep.write(self.listing.paths[picture.row], grid_map)
             if not usable:
                 out.append(_Boxed(picture))
                 continue
-            score = int(one[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255
+            score = int(grid_map[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255
             out.append(_Boxed(picture, (x0 / grid, y0 / grid, x1 / grid, y1 / grid), _DETECTED, score))
         return out
 

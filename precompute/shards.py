@@ -2,7 +2,7 @@
 
 A shard is immutable: written beside its name, synced, renamed. Its folder's name is a hash of everything its rows
 depend on (settings, paths, sizes, times of change, annotations), so other settings or changed files never meet it.
-Any process may make any shard; two that make the same one write the same bytes.
+Any process may make any shard; two processes that make the same shard write the same bytes.
 """
 
 import contextlib
@@ -21,23 +21,27 @@ from precompute.base.errors import UserError
 from precompute.datasets.listing import Listing
 
 
-def fingerprint(listing: Listing) -> tuple[str, str]:
-    """(of paths and sizes, as the box file keeps it; of the times of change too, for shards).
+def size_and_time(path: Path) -> tuple[int, int]:
+    """A file's size in bytes and its time of change in ns; -1, -1 where it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
-    Annotation files that belong to one picture count as well. A missing file has size -1.
+
+def fingerprint(listing: Listing) -> tuple[str, str]:
+    """Two hashes of the pictures: of paths and sizes, for the box file; of the times of change too, for shards.
+
+    Annotation files that belong to one picture count as well.
     """
     lasting, passing = hashlib.sha256(), hashlib.sha256()
     for i, path in enumerate(listing.paths):
         for file in (path, listing.annotation_path(i)):
-            if file is None:
-                continue
-            try:
-                status = os.stat(os.path.join(listing.root, file))
-                size, changed = status.st_size, status.st_mtime_ns
-            except OSError:
-                size, changed = -1, -1
-            lasting.update(f"{file}\0{size}\n".encode())
-            passing.update(f"{changed}\n".encode())
+            if file is not None:
+                size, changed = size_and_time(listing.root / file)
+                lasting.update(f"{file}\0{size}\n".encode())
+                passing.update(f"{changed}\n".encode())
     passing.update(lasting.digest())
     return lasting.hexdigest(), passing.hexdigest()
 

@@ -1,4 +1,4 @@
-"""The box file: what every later stage needs to know of an image set, in one HDF5 file. The only contract.
+"""The box file: everything that later stages need to know of an image set, in one HDF5 file. The only contract.
 
 A file is written whole and never changed. It is opened, verified, read into NumPy and closed at once: no HDF5 handle
 outlives `BoxCache.open`, so forks and threads are harmless.
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from precompute.base.errors import BadFile, UserError
+from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.files import replacing
 
 SCHEMA = 1
@@ -141,7 +141,7 @@ class BoxCache:
         except OSError as error:
             raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
         if check not in ("size", "hash", "none"):
-            raise ValueError(f"check={check!r}: one of 'size', 'hash', 'none'")
+            raise BadValue("check", check, ["size", "hash", "none"])
         if check != "none" and len(data) != self.file_sizes[i]:
             raise BadFile(path, f"changed since the boxes were made: {len(data)} bytes, not {self.file_sizes[i]}")
         if check == "hash" and hashlib.sha256(data).digest()[:16] != self.hashes[i].tobytes():

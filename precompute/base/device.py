@@ -27,9 +27,9 @@ def find_device(name: "torch.device | str | None" = None) -> "torch.device":
     check_device(name)
     if name is None or str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = torch.device(name)
-    count = torch.cuda.device_count() if found.type == "cuda" else 1
-    if (found.index or 0) >= count:
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
         there = f"there are {count} CUDA devices, numbered from 0" if count else "torch sees no CUDA device here"
         raise BadValue("device", str(name), "one that is there", f"Here {there}; use cpu, or auto")
-    return found
+    return device

@@ -26,7 +26,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file's name is needed, and this is a folder", str(path))
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "no plain file, so it will not be replaced by one", str(path))
+        raise OSError(errno.EINVAL, "no plain file, so it will not be replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, temporary = _begin(path)

@@ -16,7 +16,7 @@ class JpegHeader:
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
-    """The header of a *plain* JPEG; None for every other file, also for a damaged one.
+    """The header of a *plain* JPEG; None for every other file, also for a damaged JPEG.
 
     Strict on purpose: DALI stops where two bytes of junk stand between segments, while Pillow reads on.
     """
@@ -43,10 +43,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
                 return None
             frame = (int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big"))
         elif marker == 0xE1 and body[:4] == b"Exif":
-            found = _exif_orientation(body)
-            if orientation is not None or found is None:  # two of them, or a broken one: decoders need not agree
+            turned = _exif_orientation(body)
+            if orientation is not None or turned is None:  # two tags, or a broken one: decoders need not agree
                 return None
-            orientation = found
+            orientation = turned
         elif marker == 0xEE and body[:5] == b"Adobe" and len(body) < 12:  # cut: DALI refuses it
             return None
         at += 2 + length

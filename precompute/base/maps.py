@@ -1,4 +1,4 @@
-"""Folders of saliency maps: one grey PNG a picture, named after it."""
+"""Folders of saliency maps: a grey PNG for each picture, named after it."""
 
 import os
 

@@ -54,7 +54,7 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file's header says: size in pixels as a person sees it (after EXIF), and whether any decoder will do."""
+    """A file's header: size in pixels as a person sees it (after EXIF), and whether any decoder will do."""
 
     width: int
     height: int
@@ -68,7 +68,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 def _info(data: bytes, header: "JpegHeader | None", max_pixels: int) -> ImageInfo:
     if header is None:
-        with _quiet(), _open(data) as picture:
+        with _quiet, _open(data) as picture:
             width, height = picture.size
             turned = _orientation_by_pillow(picture) >= 5
     else:
@@ -105,7 +105,7 @@ def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 def thumbnail(
     data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS
 ) -> tuple[ImageInfo, "np.ndarray"]:
-    """What `check` does, and the picture squashed to uint8 [side, side, 3] (antialiased), without its banner.
+    """`check`, and the picture squashed to uint8 [side, side, 3] (antialiased), without its banner.
 
     `banner`: rows at the foot of the picture that are cut off first. Raises BadImage, also where nothing is left.
     """
@@ -138,7 +138,7 @@ def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
 @contextlib.contextmanager
 def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator[tuple["ImageFile", int]]:
     """The decoded picture as Pillow holds it (not turned, any mode) and its orientation 1-8."""
-    with _quiet(), _open(data) as picture:
+    with _quiet, _open(data) as picture:
         _check_size(*picture.size, max_pixels)
         orientation = header.orientation if header else _orientation_by_pillow(picture)
         expected = (header.width, header.height) if header else picture.size
@@ -253,7 +253,7 @@ class _Quiet:
             if self._inside == 0:
                 self._saved = warnings.catch_warnings()
                 self._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.|precompute\.images")
+                warnings.filterwarnings("ignore", module=r"PIL\.|precompute\.base\.pixels")
             self._inside += 1
 
     def __exit__(self, *exc: object) -> None:
@@ -263,8 +263,4 @@ class _Quiet:
                 self._saved.__exit__(None, None, None)
 
 
-_quiet_pillow = _Quiet()
-
-
-def _quiet() -> _Quiet:
-    return _quiet_pillow
+_quiet = _Quiet()

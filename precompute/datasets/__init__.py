@@ -10,7 +10,7 @@ from precompute.datasets.rows import Dataset
 
 
 def _sets() -> list[Dataset]:
-    """What the files of this package name: `DATASET`, or `DATASETS`, several of them."""
+    """The sets that the files of this package describe: `DATASET`, or several of them, `DATASETS`."""
     modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
     return [
         entry for module in modules for entry in (*getattr(module, "DATASETS", ()), getattr(module, "DATASET", None))
@@ -46,7 +46,7 @@ def download(name: str, root: Path | str | None = None) -> Path:
     entry = DATASETS[name]
     if not entry.archives:
         raise UserError(
-            f"--download: there is no public archive of {name} ({entry.about}). {entry.get}\n"
+            f"--download: there is no public archive of {name} ({entry.title}). {entry.get}\n"
             f"Unpack it and name its folder with --root; the tree that is expected:{entry.tree}"
         )
     inside = Path(entry.usual_root or "").name

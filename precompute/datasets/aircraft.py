@@ -1,4 +1,4 @@
-"""FGVC-Aircraft 2013b: 100 variants, one box a picture, and a banner of 20 pixels at the foot of each that is cut off.
+"""FGVC-Aircraft 2013b: 100 variants, a box for each picture, and a banner of 20 pixels at its foot, which is cut off.
 
 images_box.txt has xmin ymin xmax ymax with the top-left pixel at (1, 1) and both ends inside (the set's README).
 """
@@ -40,22 +40,11 @@ def _box(text: str, where: str) -> Box | str:
     return Box((x0 - 1, y0 - 1, x1, y1), where)
 
 
-DATASET = Dataset(
-    "aircraft",
-    "FGVC-Aircraft",
-    read,
-    tree="""
+_TREE = """
   data/images/0034309.jpg ...
   data/images_box.txt        lines: id xmin ymin xmax ymax
   data/variants.txt          one name a line
-  data/images_variant_train.txt, ..._val.txt, ..._test.txt   lines: id variant""",
-    usual_root="data/fgvc-aircraft-2013b",
-    about="FGVC-Aircraft 2013b",
-    archives=(
-        Archive(
-            "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-            "d4acdd33327262359767eeaa97a4f732",
-            "..",
-        ),
-    ),
-)
+  data/images_variant_train.txt, ..._val.txt, ..._test.txt   lines: id variant"""
+_URL = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
+_ARCHIVES = (Archive(_URL, "d4acdd33327262359767eeaa97a4f732", ".."),)
+DATASET = Dataset("aircraft", "FGVC-Aircraft", read, _TREE, "data/fgvc-aircraft-2013b", archives=_ARCHIVES)

@@ -69,7 +69,7 @@ def _rows(annotations: Any, file: str, folder: str, classes: int, split: str = "
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A .mat file's variables. Raises UserError where it is not one."""
+    """A .mat file's variables. Raises UserError where it is no MATLAB file."""
     from scipy.io import loadmat
 
     try:
@@ -84,17 +84,11 @@ def _names(values: Any) -> list[str]:
     return [str(value) for value in np.atleast_1d(values)]
 
 
-DATASET = Dataset(
-    "cars",
-    "Stanford Cars",
-    read,
-    tree="""
+_TREE = """
   cars_train/00001.jpg ...   cars_test/00001.jpg ...
   devkit/cars_meta.mat       devkit/cars_train_annos.mat   devkit/cars_test_annos.mat
   cars_test_annos_withlabels.mat   (here or in devkit/; without it the test pictures have no class)
 or
-  car_ims/000001.jpg ...     cars_annos.mat""",
-    usual_root="data/stanford_cars",
-    about="Stanford Cars",
-    get="Its official site is gone. Get cars_train, cars_test and car_devkit from a copy you trust.",
-)
+  car_ims/000001.jpg ...     cars_annos.mat"""
+_GET = "Its official site is gone. Get cars_train, cars_test and car_devkit from a copy you trust."
+DATASET = Dataset("cars", "Stanford Cars", read, _TREE, "data/stanford_cars", get=_GET)

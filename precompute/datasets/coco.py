@@ -43,7 +43,7 @@ def _rows(file: Path, folder: str, split: str, categories: dict[int, str]) -> It
         largest: dict[int, dict[str, Any]] = {}
         for note in content["annotations"]:
             best = largest.get(note["image_id"])
-            # Equal: the first. One whose box makes no sense counts as the largest: its picture is left out.
+            # Of equal areas the first counts. A box that makes no sense counts as the largest: its picture is left out.
             if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
                 largest[note["image_id"]] = note
         for image in content["images"]:
@@ -74,36 +74,25 @@ def _area(note: dict[str, Any]) -> float:
     return math.inf if box is None else box[2] * box[3]
 
 
-_SITE = "http://images.cocodataset.org"
-_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018"
-COCO = Dataset(
-    "coco",
-    "COCO 2017",
-    read,
-    tree="""
+_TREE = """
   annotations/instances_train2017.json   annotations/instances_val2017.json
-  train2017/*.jpg                        val2017/*.jpg""",
-    usual_root="data/coco",
-    about="COCO 2017, the largest object's box",
-    archives=(
-        Archive(f"{_SITE}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2", "."),
-        Archive(f"{_SITE}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80", "."),
-        Archive(f"{_SITE}/annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c", "."),
-    ),
-)
-INAT2018 = Dataset(
-    "inat2018",
-    "iNaturalist 2018",
-    read_inat2018,
-    tree="""
+  train2017/*.jpg                        val2017/*.jpg"""
+_INAT_TREE = """
   train2018.json   val2018.json
-  train_val2018/Aves/2761/*.jpg ...""",
-    usual_root="data/inat2018",
-    about="iNaturalist 2018, no boxes",
-    archives=(
-        Archive(f"{_INAT}/train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3", "."),
-        Archive(f"{_INAT}/train2018.json.tar.gz", "bfa29d89d629cbf04d826a720c0a68b0", "."),
-        Archive(f"{_INAT}/val2018.json.tar.gz", "f2ed8bfe3e9901cdefceb4e53cd3775d", "."),
-    ),
+  train_val2018/Aves/2761/*.jpg ..."""
+_COCO = "http://images.cocodataset.org"
+_COCO_ARCHIVES = (
+    Archive(f"{_COCO}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2", "."),
+    Archive(f"{_COCO}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80", "."),
+    Archive(f"{_COCO}/annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c", "."),
 )
-DATASETS = (COCO, INAT2018)
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018"
+_INAT_ARCHIVES = (
+    Archive(f"{_INAT}/train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3", "."),
+    Archive(f"{_INAT}/train2018.json.tar.gz", "bfa29d89d629cbf04d826a720c0a68b0", "."),
+    Archive(f"{_INAT}/val2018.json.tar.gz", "f2ed8bfe3e9901cdefceb4e53cd3775d", "."),
+)
+DATASETS = (
+    Dataset("coco", "COCO 2017", read, _TREE, "data/coco", archives=_COCO_ARCHIVES),
+    Dataset("inat2018", "iNaturalist 2018", read_inat2018, _INAT_TREE, "data/inat2018", archives=_INAT_ARCHIVES),
+)

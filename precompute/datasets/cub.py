@@ -1,4 +1,4 @@
-"""Text files joined by image id, one box a picture: CUB-200-2011, NABirds, and the demo set in CUB's layout.
+"""Text files joined by image id, with a box for each picture: CUB-200-2011, NABirds, and the demo set in CUB's layout.
 
 Ids may have gaps and the files any order; the real CUB has boxes that hang over the edge, and copies are around that
 lack image_class_labels.txt (the class is then read from the folder, `001.Black_footed_Albatross`).
@@ -6,7 +6,6 @@ lack image_class_labels.txt (the class is then read from the folder, `001.Black_
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from precompute.base.errors import UserError
@@ -122,48 +121,25 @@ def _boxes(path: Path) -> dict[str, Box | str]:
     return boxes
 
 
-CUB = Dataset(
-    "cub",
-    "CUB-200-2011",
-    read,
-    tree="""
+_TREE = """
   images/001.Black_footed_Albatross/*.jpg ...
   images.txt               lines: id path-below-images
   bounding_boxes.txt       lines: id x y width height (pixels)
   train_test_split.txt     lines: id 1-for-training
   image_class_labels.txt   lines: id class-id (may be absent)
-  classes.txt              lines: class-id name (may be absent)""",
-    usual_root="data/CUB_200_2011",
-    about="CUB-200-2011",
-    archives=(
-        Archive(
-            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-            "97eceeb196236b17998738112f37df78",
-            "..",
-        ),
-    ),
-)
-NABIRDS = Dataset(
-    "nabirds",
-    "NABirds",
-    read_nabirds,
-    tree="""
+  classes.txt              lines: class-id name (may be absent)"""
+_NABIRDS_TREE = """
   images/0817/*.jpg ...
   images.txt               lines: id path-below-images
   bounding_boxes.txt       lines: id x y width height (pixels)
   train_test_split.txt     lines: id 1-for-training
   image_class_labels.txt   lines: id class-id
-  classes.txt              lines: class-id name (all nodes of the hierarchy)""",
-    usual_root="data/nabirds",
-    about="NABirds",
-    get="Its licence must be agreed to by hand: https://dl.allaboutbirds.org/nabirds, then unpack nabirds.tar.gz.",
+  classes.txt              lines: class-id name (all nodes of the hierarchy)"""
+_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+_LICENCE = "Its licence must be agreed to by hand: https://dl.allaboutbirds.org/nabirds, then unpack nabirds.tar.gz."
+_ARCHIVES = (Archive(_URL, "97eceeb196236b17998738112f37df78", ".."),)
+DATASETS = (
+    Dataset("cub", "CUB-200-2011", read, _TREE, "data/CUB_200_2011", archives=_ARCHIVES),
+    Dataset("nabirds", "NABirds", read_nabirds, _NABIRDS_TREE, "data/nabirds", get=_LICENCE),
+    Dataset("demo", "CUB-200-2011", read_demo, _TREE, "data/demo"),
 )
-DEMO = replace(
-    CUB,
-    name="demo",
-    read=read_demo,
-    usual_root="data/demo",
-    about="the embedded set, generated when it is missing",
-    archives=(),
-)
-DATASETS = (CUB, NABIRDS, DEMO)

@@ -14,15 +14,8 @@ from precompute.base.errors import UserError
 from precompute.datasets.listing import Listing
 from precompute.datasets.rows import Dataset, listing_of, walk_pictures
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_SPLITS = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
 
 
 def read(dataset: Dataset, root: Path) -> Listing:
@@ -40,15 +33,10 @@ def read(dataset: Dataset, root: Path) -> Listing:
         split, parts = (_SPLITS[parts[0].lower()], parts[1:]) if by_split else ("train", parts)
         rows[i] = rows[i]._replace(split=split, label=parts[0] if parts else None)
     used = {row.split for row in rows}
-    splits = tuple(name for name in ("train", "val", "test") if name in used)
+    splits = tuple(name for name in _SPELLINGS if name in used)
     return listing_of(dataset, root, rows, splits=splits, notes=notes)
 
 
-DATASET = Dataset(
-    "folder",
-    "folder",
-    read,
-    tree="""
-  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder""",
-    about="any tree of class folders, or a flat one",
-)
+_TREE = """
+  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder"""
+DATASET = Dataset("folder", "folder of pictures", read, _TREE)

@@ -87,17 +87,11 @@ def _xmls_below(root: Path, folder: str | None) -> set[str]:
     return {p.relative_to(home).with_suffix("").as_posix() for p in home.rglob("*.xml")}
 
 
-DATASET = Dataset(
-    "imagenet",
-    "ImageNet",
-    read,
-    tree="""
+_TREE = """
   train/n01440764/*.JPEG ...     val/n01440764/*.JPEG ...
   bbox/train/n01440764/*.xml     bbox/val/*.xml           (may be absent: boxes then come from a detector)
 or ILSVRC's
   Data/CLS-LOC/train/n01440764/*.JPEG          Data/CLS-LOC/val/*.JPEG
-  Annotations/CLS-LOC/train/n01440764/*.xml    Annotations/CLS-LOC/val/*.xml""",
-    usual_root="data/imagenet",
-    about="ImageNet (ILSVRC 2012), boxes where their XML files are there",
-    get="It is given to registered users only: https://image-net.org/download-images.php.",
-)
+  Annotations/CLS-LOC/train/n01440764/*.xml    Annotations/CLS-LOC/val/*.xml"""
+_GET = "It is given to registered users only: https://image-net.org/download-images.php."
+DATASET = Dataset("imagenet", "ImageNet", read, _TREE, "data/imagenet", get=_GET)

@@ -6,8 +6,6 @@ as the annotators' doubt; it counts as foreground, so that the box holds the who
 
 import os
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,51 +30,37 @@ def read_pets(dataset: Dataset, root: Path) -> Listing:
             rows.append(Row(f"images/{name}.jpg", breed, split, file=mask, where=f"{file} line {number}"))
             numbers.setdefault(breed, int(class_id) if class_id.isdigit() else 0)
     classes = {breed: breed for breed in sorted(numbers, key=lambda breed: (numbers[breed], breed))}
-    return _listing(dataset, root, rows, ("train", "test"), classes, trimap)
+    return listing_of(
+        dataset, root, rows, splits=("train", "test"), classes=classes, boxes_in="masks",
+        read_box=lambda root, file: extent(trimap(root, file), file), read_mask=trimap,
+    )  # fmt: skip
 
 
 def read_ecssd(dataset: Dataset, root: Path) -> Listing:
     """A saliency benchmark: no classes, one split ("test")."""
     dataset.expect(root, "images", "ground_truth_mask")
     notes: Counter[str] = Counter()
-    rows = [
+    rows = (
         row._replace(split="test", file=f"ground_truth_mask/{os.path.splitext(row.path[len('images/') :])[0]}.png")
         for row in walk_pictures(root, notes, "images")
-    ]
-    return _listing(dataset, root, rows, ("test",), {}, bright, notes)
-
-
-def _listing(
-    dataset: Dataset,
-    root: Path,
-    rows: list[Row],
-    splits: tuple[str, ...],
-    classes: dict[str, str],
-    read_mask: "Callable[[Path, str], np.ndarray]",
-    notes: Counter[str] | None = None,
-) -> Listing:
+    )
     return listing_of(
-        dataset, root, rows, splits=splits, classes=classes, boxes_in="masks", notes=notes,
-        read_mask=read_mask, read_box=partial(extent, read_mask),
+        dataset, root, rows, splits=("test",), boxes_in="masks", notes=notes,
+        read_box=lambda root, file: extent(grey(root, file) > 127, file),
+        read_mask=lambda root, file: grey(root, file) > 127,
     )  # fmt: skip
 
 
 def trimap(root: Path, file: str) -> "np.ndarray":
     """The foreground bool [H, W] of a trimap. Raises BadRow where it cannot be read."""
-    values = _values(root, file)
+    values = grey(root, file)
     return (values == 1) | (values == 3)
 
 
-def bright(root: Path, file: str) -> "np.ndarray":
-    """The foreground bool [H, W] of a grey mask. Raises BadRow where it cannot be read."""
-    return _values(root, file) > 127
-
-
-def extent(read_mask: "Callable[[Path, str], np.ndarray]", root: Path, file: str) -> Box:
+def extent(mask: "np.ndarray", file: str) -> Box:
     """The box of a mask's foreground. Raises BadRow where there is none."""
     import numpy as np
 
-    mask = read_mask(root, file)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         raise BadRow(f"{file}: its mask has no foreground")
@@ -84,7 +68,8 @@ def extent(read_mask: "Callable[[Path, str], np.ndarray]", root: Path, file: str
     return Box(edges, file, (mask.shape[1], mask.shape[0]), same_shape=True)
 
 
-def _values(root: Path, file: str) -> "np.ndarray":
+def grey(root: Path, file: str) -> "np.ndarray":
+    """A mask's values uint8 [H, W]. Raises BadRow where it cannot be read."""
     import numpy as np
     from PIL import Image
 
@@ -98,33 +83,20 @@ def _values(root: Path, file: str) -> "np.ndarray":
     return values[..., 0] if values.ndim == 3 else values
 
 
-_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
-PETS = Dataset(
-    "pets",
-    "Oxford-IIIT Pet",
-    read_pets,
-    tree="""
+_PETS_TREE = """
   images/Abyssinian_1.jpg ...
   annotations/trimaps/Abyssinian_1.png ...
-  annotations/trainval.txt   annotations/test.txt    lines: name class-id species breed-id""",
-    usual_root="data/oxford-iiit-pet",
-    about="Oxford-IIIT Pet, boxes from the trimaps",
-    masks=True,
-    archives=(
-        Archive(f"{_PETS}/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "."),
-        Archive(f"{_PETS}/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "."),
-    ),
-)
-ECSSD = Dataset(
-    "ecssd",
-    "ECSSD",
-    read_ecssd,
-    tree="""
+  annotations/trainval.txt   annotations/test.txt    lines: name class-id species breed-id"""
+_ECSSD_TREE = """
   images/0001.jpg ...
-  ground_truth_mask/0001.png ...""",
-    usual_root="data/ECSSD",
-    about="ECSSD, a saliency benchmark with masks",
-    masks=True,
-    get="images.zip and ground_truth_mask.zip from https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency.",
+  ground_truth_mask/0001.png ..."""
+_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
+_PETS = (
+    Archive(f"{_URL}/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "."),
+    Archive(f"{_URL}/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "."),
 )
-DATASETS = (PETS, ECSSD)
+_ECSSD = "images.zip and ground_truth_mask.zip from https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency."
+DATASETS = (
+    Dataset("pets", "Oxford-IIIT Pet", read_pets, _PETS_TREE, "data/oxford-iiit-pet", archives=_PETS, masks=True),
+    Dataset("ecssd", "ECSSD", read_ecssd, _ECSSD_TREE, "data/ECSSD", get=_ECSSD, masks=True),
+)

@@ -1,4 +1,4 @@
-"""What a reader of a data set is made of: `Dataset` describes the set, the reader yields a `Row` a picture.
+"""The parts of a data set's reader: `Dataset` describes the set, the reader makes a `Row` for each picture.
 
 A reader is one file of this package. It ends with `DATASET = Dataset(..., read=read)` (or with `DATASETS`, several of
 them), and that is all: the registry is what the files of the package name.
@@ -42,7 +42,6 @@ class Dataset:
     read: "Callable[[Dataset, Path], Listing]"  # raises UserError where the folder has another layout
     tree: str  # the layout that the reader expects, for messages
     usual_root: str | None = None  # None: no usual place, --root must be given
-    about: str = ""
     get: str = ""  # one sentence on where to get it, if there are no archives
     archives: Sequence[Archive] = ()
     masks: bool = False  # whether it comes with foreground masks
@@ -100,7 +99,7 @@ def listing_of(
     unlabelled: str = "",
     unboxed: str = "",
 ) -> Listing:
-    """The listing of `rows`. Leaves out rows with a fault, paths that leave their folder, and second mentions of one.
+    """The listing of `rows`. Leaves out rows with a fault, paths that leave their folder, and pictures listed twice.
 
     `classes`: names by label, in order (None: the labels are the names). `folder`: what paths are relative to, with a
     slash at its end. `boxed`: rows have boxes. `unlabelled`, `unboxed`: notes that count rows without a class or box.

@@ -1,4 +1,4 @@
-"""Robust background detection (Zhu et al., CVPR 2014): what is hardly connected to the picture's edge is foreground."""
+"""Robust background detection (Zhu et al., CVPR 2014): parts hardly connected to the edge are foreground."""
 
 from typing import Any
 

@@ -130,7 +130,7 @@ class Network(nn.Module):
         return torch.sigmoid(coarse + self._refinement(coarse))
 
     def _refinement(self, coarse: Tensor) -> Tensor:
-        """What the second, small network adds to the first one's logits."""
+        """The second, small network: its output is added to the logits of the first."""
         x = self._plain("refunet.conv0", coarse)
         down = []
         for level in range(1, 5):

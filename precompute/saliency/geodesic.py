@@ -1,8 +1,8 @@
 """Geodesic saliency (Wei et al., ECCV 2012), alone and sharpened by a colour model. No weights.
 
-What cannot be reached from the picture's edge without crossing a strong change of colour is salient. Patches are the
-pixels of a picture squashed to 24×24; steps between neighbours cost their distance in L*a*b*, less the picture's
-average smallest step (so that texture is crossed for free).
+A place is salient if it cannot be reached from the picture's edge without crossing a strong change of colour. Patches
+are the pixels of a picture squashed to 24×24; steps between neighbours cost their distance in L*a*b*, less the
+picture's average smallest step (so that texture is crossed for free).
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ def from_the_edge(lab: Tensor) -> Tensor:
 
 
 def to_unit(maps: Tensor) -> Tensor:
-    """Each map [B, g, g] scaled to [0, 1]; a constant one becomes 0."""
+    """Each map [B, g, g] scaled to [0, 1]; a constant map becomes 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-6)
 
@@ -113,7 +113,7 @@ class GeodesicColour:
         # Picture by picture: the kernel stays in the cache, and no sum depends on the rest of the batch.
         for i, (feature, source, weight) in enumerate(zip(features, sources, weights, strict=True)):
             half = feature.square().sum(1)[:, None] / 2 + source.square().sum(1) / 2
-            # exp(-|f - f'|² / 2) by the one matrix product; rounding may lift an exponent just above 0
+            # exp(-|f - f'|² / 2) by a single matrix product; rounding may lift an exponent just above 0
             kernel = torch.addmm(half, feature, source.T, beta=-1).clamp_(max=0).exp_()
             inside, everything = (kernel @ torch.stack((weight, torch.ones_like(weight)), 1)).unbind(1)
             outside = (everything - inside) / (1 - weight).sum().clamp_min(1e-6)

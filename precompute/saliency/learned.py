@@ -1,4 +1,4 @@
-"""What the learned detectors share: a network of plain convolutions, given the weights of a published checkpoint."""
+"""The common parts of learned detectors: networks of plain convolutions with published weights."""
 
 from collections.abc import Iterable
 from typing import Any

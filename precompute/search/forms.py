@@ -11,7 +11,7 @@ Eq. 2 asks for the box with the largest mean. No mean exceeds the brightest pixe
     tau        max Σ (S − v)        the Lagrangian of a constrained mean; v in [0, 1] of the map's range
     component  the box of the largest 8-connected component of S′
 
-Maps are uint8, so sums are integers and exact, and scores are one float64 division of integers by a number out of one
+Maps are uint8, so sums are integers and exact, and scores are a single float64 division of integers by a number of one
 table: every implementation gets the same score to the last bit. **Tie rule** for equal scores: smallest
 area, then smallest y0, then smallest x0, then smallest height. An empty map (all zero) has no box.
 
@@ -25,15 +25,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from precompute.base.errors import BadValue
 from precompute.search.pairs import search_pairs
 
 FORMS = {  # name: default value, whether the map is cut at 0.75 · Otsu, what the value means
-    "tempered": (0.05, True, "gamma in [0, 1]"),
+    "tempered": (0.05, True, "gamma"),
     "literal": (0.0, False, "not used"),
-    "min-area": (0.4, False, "least area, as a share of the picture"),
-    "min-side": (0.5, False, "least sides, as a share of the picture's"),
-    "mass": (0.8, False, "least share of the map's total"),
-    "tau": (0.4, False, "threshold in [0, 1]"),
+    "min-area": (0.4, False, "the least area, as a share of the picture"),
+    "min-side": (0.5, False, "the least sides, as a share of the picture's"),
+    "mass": (0.8, False, "the least share of the map's total"),
+    "tau": (0.4, False, "the threshold"),
     "component": (0.0, True, "not used"),
 }
 _AT_ONCE = 262_144  # grid points (64 maps of 64²) that the batched search takes together: what fits the cache
@@ -49,11 +50,11 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.name not in FORMS:
-            raise ValueError(f"form {self.name!r}: one of {', '.join(FORMS)}")
+            raise BadValue("form", self.name, list(FORMS))
         if self.value is None:
             object.__setattr__(self, "value", FORMS[self.name][0])
         if not 0 <= self.number <= 1:
-            raise ValueError(f"value {self.value} of form {self.name}: {FORMS[self.name][2]}, from 0 to 1")
+            raise BadValue("value", self.value, f"from 0 to 1; of form {self.name} it is {FORMS[self.name][2]}")
 
     @property
     def number(self) -> float:
@@ -85,7 +86,7 @@ def quantise(maps: np.ndarray) -> np.ndarray:
 
 def otsu(maps: np.ndarray) -> np.ndarray:
     """Otsu's threshold of each map uint8 [B, H, W]: the first t with the largest variance between `<= t` and `> t`."""
-    # 256 maps at a time have their histograms in one, for their values and numbers fit 16 bits together.
+    # 256 maps at a time share one histogram: value and map number fit 16 bits together.
     parts = [maps[i : i + 256].reshape(len(maps[i : i + 256]), -1) for i in range(0, len(maps), 256)]
     numbered = [part + 256 * np.arange(len(part), dtype=np.uint16)[:, None] for part in parts]
     counts = np.concatenate([np.bincount(part.ravel(), minlength=256 * len(part)) for part in numbered])
@@ -105,7 +106,7 @@ def cut(maps: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def area_powers(largest: int, gamma: float) -> np.ndarray:
-    """float64 [largest + 1]: area^γ. The one table behind all scores; never decreasing, as the bounds need it."""
+    """float64 [largest + 1]: area^γ. The table behind all scores; never decreasing, as the bounds need it."""
     table = np.arange(largest + 1, dtype=np.float64) ** gamma
     table[0] = 1.0
     table = np.maximum.accumulate(table)
@@ -155,7 +156,7 @@ def _search(maps: np.ndarray, form: Form, sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Objective:
-    """A form for maps of one size: what a box scores, and what no box of a block of sizes can exceed.
+    """A form for maps of one size: the score of a box, and an upper bound for all boxes of a block of sizes.
 
     `score(sum, h, w)` never falls with the sum. -inf: not allowed.
     """
@@ -164,8 +165,8 @@ class Objective:
     upper: Callable[[int, int, int, int, int], float]  # largest sum, h_low, w_low, h_high, w_high
 
     @staticmethod
-    def of(form: Form, one: np.ndarray) -> "Objective":
-        height, width = one.shape
+    def of(form: Form, grid: np.ndarray) -> "Objective":
+        height, width = grid.shape
         if form.name == "tau":
             step = tau_step(form)
             return Objective(
@@ -179,7 +180,7 @@ class Objective:
         elif form.name == "min-side":
             least_h, least_w = max(1, int(np.ceil(form.number * height))), max(1, int(np.ceil(form.number * width)))
         elif form.name == "mass":
-            least_sum = form.number * int(one.sum(dtype=np.int64))
+            least_sum = form.number * int(grid.sum(dtype=np.int64))
 
         def upper(s: int, h0: int, w0: int, h1: int, w1: int) -> float:
             if h1 * w1 < least_area or h1 < least_h or w1 < least_w or s < least_sum:
@@ -189,10 +190,10 @@ class Objective:
         return Objective(lambda s, h, w: upper(s, h, w, h, w) if h * w >= least_area else -np.inf, upper)
 
 
-def integral(one: np.ndarray) -> np.ndarray:
+def integral(grid: np.ndarray) -> np.ndarray:
     """int64 [H + 1, W + 1]: sums over all rectangles that begin in the corner."""
-    table = np.zeros((one.shape[0] + 1, one.shape[1] + 1), np.int64)
-    table[1:, 1:] = one.astype(np.int64).cumsum(0).cumsum(1)
+    table = np.zeros((grid.shape[0] + 1, grid.shape[1] + 1), np.int64)
+    table[1:, 1:] = grid.astype(np.int64).cumsum(0).cumsum(1)
     return table
 
 
@@ -205,13 +206,13 @@ def largest_sum(table: np.ndarray, h: int, w: int) -> tuple[int, int, int]:
     return int(sums[y0, x0]), y0, x0
 
 
-def branch_and_bound(one: np.ndarray, objective: Objective) -> tuple[int, int, int, int]:
+def branch_and_bound(grid: np.ndarray, objective: Objective) -> tuple[int, int, int, int]:
     """The best box of one map with a positive pixel: best-first over blocks of sizes, split down to single sizes.
 
     For S ≥ 0 no box of a block has a larger sum than the best box of the block's largest size.
     """
-    height, width = one.shape
-    table = integral(one)
+    height, width = grid.shape
+    table = integral(grid)
     known: dict[tuple[int, int], tuple[int, int, int]] = {}
 
     def at(h: int, w: int) -> tuple[int, int, int]:
@@ -259,14 +260,14 @@ def brightest(maps: np.ndarray) -> np.ndarray:
     return np.stack((x, y, x + 1, y + 1), 1).astype(np.int32)
 
 
-def kadane(one: np.ndarray, step: int) -> tuple[int, int, int, int]:
+def kadane(grid: np.ndarray, step: int) -> tuple[int, int, int, int]:
     """The box with the largest 256·Σ S − step·|B|: for every pair of rows the best run of columns, in one pass.
 
     Score and area travel in one integer, score · (points + 1) − area, so that the smaller of equal boxes wins.
     """
-    height, width = one.shape
+    height, width = grid.shape
     more = height * width + 1
-    table = integral(one) * TAU_STEPS
+    table = integral(grid) * TAU_STEPS
     table -= step * np.outer(np.arange(height + 1), np.arange(width + 1))
     best, answer = (-(2**63), 0, 0, 0), (0, 0, width, height)
     for h in range(1, height + 1):
@@ -285,12 +286,12 @@ def kadane(one: np.ndarray, step: int) -> tuple[int, int, int, int]:
     return answer
 
 
-def component(one: np.ndarray) -> tuple[int, int, int, int]:
+def component(grid: np.ndarray) -> tuple[int, int, int, int]:
     """The bounding box of the largest 8-connected component (equal sizes: the first by rows)."""
     from scipy.ndimage import find_objects, label
 
-    labels = np.zeros(one.shape, np.int32)
-    label(one > 0, structure=np.ones((3, 3), int), output=labels)
+    labels = np.zeros(grid.shape, np.int32)
+    label(grid > 0, structure=np.ones((3, 3), int), output=labels)
     largest = int(np.bincount(labels.ravel())[1:].argmax())
     rows, columns = find_objects(labels)[largest]
     return columns.start, rows.start, columns.stop, rows.stop

@@ -2,7 +2,7 @@
 
 Maximise S(box) / |box|^γ for S ≥ 0. A box is a row interval times a column interval. Its sum is at most the sum of
 all rows of its row interval, and of all columns of its column interval. With a good box at hand, of score L, only
-intervals whose own sums reach L·(h·w)^γ for some width w that the columns can feed may belong to a better one. On real
+intervals whose own sums reach L·(h·w)^γ for some width w that the columns can feed may belong to a better box. On real
 maps a few dozen are left, and their pairs are summed exactly. Where thousands of pairs are left (γ near 1), the map
 goes to the branch and bound of `search`.
 
@@ -40,7 +40,7 @@ def _sums_above(maps: np.ndarray) -> np.ndarray:
     count, height, width = maps.shape
     above = np.zeros((height + 1, count, width), np.int32 if height * width < 2**23 else np.int64)
     above[1:] = maps.transpose(1, 0, 2)
-    for y in range(1, height):  # rows of all maps at once: several times faster than cumsum, which goes one by one
+    for y in range(1, height):  # rows of all maps at once: several times faster than cumsum over each map
         above[y + 1] += above[y]
     return above
 
@@ -85,18 +85,19 @@ def _needed(most_rows, most_columns, floor, powers):
     """Least sums float32 [B, H] of row intervals by height, [B, W] of column intervals by width; inf: none will do."""
     least = (floor * _MARGIN).astype(np.float32)[:, None]
 
-    def needed(mine: int, others: np.ndarray) -> np.ndarray:
-        """For each of `mine` sizes the least sum that a box must hold, over the other's sizes where they can hold it.
+    def needed(sizes: int, most: np.ndarray) -> np.ndarray:
+        """The least sum that a box must hold, for each size 1 to `sizes` of this side, whatever the other side's size.
 
-        It grows with the other's size, so the smallest that can hold it decides: (m·n)^γ is m^γ · n^γ. That smallest
-        size grows with mine, so it is looked up for every fourth of mine only and holds for the three above as a bound.
+        `most`: the largest sum by size of the other side. The least sum grows with the other size, so the smallest
+        that can hold it decides: (m·n)^γ is m^γ · n^γ. That smallest size grows with this side's size, so it is looked
+        up for every fourth size only and is a bound for the three above.
         """
-        n = others.shape[1]
+        n = most.shape[1]
         powers_n = powers[1 : n + 1].astype(np.float32)
-        densest = others / powers_n
-        base = least * powers[1 : mine + 1].astype(np.float32)
+        densest = most / powers_n
+        base = least * powers[1 : sizes + 1].astype(np.float32)
         at = (densest[:, None] >= base[:, ::4, None]).argmax(2)  # 0 where none is enough: reset below
-        need = base * powers_n[at].repeat(4, 1)[:, :mine]
+        need = base * powers_n[at].repeat(4, 1)[:, :sizes]
         return np.where(base * _MARGIN <= densest.max(1, keepdims=True), need, np.float32(np.inf))
 
     return needed(most_rows.shape[1], most_columns), needed(most_columns.shape[1], most_rows)

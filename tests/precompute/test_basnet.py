@@ -141,8 +141,7 @@ def test_loading_is_strict(published, tmp_path):
         "missing refunet.conv_d0.bias$": {k: v for k, v in state.items() if k != "refunet.conv_d0.bias"},
         "missing .* and [0-9]+ more; unknown a": {"a": torch.zeros(1)},
         "unknown more.weight": state | {"more.weight": torch.zeros(1)},
-        r"of another shape outconv6.weight \(\[2\], not \[1, 512, 3, 3\]\)": state
-        | {"outconv6.weight": torch.zeros(2)},
+        r"of another shape outconv6.weight \(\[2\], not \[1, 512, 3, 3\]": state | {"outconv6.weight": torch.zeros(2)},
     }
     for reason, content in faults.items():
         torch.save(content, path)

@@ -274,7 +274,7 @@ def test_maps_from_a_folder(boxes, shared_data, tmp_path):
     assert cache.truths is not None
     assert iou(cache.boxes.astype(float), cache.truths.astype(float)).mean() > 0.95  # masks as maps
     refused = boxes(*given, "--maps", tmp_path, "--rebuild", status=1).stderr
-    assert "not one map for 70 pictures; expected " in refused
+    assert "no map for any of 70 pictures; expected " in refused
     assert "images/0002.png" in refused
     assert boxes(*given, status=2)
 

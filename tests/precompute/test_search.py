@@ -211,9 +211,9 @@ def test_quantise_takes_any_floats():
 
 
 def test_wrong_values_are_named():
-    with pytest.raises(ValueError, match="form 'best': one of tempered"):
+    with pytest.raises(ValueError, match="form='best': must be one of tempered"):
         Form("best")
-    with pytest.raises(ValueError, match=r"value 1\.5 of form mass"):
+    with pytest.raises(ValueError, match=r"value=1\.5: must be from 0 to 1; of form mass"):
         Form("mass", 1.5)
     with pytest.raises(ValueError, match="uint8"):
         find_boxes(np.zeros((1, 4, 4)))
