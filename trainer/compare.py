@@ -24,7 +24,7 @@ from augment.views.policy import NAMES
 from precompute.base.errors import UsageError
 from precompute.base.files import replacing, sweep
 from precompute.base.options import Parser, add_options, option, read_options
-from precompute.base.program import ending, main
+from precompute.base.program import main
 from trainer.config.choices import let_idle_threads_sleep
 from trainer.config.run import CONTROLS, METHODS
 
@@ -109,20 +109,19 @@ def program(argv: list[str] | None = None) -> int:
     from trainer.comparison.plot import plot
 
     out = Path(config.out)
-    with ending():
-        for arm in config.arms:  # mistakes show before the first arm has trained for hours
-            check_arm([(command_of(arm, seed, flags, out), folder_of(arm, seed, out)) for seed in range(config.seeds)])
-        for arm in config.arms:
-            for seed in range(config.seeds):
-                if (status := _run(arm, seed, flags, out)) != 0:
-                    print("the comparison is not done: give the same trainer.compare command again to go on with it")
-                    return status
-        result = summarise(config, flags)
-        print(table(result, config.show))
-        sweep(out / "compare.json")
-        with replacing(out / "compare.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        plot(result, out / "compare.png")
+    for arm in config.arms:  # mistakes show before the first arm has trained for hours
+        check_arm([(command_of(arm, seed, flags, out), folder_of(arm, seed, out)) for seed in range(config.seeds)])
+    for arm in config.arms:
+        for seed in range(config.seeds):
+            if (status := _run(arm, seed, flags, out)) != 0:
+                print("the comparison is not done: give the same trainer.compare command again to go on with it")
+                return status
+    result = summarise(config, flags)
+    print(table(result, config.show))
+    sweep(out / "compare.json")
+    with replacing(out / "compare.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    plot(result, out / "compare.png")
     if parsed.json:
         print(json.dumps(result, allow_nan=False))
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from precompute.base.errors import UsageError, UserError
 from precompute.base.options import Parser, add_options, read_options
-from precompute.base.program import ending, held_back, main
+from precompute.base.program import main
 from trainer.config.choices import let_idle_threads_sleep
 from trainer.config.idle import idle_flags
 from trainer.config.run import FREE, PLACES, PRESETS, RunConfig
@@ -27,15 +27,14 @@ def program(argv: list[str] | None = None) -> int:
     given, preset, resume = _parse(argv)
     named, given = given.keys(), {**PRESETS[preset], **given}
     config = _config(given) if resume is None else None  # a bad value answers before torch is imported
-    with ending():
-        with held_back():
-            from trainer.record import checkpoint
-            from trainer.train import train
-        if config is not None:
-            return train(config, notes=idle_flags(config, named))
-        path = Path(resume or given.get("out") or RunConfig.out)
-        state, path, remark = checkpoint.load_latest(path) if path.is_dir() else (checkpoint.load(path), path, None)
-        return train(_continued(state, given, path), checkpoint.Resumed(state, path, remark))
+    from trainer.record import checkpoint
+    from trainer.train import train
+
+    if config is not None:
+        return train(config, notes=idle_flags(config, named))
+    path = Path(resume or given.get("out") or RunConfig.out)
+    state, path, remark = checkpoint.load_latest(path) if path.is_dir() else (checkpoint.load(path), path, None)
+    return train(_continued(state, given, path), checkpoint.Resumed(state, path, remark))
 
 
 def _parse(argv: list[str] | None) -> tuple[dict[str, Any], str, str | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from precompute.base.errors import BadFile, UserError
 from precompute.base.options import as_json
-from precompute.base.program import held_back, stop_signal
+from precompute.base.program import stop_signal
 from precompute.base.ranks import Process
 from trainer.config.choices import Hardware, decide, find_hardware
 from trainer.config.run import RunConfig
@@ -280,10 +280,9 @@ def _finish(state: TrainingState, data: Data, held_out: str | None, journal: Jou
     say(f"encoder: {path} (torchvision's key names; {state.config.arch} without fc)")
     found = None
     if held_out is not None:
-        with held_back():
+        try:
             from trainer.evaluation.run_report import evaluate_run
 
-        try:
             found = evaluate_run(state, data, held_out, out, say)
         except (KeyboardInterrupt, UserError) as error:
             more = ("--on-bad", "replace") if isinstance(error.__cause__, BadFile) else ()

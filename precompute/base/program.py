@@ -1,4 +1,4 @@
-"""How every program of this project starts, ends and hears signals.
+"""How every program of this project starts and ends, and what signals do.
 
 Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
@@ -15,15 +15,16 @@ from typing import Any, TypeVar
 
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import as_flag
+from precompute.base.ranks import this_process
 
 T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
-    """A Ctrl-C that `main` heard.
+    """SIGINT or SIGTERM, raised in `main`'s program.
 
-    A class of its own: where KeyboardInterrupt itself passes through an `exec` (every dataclass that is being imported
-    has one), CPython ends the process by SIGINT whatever is done about it afterwards.
+    A subclass, because CPython kills the process with SIGINT when a plain KeyboardInterrupt escapes from `exec`
+    (dataclass creation uses it), even if it is caught later.
     """
 
 
@@ -66,51 +67,26 @@ def progress(items: Iterable[T], *, total: int | None = None, what: str = "", un
 
 
 def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
-    """Runs `program` and ends the process: no traceback for a user's mistake, 130 on Ctrl-C, quiet on a closed pipe."""
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored, as by nohup
-    status, failed = 0, None
-    with raised([signal.SIGINT] if heard else []) as came:
+    """Runs `program` and ends the process: no traceback for a user's mistake, quiet on a closed pipe.
+
+    SIGINT and SIGTERM raise `Interrupted` in it, and the status is 130. One that is ignored stays so (background jobs).
+    Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for a dead rank.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        raise Interrupted
+
+    numbers = [signal.SIGINT] if this_process().world > 1 else [signal.SIGINT, signal.SIGTERM]
+    with _handled([n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN], interrupt):
         try:
             status = program(argv) or 0
             sys.stdout.flush()
         except BaseException as error:
-            # What follows a Ctrl-C is the Ctrl-C: within `threading` it may come out as a lock that was not acquired.
-            failed = Interrupted() if came else error
-    sys.exit(status if failed is None else _status(failed))
-
-
-@contextmanager
-def raised(numbers: Iterable[int]) -> Iterator[list[int]]:
-    """In the block `Interrupted` is raised where a signal of `numbers` comes in; yields the list of those that came.
-
-    Where Python would print what was raised and go on (in a finalizer, in a weak reference's callback), it is raised
-    again a moment later, until something hears it. Main thread only.
-    """
-    came: list[int] = []
-
-    def end(number: int, _: object) -> None:
-        came.append(number)
-        raise Interrupted
-
-    def unheard(told: Any) -> None:
-        if not issubclass(told.exc_type, Interrupted):
-            hook_before(told)
-        else:
-            signal.signal(signal.SIGALRM, end)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-    before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGALRM)}
-    hook_before, sys.unraisablehook = sys.unraisablehook, unheard
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield came
-    finally:
-        if signal.getsignal(signal.SIGALRM) is end:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook_before
+            # Errors after a signal follow from it: `threading` may fail on a lock that was not acquired.
+            status = _status(Interrupted() if came else error)
+    sys.exit(status)
 
 
 @dataclass
@@ -124,60 +100,30 @@ class Stop:
 def stop_signal() -> Iterator[Stop]:
     """SIGTERM and SIGINT ask the loop to save and end after its step; a second one ends it at once."""
     stop = Stop()
-    before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def ask(number: int, _: object) -> None:
         stop.is_set = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
-    with _handled(before, ask):
+    with _handled(numbers, ask):
         yield stop
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does: KeyboardInterrupt comes out of the block, files half written are gone.
-
-    Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for one that died.
-    """
-    numbers = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", 1)) > 1 else [signal.SIGTERM, signal.SIGINT]
-    with raised(numbers) as came:
-        try:
-            yield
-        except BaseException as error:
-            if came:  # whatever follows it: within `threading` it may come out as a lock that was not acquired
-                raise Interrupted from error
-            raise
-
-
-@contextmanager
-def held_back() -> Iterator[None]:
-    """SIGTERM and SIGINT wait for the end of the block: of heavy imports, where C code swallows what a handler raises.
-
-    (NumPy, asked for by torch, is then there by half: "module 'numpy' has no attribute 'matrix'".)
-    """
-    came: list[int] = []
-    before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    with _handled(before, lambda number, _: came.append(number)):
-        yield
-    if came:
-        signal.raise_signal(came[0])
-
-
-@contextmanager
-def _handled(before: dict[int, Any], handler: Any) -> Iterator[None]:
-    """`handler` in place of those in `before`, by signal number, for the length of the block."""
-    for number in before:
-        signal.signal(number, handler)
+def _handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Sets `handler` for these signals within the block."""
+    before = [(number, signal.signal(number, handler)) for number in numbers]
     try:
         yield
     finally:
-        for number, old in before.items():
+        for number, old in before:
             signal.signal(number, old)
 
 
 def _status(error: BaseException) -> int:
-    """The exit status for `error`, which is told; one that is nobody's mistake but ours is raised again."""
+    """Prints `error` and returns its exit status; re-raises anything that is a bug of ours."""
     if isinstance(error, UserError):
         _fail(as_flag(error) if isinstance(error, BadValue) else error)
         return 2 if isinstance(error, UsageError) else 1

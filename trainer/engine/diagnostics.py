@@ -1,7 +1,7 @@
-"""What tells a healthy run from a sick one, measured on the batch of a log line (the only steps that may sync).
+"""Figures that show whether a run is healthy, measured on the batch of a log line (the only steps that may sync).
 
 saturated      share of the C map's cells below 0.01 or above 0.99, where the sigmoid passes next to no gradient
-gradient_ratio norm of the alignment's gradient over the contrastive one's, at the features of the (last) aligned stage
+gradient_ratio norm of the alignment's gradient over that of the contrastive loss, at the last aligned stage's features
 crossview      drop of C's AUC when every view is held against another image's keys; near 0 means that C is a
                foreground classifier per cell and no correspondence between views
 feature_std    standard deviation of the normalised features over the batch, times sqrt(width): 1 for isotropic
@@ -9,7 +9,7 @@ feature_std    standard deviation of the normalised features over the batch, tim
 rank           effective rank of the features (exponential of the entropy of their normalised singular values)
 no_background  share of views whose rectangle leaves less than a twentieth of the view
 
-Several processes each diagnose their part of the batch; a log line has the means.
+Each rank diagnoses its rows of the batch; a log line has the means over the ranks.
 """
 
 import torch
@@ -26,22 +26,22 @@ COLLAPSED_RANK = 2.0
 
 
 def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
-    """Diagnoses of one part of a step, before its backward; scalars on the device."""
-    found = feature_health(part.online.features.detach())
+    """The figures of one part of a step, before its backward; scalars on the device."""
+    figures = feature_health(part.online.features.detach())
     if part.maps:
         stage = max(part.maps)
         c, mask = part.maps[stage].detach(), part.masks[stage]
-        found["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
-        found["c_auc"] = cell_auc(c, mask).nanmean()
+        figures["saturated"] = ((c < 0.01) | (c > 0.99)).float().mean()
+        figures["c_auc"] = cell_auc(c, mask).nanmean()
         if part.online.z[stage].requires_grad and (stage == max(part.online.z) or not method.online.compiled):
-            found["gradient_ratio"] = gradient_ratio(part, stage)
+            figures["gradient_ratio"] = gradient_ratio(part, stage)
         alignment = getattr(method, "alignment", None)
         if part.keys is not None and stage in part.keys.maps and alignment is not None:
             with torch.no_grad():
                 rolled_keys = rolled(part.keys.maps[stage])
                 other = correspondence(part.online.predicted_maps[stage].detach(), rolled_keys, alignment.settings)
-            found["crossview"] = found["c_auc"] - cell_auc(other, mask).nanmean()
-    return found
+            figures["crossview"] = figures["c_auc"] - cell_auc(other, mask).nanmean()
+    return figures
 
 
 def no_background(rects: Tensor, size: int) -> Tensor:
@@ -54,7 +54,7 @@ def feature_health(features: Tensor) -> dict[str, Tensor]:
     """feature_std and rank of [N, C] features."""
     z = F.normalize(features.float(), dim=1)
     z = z - z.mean(0)
-    known = z.nan_to_num().double()  # a diverged step is reported by the loss, not by LAPACK
+    known = z.nan_to_num().double()  # LAPACK would raise in a diverged step, which the loss reports
     # Singular values from the smaller Gram matrix: an eighth of svdvals's time for [256, 2048], equal to 1e-6.
     gram = known @ known.T if len(known) < known.shape[1] else known.T @ known
     share = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
@@ -66,7 +66,8 @@ def feature_health(features: Tensor) -> dict[str, Tensor]:
 def gradient_ratio(part: Part, stage: int) -> Tensor:
     """‖∂(weighted alignment)/∂z‖ / ‖∂contrastive/∂z‖ at the stage's features z, which must not be frozen.
 
-    At stage 3 not of a compiled network, whose maps come out of one piece: none is the other's origin.
+    Not available for stage 3 of a compiled network: both maps are outputs of one graph, so there is no gradient from
+    one to the other.
     """
     z = part.online.z[stage]
     weighted = part.loss - part.terms["contrastive"]
@@ -76,7 +77,7 @@ def gradient_ratio(part: Part, stage: int) -> Tensor:
 
 
 def collapse_warning(row: dict[str, float]) -> str | None:
-    """A sentence where the features of the batch have become (nearly) one point or one line."""
+    """A warning if the features of the batch have become (nearly) one point or one line, else None."""
     if row["feature_std"] < COLLAPSED_STD or row["rank"] < COLLAPSED_RANK:
         return (
             f"warning: features are collapsing (std {row['feature_std']:.3f}, effective rank {row['rank']:.1f}): "

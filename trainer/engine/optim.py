@@ -17,6 +17,7 @@ class Lars(Optimizer):
 
     A group with `adapt=False` (biases and norms) is plain SGD with momentum. The trust ratio
     η‖w‖ / (‖g‖ + wd·‖w‖) never leaves the device: no `.item()`, where lightly's and solo-learn's sync twice per tensor.
+    Not timm's own, which lacks the defaults of old checkpoints' groups and whose import loads all of timm's models.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:

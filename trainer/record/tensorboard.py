@@ -1,19 +1,19 @@
-"""TensorBoard event files beside metrics.jsonl: the same rows, for those who watch runs there. An optional extra."""
+"""TensorBoard event files beside metrics.jsonl, with the same rows. Needs the extra `tensorboard`."""
 
 import importlib.util
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from precompute.base.errors import UserError
 
 FOLDER = "tensorboard"
-_PLACES = ("epoch", "epochs", "step", "steps")  # where a row is, not what was measured
+_PLACES = ("epoch", "epochs", "step", "steps")  # they say where a row belongs and are not measured
 
 
 def require() -> None:
-    """Raises UserError where TensorBoard is not installed: before anything is written, not at the first line."""
+    """UserError if TensorBoard is not installed; to be called before a run writes anything."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "--tensorboard: it is not installed. Remedy: pip install 'saliencyswap[tensorboard]', "
@@ -22,15 +22,18 @@ def require() -> None:
 
 
 class Board:
-    """Writes the journal's rows as scalars: `loss`, `alignment`, ..., and `evaluation/...`, over the step."""
+    """Writes the journal's step and evaluation rows as scalars over the step: `loss`, ..., `evaluation/...`."""
 
     def __init__(self, folder: Path) -> None:
-        require()
         self.folder = folder / FOLDER
         self._writer: Any = None
 
     def restart(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Written anew from `rows`, so that a resumed run shows no step twice."""
+        """Writes the event files anew from `rows`.
+
+        A resumed run thus shows no step twice, also if it goes on in another folder or had no event files before, which
+        SummaryWriter's `purge_step` cannot do.
+        """
         from tensorboard.summary import Writer
 
         self.close()
@@ -40,11 +43,9 @@ class Board:
             self.add(row)
 
     def add(self, row: dict[str, Any]) -> None:
-        """The figures of one row; the config, which has none, is left out."""
-        if self._writer is None or row["kind"] == "config":
-            return
+        """Writes the numbers of one row."""
         prefix = "" if row["kind"] == "step" else f"{row['kind']}/"
-        for name, value in _figures({k: v for k, v in row.items() if k not in _PLACES}):
+        for name, value in _numbers({k: v for k, v in row.items() if k not in _PLACES}):
             self._writer.add_scalar(prefix + name, value, row["step"])
         self._writer.flush()
 
@@ -52,13 +53,12 @@ class Board:
         """Ends the event file."""
         if self._writer is not None:
             self._writer.close()
-        self._writer = None
 
 
-def _figures(values: dict[str, Any]) -> Iterable[tuple[str, float]]:
+def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """All numbers in nested dicts, by their path."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", x) for inner, x in _figures(value))
+            yield from ((f"{name}/{inner}", x) for inner, x in _numbers(value))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, float(value)
