@@ -72,10 +72,10 @@ def _policy_for(source: Source, policy: Any) -> Policy:
     policy = Policy() if policy is None else policy
     if not isinstance(policy, Policy):
         raise BadValue("policy", policy, "an augment.Policy, such as Policy(name='rrc')")
-    if policy.name == "copy-paste" and source.maps is None:
-        raise BadValue("maps", None, "a folder of saliency maps for the policy copy-paste")
-    if policy.name != "copy-paste" and source.maps is not None:
-        raise BadValue("maps", str(source.maps), f"left out for {policy.name}: they belong to the policy copy-paste")
+    if policy.kind.maps and source.maps is None:
+        raise BadValue("maps", None, f"a folder of saliency maps for the policy {policy.name}")
+    if source.maps is not None and not policy.kind.maps:
+        raise BadValue("maps", str(source.maps), f"left out for {policy.name}, which uses no maps")
     return policy
 
 

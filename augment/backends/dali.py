@@ -57,27 +57,19 @@ class DaliBackend:
         self._runs.drop()
 
     def _begin(self, plan: Plan, files: Sequence[bytes]) -> None:
-        # A sample of the pipeline is an image and, while there are some, a row of the plan whose source it is.
+        from augment.backends.dali_graph import inputs
+
+        # Sample j of the pipeline decodes one image. The first len(plan) samples also carry row j of the plan, whose
+        # source they decode.
         others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
         slots = np.concatenate((plan.source_slot, others))
-        values, rows = arguments(plan, slots, self._covered, self._shared), len(slots)
-        fed: dict[str, Any] = {name: _filled(name, value, rows, plan.size) for name, value in values.items()}
+        graph, rows = graph_of(self.policy), len(slots)
+        values, table = arguments(plan, slots, graph["covered"], graph["shared_scene"]), inputs(**graph)
+        fed: dict[str, Any] = {name: filled(value, rows, table[name][2]) for name, value in values.items()}
         fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
-        if self._soft:
+        if graph["soft"]:
             fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
         self._runs.begin(plan, rows, fed)
-
-    @property
-    def _covered(self) -> bool:
-        return self.policy.name == "rrc"
-
-    @property
-    def _shared(self) -> bool:
-        return self.policy.scene == "whole"
-
-    @property
-    def _soft(self) -> bool:
-        return self.policy.name == "copy-paste"
 
     def _build(self, rows: int) -> tuple[Any, int]:
         # Batches that are no multiple of the group need some images more than they have sources.
@@ -136,6 +128,17 @@ class Decoder:
         return pipe, rows
 
 
+def graph_of(policy: Policy) -> dict[str, Any]:
+    """What the graph depends on besides device and dtype: see `augment.backends.dali_graph.views_graph`."""
+    return {
+        "size": policy.size,
+        "views": policy.views,
+        "covered": not policy.kind.pastes,
+        "shared_scene": policy.scene == "whole",
+        "soft": policy.kind.maps,
+    }
+
+
 def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, batch_size: int, num_threads: int) -> Any:
     """The traced pipeline, not built: tracing works on a machine without a GPU, building does not."""
     from augment.backends.dali_graph import types, views_graph
@@ -148,11 +151,7 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
         prefetch_queue_depth=1,  # see `Runs`
         exec_dynamic=True,  # outputs are never overwritten by later runs
         device="gpu" if cuda else "cpu",
-        size=policy.size,
-        views=policy.views,
-        covered=policy.name == "rrc",
-        shared_scene=policy.scene == "whole",
-        soft=policy.name == "copy-paste",
+        **graph_of(policy),
         mean=[255 * x for x in policy.mean],
         std=[255 * x for x in policy.std],
         dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
@@ -195,14 +194,9 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
     return {name: np.ascontiguousarray(value) for name, value in out.items()}
 
 
-def _filled(name: str, value: np.ndarray, rows: int, size: int) -> np.ndarray:
-    """`value` with further rows, cheap ones that fit any image: crops of one pixel, nothing pasted, no blur."""
-    filler = np.zeros(value.shape[1:], value.dtype)
-    if name.startswith(("extent", "window", "scene_size")) or name.endswith("_to"):
-        filler[...] = 1
-    elif name.startswith("anchor"):
-        filler[...] = size  # see `arguments`
-    return np.ascontiguousarray(np.concatenate((value, np.repeat(filler[None], rows - len(value), axis=0))))
+def filled(value: np.ndarray, rows: int, filler: int) -> np.ndarray:
+    """`value` with further rows of `filler`, `rows` in all."""
+    return np.concatenate((value, np.full((rows - len(value), *value.shape[1:]), filler, value.dtype)))
 
 
 def _alphas(plan: Plan, v: int, rows: int) -> list[np.ndarray]:

@@ -20,8 +20,10 @@ types: Any = dali_types  # its members are made at run time
 MINIBATCH = 1024  # images in one of `resize`'s kernels on CUDA; the default of 32 means many launches
 
 
-def inputs(views: int, covered: bool, shared_scene: bool, soft: bool) -> dict[str, tuple[Any, int]]:
-    """Names, types and ranks of everything that is fed, one of each a sample (y before x, as DALI has it).
+def inputs(*, size: int, views: int, covered: bool, shared_scene: bool, soft: bool) -> dict[str, tuple[Any, int, int]]:
+    """Names, types, ranks and fillers of everything that is fed, one of each a sample (y before x, as DALI has it).
+
+    The filler is for samples that are no source: cheap values that fit any image (crops of one pixel, nothing pasted).
 
     encoded          the image's file
     scene_from/to    int [2]: its scene; scene_size float [2] (1, 1 where nobody needs it)   [shared_scene]
@@ -34,20 +36,21 @@ def inputs(views: int, covered: bool, shared_scene: bool, soft: bool) -> dict[st
     colouredV        int []: whether there is any colour jitter or gray; matrixV, offsetV float [3, 3]: M and K
     sigmaV float []; windowV int []; flipV int []
     """
-    point, pair, matrix = (types.INT32, 1), (types.INT32, 2), (types.FLOAT, 2)
-    out: dict[str, tuple[Any, int]] = {"encoded": (types.UINT8, 1)}
+    start, end, extent = (types.INT32, 1, 0), (types.INT32, 1, 1), (types.FLOAT, 1, 1)
+    number, odd, matrix = (types.INT32, 0, 0), (types.INT32, 0, 1), (types.FLOAT, 2, 0)
+    out: dict[str, tuple[Any, int, int]] = {"encoded": (types.UINT8, 1, 0)}
     if shared_scene and not covered:
-        out |= {"scene_from": point, "scene_to": point, "scene_size": (types.FLOAT, 1)}
+        out |= {"scene_from": start, "scene_to": end, "scene_size": extent}
     for v in range(views):
-        if not covered:
-            out |= {f"background{v}": (types.INT32, 0), f"anchor{v}": pair, f"shape{v}": pair}
+        if not covered:  # the anchor of nothing lies beyond the view: see `augment.backends.dali.arguments`
+            out |= {f"background{v}": number, f"anchor{v}": (types.INT32, 2, size), f"shape{v}": (types.INT32, 2, 0)}
             if not shared_scene:
-                out |= {f"scene{v}_from": point, f"scene{v}_to": point}
+                out |= {f"scene{v}_from": start, f"scene{v}_to": end}
             if soft:
-                out |= {f"alpha{v}": (types.UINT8, 3)}
-        out |= {f"patch{v}_from": point, f"patch{v}_to": point, f"extent{v}": (types.FLOAT, 1)}
-        out |= {f"coloured{v}": (types.INT32, 0), f"matrix{v}": matrix, f"offset{v}": matrix}
-        out |= {f"sigma{v}": (types.FLOAT, 0), f"window{v}": (types.INT32, 0), f"flip{v}": (types.INT32, 0)}
+                out |= {f"alpha{v}": (types.UINT8, 3, 255)}
+        out |= {f"patch{v}_from": start, f"patch{v}_to": end, f"extent{v}": extent}
+        out |= {f"coloured{v}": number, f"matrix{v}": matrix, f"offset{v}": matrix}
+        out |= {f"sigma{v}": (types.FLOAT, 0, 0), f"window{v}": odd, f"flip{v}": number}
     return out
 
 
@@ -70,9 +73,10 @@ def views_graph(
     `covered`: patches cover their views, no background is needed. `shared_scene`: the scene of an image is the same in
     all views, so it is resized once and handed around. `soft`: patches have an alpha (never where `covered`).
     """
+    graph = {"size": size, "views": views, "covered": covered, "shared_scene": shared_scene, "soft": soft}
     given = {
         name: fn.external_source(name=name, dtype=kind, ndim=ndim, no_copy=True)
-        for name, (kind, ndim) in inputs(views, covered, shared_scene, soft).items()
+        for name, (kind, ndim, _) in inputs(**graph).items()
     }
     decoded = decode(given["encoded"], device, hw_decoder_load)
     scenes = decoded

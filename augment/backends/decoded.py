@@ -19,7 +19,7 @@ from torch import Tensor
 
 from augment.views.geometry import box_to_pixels
 from augment.views.plan import Pool
-from augment.views.policy import BOXED, Policy
+from augment.views.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +59,9 @@ class DecodedCache:
     def __init__(self, policy: Policy, pool: Pool, budget: int, side: int | None = None) -> None:
         """`side`: the most pixels that the longer side of a kept part has; None: as many as the image."""
         self.policy, self.budget, self.used = policy, budget, 0
-        self.keeps_scenes = policy.name != "rrc" and policy.scene == "whole"
+        self.keeps_scenes = policy.kind.pastes and policy.scene == "whole"
         whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
-        boxes_only = self.keeps_scenes and policy.name in BOXED
+        boxes_only = self.keeps_scenes and policy.kind.boxed
         self._regions = box_to_pixels(pool.boxes if boxes_only else whole, pool.widths, pool.heights)
         self._scene_sides = np.stack((pool.widths, pool.heights), axis=1)
         full = self._regions[:, 2:] - self._regions[:, :2]

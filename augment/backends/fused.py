@@ -4,7 +4,6 @@ With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, pla
 (`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then view after view.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -18,13 +17,13 @@ from augment.backends import native
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
+from augment.backends.recycled import Recycled
 from augment.backends.torch_ops import decode
 from augment.stream.threads import share_out
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
-_ALIGNED = 64  # bytes: views.cpp writes whole lines of the cache
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -33,38 +32,8 @@ def _decoded(data: bytes) -> Tensor:
     return decode(data).permute(1, 2, 0).contiguous()
 
 
-class Recycled:
-    """Memory of tensors that nobody holds any more, used again: fresh pages would cost as much as filling them."""
-
-    def __init__(self, dtype: torch.dtype, keep: int = 16) -> None:
-        self._dtype, self._keep = dtype, keep
-        self._blocks: list[np.ndarray] = []
-
-    def take(self, shape: tuple[int, int, int, int]) -> Tensor:
-        """Shape [N, H, W, 3], seen as [N, 3, H, W]; contents arbitrary."""
-        count = int(np.prod(shape)) * self._dtype.itemsize
-        room = count + _ALIGNED
-        free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
-        block = min(free, key=len, default=None)
-        if block is None:
-            block = np.empty(room, np.uint8)
-            self._blocks = [*self._blocks[-self._keep + 1 :], block]
-        start = -block.ctypes.data % _ALIGNED
-        # The tensor's storage holds a reference to the block, whatever views of it are passed around.
-        return torch.from_numpy(block)[start : start + count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
-
-
-def _references_when_free() -> int:
-    """What `sys.getrefcount` says inside the loop of `Recycled.take` of a block that only the list holds."""
-    blocks = [np.empty(1, np.uint8)]
-    return next(sys.getrefcount(b) for b in blocks)
-
-
-_REFERENCES = _references_when_free()
-
-
 def _alone() -> None:
-    """Lets torch use this thread alone. Asked before, it sets the thread up; later that would undo it."""
+    """Limits torch to the calling thread. The first call sets the thread up, which would undo the limit later."""
     torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -89,8 +58,8 @@ class FusedBackend:
         self._cache = cache
         self.name = "fused" if compiled else "eager"
         self._library = native.load(say) if compiled else None
-        # Torch's own threads would fight with ours: one each, and what was set for everybody else stays. All of ours
-        # begin here (each waits for the others): one that began later would set it again.
+        # Each worker limits torch to its one thread. On some builds that setting is the whole process's, so all workers
+        # start here, behind a barrier, and the caller's setting is restored once.
         threads = torch.get_num_threads()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="augment-fused", initializer=_alone)
         begun = Barrier(self.workers)

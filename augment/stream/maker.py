@@ -1,6 +1,14 @@
-"""Making batches: plans, files, pixels, and what happens to files that went bad. Runs in the loader's threads.
+"""Making batches: plans, files, pixels, and stand-ins for files that went bad.
 
-Nothing here refers to the loader itself, so that a loader that is dropped without being closed can end its threads.
+    place (epoch, step)
+      → plan: draw, read the files (× workers)      thread augment-prepare, threads augment-read
+      → begin                                       the backend may decode ahead (× 2 batches on CUDA)
+      → render: decode, cut, colour, blur, turn     the backend's threads, or the GPU
+      → queue (× prefetch)                          `augment.stream.producer.Producer`
+      → the training loop
+
+Three batches are under way at once: one is rendered, the next is begun, and the files of the one after that are read.
+Nothing here refers to the loader, so a loader that is dropped without being closed can end its threads.
 """
 
 import os
@@ -11,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from augment.backends import Backend
 from augment.stream.alpha import MapFolder, with_alpha
@@ -20,15 +29,28 @@ from augment.stream.imageset import ImageSet
 from augment.stream.producer import Made, Place, check_process
 from augment.stream.request import Making
 from augment.stream.threads import share_out
-from augment.stream.turns import turned
 from augment.views.plan import Plan, draw
 from augment.views.schedule import Schedule
 from precompute.base.errors import BadFile, UserError
 
 
+def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
+    """Views [N, 3, S, S] turned in place by `turns` [N, V] quarter turns each, counter-clockwise.
+
+    The last step, and the same pixels moved: so one function serves every backend.
+    """
+    for v, view in enumerate(views):
+        for turn in (1, 2, 3):
+            rows = np.flatnonzero(turns[:, v] == turn)
+            if len(rows):
+                chosen = torch.from_numpy(rows).to(view.device, non_blocking=True)
+                view[chosen] = view[chosen].rot90(turn, (2, 3))
+    return views
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A plan and the bytes of its images, checked; empty for those that the backend holds decoded."""
+    """A plan and the checked bytes of its images; empty bytes for images that the backend holds decoded."""
 
     plan: Plan
     files: list[bytes]
@@ -48,9 +70,9 @@ class Prepared:
 
 
 class BatchMaker:
-    """Draws plans, reads their files ahead with threads of its own, and lets the backend render them.
+    """The `Maker` of this process: plans, files read ahead by threads of its own, and a backend that renders them.
 
-    See `augment.stream.loader.ViewLoader` for what is done about bad files.
+    `augment.stream.loader.ViewLoader` says what happens to bad files.
     """
 
     def __init__(
@@ -74,7 +96,7 @@ class BatchMaker:
         self._process: int | None = None  # whose threads these are, once they have begun
 
     def begin_here(self) -> None:
-        """To be called before batches are asked for. RuntimeError where they were begun in another process."""
+        """See `Maker`. Raises RuntimeError where batches were begun in another process."""
         check_process(self._process)
         self._process = os.getpid()
 
@@ -85,11 +107,7 @@ class BatchMaker:
         self.backend.close()
 
     def make(self, places: Iterator[Place]) -> Iterator[Made]:
-        """Batches of the (epoch, step) places.
-
-        While one is rendered, the next is begun (a decoder of its own may work on it) and the files of the one after
-        that are read.
-        """
+        """See `Maker`, and the drawing above."""
         reading: deque[tuple[Place, Future[Prepared]]] = deque()
         begun: deque[tuple[Place, Prepared]] = deque()
         with self._handover.producing():
@@ -106,14 +124,14 @@ class BatchMaker:
         try:
             self.backend.begin(prepared.plan, prepared.files)
         except Exception:
-            self.backend.reset()  # `render` will begin it again, meet the same error and find the file that is to blame
+            self.backend.reset()  # `render` will begin it again, meet the same error and find the bad file
         return prepared
 
     def _render(self, prepared: Prepared, place: Place) -> Made:
         while True:
             plan = prepared.plan
             try:
-                views = turned(self.backend.render(plan, prepared.files), plan)
+                views = turned(self.backend.render(plan, prepared.files), plan.turns)
                 break
             except Exception:
                 self.backend.reset()
@@ -125,24 +143,29 @@ class BatchMaker:
         return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
-        """After a failure: tests the batch's files one by one; whether one of them is to blame."""
+        """After a failure: decodes the batch's files one by one, and returns whether one of them is bad."""
         files = {row: data for row, data in zip(prepared.plan.images.tolist(), prepared.files, strict=True) if data}
         reasons = self._readers.map(self.images.diagnose, files.keys(), files.values())
-        found = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
-        for row, reason in found.items():
+        bad = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
+        for row, reason in bad.items():
             self._note(row, BadFile(self.images.path(row), reason))
-        self._undecodable |= set(found)
-        return bool(found)
+        self._undecodable |= set(bad)
+        return bool(bad)
 
     def _prepare(self, epoch: int, step: int) -> Prepared:
-        """Draws the plan and reads its files; bad ones are replaced, and the plan drawn again for the stand-ins."""
+        """Draws the plan of a batch and reads its files; bad ones are replaced."""
         order = self._order_of(epoch)
-        plan = self.schedule.plan(self.images.pool, order, epoch, step)
+        plan, replaced = self.schedule.plan(self.images.pool, order, epoch, step), 0
         files = self._read_all(plan.images)
-        if all(data is not None for data in files.values()):
-            return Prepared(
-                self._with_alpha(plan), [data for row in plan.images.tolist() if (data := files[row]) is not None], 0
-            )
+        if None in files.values():
+            plan, replaced = self._with_stand_ins(plan, order, epoch, files)
+        contents = [data for row in plan.images.tolist() if (data := files[row]) is not None]
+        return Prepared(self._with_alpha(plan), contents, replaced)
+
+    def _with_stand_ins(
+        self, plan: Plan, order: np.ndarray, epoch: int, files: dict[int, bytes | None]
+    ) -> tuple[Plan, int]:
+        """The plan drawn again with good images in place of bad ones, and how many were replaced; adds to `files`."""
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
             sources[i] = self._good(order, epoch, row, files, without=-1)
@@ -150,21 +173,9 @@ class BatchMaker:
                 # A view in its own scene stays in one, that of the stand-in: it needs no other image.
                 own = other == row
                 backgrounds[i, v] = sources[i] if own else self._good(order, epoch, other, files, int(sources[i]))
-        first, plan = (
-            plan,
-            draw(
-                self.schedule.policy,
-                self.images.pool,
-                sources,
-                backgrounds,
-                seed=self.schedule.seed,
-                epoch=epoch,
-                keys=plan.sources,
-            ),
-        )
-        replaced = int((plan.sources != first.sources).sum() + (plan.backgrounds != first.backgrounds).sum())
-        files_of = [data for row in plan.images.tolist() if (data := files[row]) is not None]
-        return Prepared(self._with_alpha(plan), files_of, replaced)
+        s, pool = self.schedule, self.images.pool
+        again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
+        return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
 
     def _with_alpha(self, plan: Plan) -> Plan:
         if self.maps is None:
@@ -173,7 +184,7 @@ class BatchMaker:
         return with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
 
     def _good(self, order: np.ndarray, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
-        """`row` if its file is good and it is not `without`, else the first such stand-in; its bytes are in `files`."""
+        """`row`, or its first stand-in, with a good file and not `without`; adds the stand-in's bytes to `files`."""
         if files[row] is not None and row != without:
             return row
         for other in self.schedule.stand_ins(order, row, epoch):
@@ -189,8 +200,8 @@ class BatchMaker:
         )
 
     def _read_all(self, rows: np.ndarray) -> dict[int, bytes | None]:
-        found = share_out(self._readers, self._workers, self._read, [(row,) for row in rows.tolist()])
-        return dict(zip(rows.tolist(), found, strict=True))
+        contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows.tolist()])
+        return dict(zip(rows.tolist(), contents, strict=True))
 
     def _read(self, row: int) -> bytes | None:
         """The file's bytes; None where it is bad and may be replaced."""
@@ -205,7 +216,7 @@ class BatchMaker:
             return None
 
     def _note(self, row: int, error: BadFile) -> None:
-        """Names a bad file once; raises where bad files are not to be replaced."""
+        """Reports a bad file, once; raises BadFile where bad files are not replaced."""
         if self.making.on_bad == "fail":
             raise BadFile(error.path, f"{error.reason} (on_bad=replace would take another image instead)")
         if row not in self.bad:

@@ -1,4 +1,4 @@
-"""Many small tasks shared by a pool of threads."""
+"""Runs many small tasks on a pool of threads."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,20 +9,21 @@ from typing import Any
 def share_out(
     threads: ThreadPoolExecutor, count: int, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
 ) -> list[Any]:
-    """The function's answers to all tasks, by `count` of the threads; raises what one of them raised.
+    """The results of `function(*task)` for all tasks, in order, computed by `count` of the threads.
 
-    A thread takes the next task by itself: one future a task would wake the waiting thread each time (0.1 ms a decoded
-    image, 0.04 ms a file read, measured). All threads are done when this returns.
+    Each thread takes the next task by itself: with one future a task, the waiting thread would wake up each time
+    (measured: 0.1 ms a decoded image, 0.04 ms a file read). All threads are done when this returns. Raises the first
+    error of a task; the tasks that are left are then skipped.
     """
     numbers = itertools.count()
-    answers: list[Any] = [None] * len(tasks)
+    results: list[Any] = [None] * len(tasks)
 
     def work() -> None:
         while (i := next(numbers)) < len(tasks):
             try:
-                answers[i] = function(*tasks[i])
+                results[i] = function(*tasks[i])
             except BaseException:
-                for _ in range(len(tasks)):  # the others stop
+                for _ in range(len(tasks)):  # leaves no task for the other threads
                     next(numbers)
                 raise
 
@@ -30,4 +31,4 @@ def share_out(
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         raise errors[0]
-    return answers
+    return results

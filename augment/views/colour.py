@@ -16,12 +16,21 @@ torchvision's keeps HSV's value (a mean difference of some levels at a shift of 
 import numpy as np
 
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from augment.views.policy import Policy
 
 LUMA = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
 _YIQ = np.array((LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
 _TO_LUMA = np.ones((3, 1)) * LUMA  # a colour to its gray
 _TO_CHROMA = np.eye(3) - _TO_LUMA
 _QUARTER = np.linalg.inv(_YIQ)[:, 1:] @ np.array(((0.0, -1.0), (1.0, 0.0))) @ _YIQ[1:]  # a quarter turn of chroma
+
+
+def denormalise(
+    views: np.ndarray, mean: tuple[float, ...] = Policy.mean, std: tuple[float, ...] = Policy.std
+) -> np.ndarray:
+    """Normalised views [..., 3, S, S] as pictures, uint8 [..., S, S, 3]."""
+    pixels = np.moveaxis(views, -3, -1) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

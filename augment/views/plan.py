@@ -13,7 +13,7 @@ import numpy as np
 
 from augment.views import geometry
 from augment.views.philox import ORDER, PARTNER, VIEW, below, uniform, words
-from augment.views.policy import BOXED, Policy
+from augment.views.policy import Policy
 
 if TYPE_CHECKING:
     from precompute.base.boxfile import BoxCache
@@ -31,14 +31,14 @@ _WORDS = 36
 _ZOOM = slice(36, 58)  # these and what follows are drawn only where the policy asks for them
 _TURN, _OWN = 58, 59
 _MOST_WORDS = 60
-_SHARED = {
-    "none": [],
-    "crop": [*range(22)],
-    "background": [_AREA, 29, 30, _SCENE, *range(36, 58), _OWN],
-    "flip": [_FLIP],
-    "colour": [_JITTER_P, _GRAY, _ORDER, *range(31, 35)],
-    "blur": [_BLUR, _SIGMA],
-    "rotate": [_TURN],
+_SHARED = {  # the words that `Policy.shared` copies from the first view
+    "none": np.r_[:0],
+    "crop": np.r_[_CROP],
+    "background": np.r_[_AREA, _PLACE, _SCENE, _ZOOM, _OWN],
+    "flip": np.r_[_FLIP],
+    "colour": np.r_[_JITTER_P, _GRAY, _ORDER, _FACTORS],
+    "blur": np.r_[_BLUR, _SIGMA],
+    "rotate": np.r_[_TURN],
 }
 
 
@@ -82,14 +82,10 @@ class Plan:
     jittered: np.ndarray  # bool [B, V]; where False the factors are 1, 1, 1, 0
     order: np.ndarray  # uint8 [B, V, 4]: the jitter's operations, first to last
     gray: np.ndarray  # bool [B, V]
-    turns: (
-        np.ndarray
-    )  # uint8 [B, V]: quarter turns of the finished view, counter-clockwise (see `augment.stream.turns`)
+    turns: np.ndarray  # uint8 [B, V]: quarter turns of the finished view, counter-clockwise
     sigma: np.ndarray  # float32 [B, V]: of the blur, in view pixels; 0 for none
     capped: np.ndarray  # bool [B, V]: the policy's box_cap bit
-    alpha: np.ndarray | None = (
-        None  # uint8 [B, V, size, size], before the flip: see `augment.stream.alpha` (copy-paste)
-    )
+    alpha: np.ndarray | None = None  # uint8 [B, V, size, size], before the flip: see `augment.stream.alpha`
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -183,7 +179,7 @@ def draw(
     keys = sources if keys is None else keys
     count = _MOST_WORDS if policy.rotate or policy.own else _ZOOM.stop if policy.scene == "zoom" else _WORDS
     bits = words(seed, epoch, keys[:, None], np.arange(views), count, VIEW)
-    if policy.name == "rrc":
+    if not policy.kind.pastes:
         backgrounds = np.repeat(sources[:, None], views, axis=1)
     if policy.shared:
         bits, backgrounds = _share(policy, bits, backgrounds)
@@ -221,7 +217,7 @@ def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[n
     """Words [B, V, n] and backgrounds [B, V] in which later views have from the first one what `policy.shared` says."""
     bits, backgrounds = bits.copy(), backgrounds.copy()
     for v, name in enumerate(policy.shared, start=1):
-        same_words = [word for word in _SHARED[name] if word < bits.shape[-1]]
+        same_words = _SHARED[name][_SHARED[name] < bits.shape[-1]]
         bits[:, v, same_words] = bits[:, 0, same_words]
         if name == "background":
             backgrounds[:, v] = backgrounds[:, 0]
@@ -245,10 +241,10 @@ def _turns(policy: Policy, u: np.ndarray) -> np.ndarray:
 
 
 def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The patch's ROI: torchvision's crop rule in the source's box (rrc, instloc: in the whole source)."""
+    """The patch's ROI int32 [B, V, 4]: torchvision's crop rule in the source's box, or in the whole source."""
     width, height = pool.widths[sources], pool.heights[sources]
     boxes = pool.boxes[sources]
-    if policy.name not in BOXED:
+    if not policy.kind.boxed:
         boxes = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), boxes.shape)
     region = np.repeat(geometry.box_to_pixels(boxes, width, height)[:, None], u.shape[1], axis=1)
     assert policy.crop_scale is not None  # set by Policy itself
@@ -264,7 +260,7 @@ def _compose(
     width, height = pool.widths[backgrounds], pool.heights[backgrounds]
     zero = np.zeros_like(width)
     scene = np.stack((zero, zero, width, height), axis=-1).astype(np.int32)
-    if policy.name == "rrc":
+    if not policy.kind.pastes:
         rects = np.empty_like(scene)
         rects[:] = 0, 0, policy.size, policy.size
         return scene, rects, rects, np.zeros(width.shape, bool)
@@ -283,7 +279,7 @@ def _compose(
     ratio = (patch[..., 2] - patch[..., 0]) / (patch[..., 3] - patch[..., 1])
     pasted = geometry.place(np.minimum(area, policy.box_cap), ratio, policy.size, u[..., _PLACE])
     # A background without a box has no object to hide: it is pasted on in either mode (METHOD.md).
-    swapping = policy.name in BOXED and policy.mode == "swap"
+    swapping = policy.kind.boxed and policy.mode == "swap"
     swap = pool.has_box[backgrounds] if swapping else np.zeros(width.shape, bool)
     rects = np.where(swap[..., None], swapped, pasted)
     objects = np.where(own[..., None], in_scene, rects)

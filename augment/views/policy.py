@@ -1,32 +1,31 @@
-"""What is wanted of the views: one frozen dataclass, the only source of defaults. Imports nothing heavy.
+"""`Policy`: the settings of views, one frozen dataclass, the only source of defaults. Imports nothing heavy.
 
-A policy is data: it prints, goes to JSON and back, and is stored beside every result. How a view is made from it is
-settled in METHOD.md's "SaliencySwap (one view)"; the numbers of a single view are drawn in `augment.views.plan`.
+A policy is data: it prints, goes to JSON and back, and is stored beside every result. METHOD.md's "SaliencySwap (one
+view)" defines how a view is made from it; `augment.views.plan` draws the numbers of a single view.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from augment.views.kinds import KINDS, Kind
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import option
 
-NAMES = ("saliencyswap", "rrc", "instloc", "copy-paste")
-BOXED = ("saliencyswap", "copy-paste")  # those that crop inside of boxes and know both modes
+NAMES = tuple(KINDS)
+BOXED = tuple(name for name, kind in KINDS.items() if kind.boxed)
 MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
 SCENES = ("whole", "crop", "zoom")
-_OF_PASTING = ("mode", "paste_scale", "box_cap", "scene", "scene_scale", "group")  # without effect on rrc
-_CROP_SCALE = {"saliencyswap": 0.5, "rrc": 0.2, "instloc": 0.2, "copy-paste": 0.5}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a view is cut, composed and coloured. ValueError names a value that no view could be made with.
+    """How a view is cut, composed and coloured. Raises BadValue for a value that no view could be made with.
 
     Policies: `saliencyswap` puts a crop of the source's box on another image; `rrc` is torchvision's RandomResizedCrop
     of the whole source (MoCo v2's way; the "patch" then covers the view and the background is the source itself);
@@ -87,7 +86,7 @@ class Policy:
             if getattr(self, field) not in valid:
                 raise BadValue(field, getattr(self, field), valid)
         if self.crop_scale is None:
-            object.__setattr__(self, "crop_scale", _CROP_SCALE[self.name])
+            object.__setattr__(self, "crop_scale", self.kind.crop_scale)
         for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
             values = getattr(self, field)
             numbers = isinstance(values, Iterable) and not isinstance(values, str) and all(map(_is_number, values))
@@ -106,7 +105,7 @@ class Policy:
         for field in ("flip", "jitter_p", "gray_p", "blur_p", "rotate", "own"):
             self._check(field, _is_number(value := getattr(self, field)) and 0 <= value <= 1, "within 0 and 1")
             object.__setattr__(self, field, float(value))
-        self._check("own", not self.own or self.name == "saliencyswap", f"0 for {self.name}")
+        self._check("own", not self.own or self.kind.own_scenes, f"0 for {self.name}")
         low, high = self._pair("aspect")
         self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
         self._check("aspect", low >= 0.01 and high <= 100, "within 0.01 and 100")
@@ -124,6 +123,23 @@ class Policy:
         # Not within 0 and 255, which would make nearly constant views.
         self._check("mean", len(self.mean) == 3 and 0 <= min(self.mean) <= max(self.mean) <= 1, "three within 0 and 1")
         self._check("std", len(self.std) == 3 and 0.001 <= min(self.std) <= max(self.std) <= 1, "three, 0.001 to 1")
+
+    @property
+    def kind(self) -> Kind:
+        """The record of its name."""
+        return KINDS[self.name]
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        """The fields that have no effect on the views of this policy, each with what it belongs to, in words."""
+        if not self.kind.own_scenes:
+            yield "own", "the policy " + " and ".join(name for name, kind in KINDS.items() if kind.own_scenes)
+        if not self.kind.boxed:
+            yield "mode", f"the policies {' and '.join(BOXED)}"
+        if not self.kind.pastes:
+            for field in ("paste_scale", "box_cap", "scene", "group"):
+                yield field, "policies that paste"
+        if not self.kind.pastes or self.scene != "zoom":
+            yield "scene_scale", "scene zoom of policies that paste"
 
     def replace(self, **changes: Any) -> "Policy":
         """This policy with some values changed."""
@@ -144,13 +160,13 @@ class Policy:
     def __str__(self) -> str:
         """One line for a log: the name, then what differs from its defaults."""
         default = Policy(name=self.name)
-        idle = _OF_PASTING if self.name == "rrc" else ()
+        idle = dict(self.idle())
         changed = [
             f"{f.name}={_rounded(getattr(self, f.name))}"
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != getattr(default, f.name) and f.name not in idle
         ]
-        kind = f"{self.name} ({self.mode})" if self.name in BOXED else self.name
+        kind = f"{self.name} ({self.mode})" if self.kind.boxed else self.name
         return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
 
     def _check(self, field: str, good: bool, valid: str) -> None:
@@ -178,8 +194,3 @@ def _is_number(value: Any) -> bool:
 def blur_radius(sigma: float) -> int:
     """Half of the blur's window 2·ceil(3σ) + 1, in pixels."""
     return math.ceil(3 * sigma)
-
-
-def paper(**changes: Any) -> Policy:
-    """The letter of the paper: no cap on the background's box, torchvision's colours."""
-    return Policy(**{"box_cap": 1.0, "colour": "torchvision", **changes})

@@ -36,7 +36,7 @@ class Schedule:
             raise BadValue("batch_size", batch, f"a multiple of the {world} ranks", f"Try {near} or {near + world}")
         if self.backgrounds is not None and len(self.backgrounds) < 2:
             raise UserError(f"{len(self.backgrounds)} images for backgrounds: at least two are needed")
-        if n < 2 and self.policy.name != "rrc" and self.backgrounds is None:
+        if n < 2 and self.policy.kind.pastes and self.backgrounds is None:
             raise UserError(f"{n} images: a background must be another image, so at least two are needed")
         if not len(self):
             if not n:
@@ -70,7 +70,7 @@ class Schedule:
     def pick(self, order: np.ndarray, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Sources int64 [B] and backgrounds int64 [B, V], rows of the pool; `order` is `self.order(epoch)`."""
         positions, views = self.positions(step), self.policy.views
-        if self.policy.name == "rrc":
+        if not self.policy.kind.pastes:
             return order[positions], np.repeat(order[positions][:, None], views, axis=1)
         settings = positions, self.policy.group, views, self.seed, epoch
         if self.backgrounds is None:

@@ -77,17 +77,18 @@ def test_the_same_comparison_on_the_cpu(birds, changes):  # noqa: F811
 def test_nothing_is_pasted_beyond_the_view_and_not_at_its_corner(birds, changes):  # noqa: F811
     """On CUDA DALI opens an empty region where its anchor is and never closes it before the next edge (paste_gpu.h)."""
     pytest.importorskip("nvidia.dali")
-    from augment.backends import dali
+    from augment.backends import dali, dali_graph
 
     policy = Policy(size=64, blur_sigma=(0.1, 1.0), **changes)
     plan = plan_of(policy, birds, 12, start=10)
     slots = np.arange(len(plan.images))
+    table = dali_graph.inputs(**dali.graph_of(policy))
     given = dali.arguments(plan, slots, False, policy.scene == "whole")
     for v in range(2):
         empty = (plan.rects[:, v, 2:] <= plan.rects[:, v, :2]).any(axis=1)
         assert 0 < empty.sum() < len(plan)
         rows = len(plan) + 5  # the last ones fill up
-        anchors, shapes = (dali._filled(n, given[n], rows, 64) for n in (f"anchor{v}", f"shape{v}"))
+        anchors, shapes = (dali.filled(given[n], rows, table[n][2]) for n in (f"anchor{v}", f"shape{v}"))
         nothing = (shapes[:, 1] == 0).all(axis=1)
         assert np.array_equal(nothing, [*empty, *[True] * 5])
         assert (anchors[nothing, 1] == 64).all()

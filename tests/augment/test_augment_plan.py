@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment.views.plan import Pool, draw, epoch_order, partners, same
-from augment.views.policy import Policy, blur_radius, paper
+from augment.views.policy import NAMES, Policy, blur_radius
 from precompute.base.errors import UserError
 
 
@@ -22,7 +22,15 @@ def test_policy_goes_to_json_and_back_and_names_bad_values():
     assert "blur_sigma=(0.5, 1)" in str(policy)
     assert "scene" not in str(Policy(name="rrc", scene="zoom", group=8)), "it pastes nothing"
     assert "scene=zoom" in str(Policy(scene="zoom"))
-    assert (paper().box_cap, paper().colour) == (1.0, "torchvision")
+    idle = {name: dict(Policy(name=name).idle()) for name in NAMES}
+    assert {name: sorted(fields) for name, fields in idle.items()} == {
+        "saliencyswap": ["scene_scale"],
+        "rrc": ["box_cap", "group", "mode", "own", "paste_scale", "scene", "scene_scale"],
+        "instloc": ["mode", "own", "scene_scale"],
+        "copy-paste": ["own", "scene_scale"],
+    }
+    assert idle["instloc"]["mode"] == "the policies saliencyswap and copy-paste"
+    assert not dict(Policy(scene="zoom").idle())
     with pytest.raises(UserError, match="wobble"):
         Policy.from_json({"wobble": 1})
     bad = [
