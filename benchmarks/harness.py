@@ -1,6 +1,6 @@
-"""Measuring: interleaved repeats, CPU seconds of the whole process tree, and the story that belongs to a figure.
+"""Measuring: interleaved repeats, CPU seconds of the whole process tree, and the facts that a figure needs.
 
-Wall clocks lie on shared machines, so the figure is CPU time; arms take turns within every repeat, a part of the job
+Wall clocks lie on shared machines, so the figure is CPU time. Arms take turns within every repeat, a part of the job
 each, so that a noisy minute or second hits all of them. An exception in an arm ends the run: it never becomes a number.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -29,11 +30,11 @@ LIBRARIES = (
 
 @dataclass
 class Arm:
-    """One thing that is measured: `work()` does `samples` samples of the job and returns when they are done.
+    """Something to measure: `work()` does `samples` samples of the job and returns when they are done.
 
-    Several works are the parts of one job, between which other arms take turns: together they do the `samples`.
-    `before()` goes ahead of every part, untimed: it brings what goes on in the background to where it is measured.
-    `after()` waits for what goes on in the background and returns the seconds in which nothing did any more.
+    Several works are the parts of one job; together they do the `samples`, and other arms take turns between them.
+    `before()` runs untimed ahead of every part, to bring background work to a defined state.
+    `after()` waits for background work and returns the seconds at the end of the wait in which nothing worked.
     """
 
     name: str
@@ -61,18 +62,18 @@ class Arm:
 
 
 def tree_cpu_seconds() -> float:
-    """CPU seconds of this process, its ended children, and its living descendants (DataLoader workers)."""
+    """CPU seconds of this process, its ended children and its living descendants (DataLoader workers)."""
     return time.process_time() + _family_seconds()
 
 
 def _family_seconds() -> float:
-    """Of ended children and living descendants."""
+    """CPU seconds of ended children and living descendants."""
     ended = os.times()
     return ended.children_user + ended.children_system + _living_children_seconds()
 
 
 def _living_children_seconds() -> float:
-    """Of all living descendants, from /proc; 0 on systems without it."""
+    """CPU seconds of all living descendants, from /proc; 0 on systems without it."""
     parents: dict[int, tuple[int, int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -95,7 +96,7 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
                 arm.before()
                 part()
             arm.after()
-    # What the warm-ups leave behind (a compiler's objects) is nobody's time: one look through it takes 0.4 s.
+    # Objects of the warm-ups (a compiler's) must not count: one garbage collection of them takes 0.4 s.
     gc.collect()
     gc.freeze()
     turns = max(len(arm.parts) for arm in arms)
@@ -117,7 +118,7 @@ def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[s
 
 def _timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float, float]:
     """CPU seconds of the process tree and seconds on the clock of one part of an arm's job."""
-    family = _family_seconds()  # looking through /proc takes a millisecond or two, which is not the arm's
+    family = _family_seconds()  # reading /proc takes a millisecond or two, which must not count as the arm's
     own, wall = time.process_time(), time.perf_counter()
     part()
     idle = after()
@@ -147,7 +148,7 @@ def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
 
 
 def facts() -> dict[str, Any]:
-    """Machine, versions and commit: what somebody else needs to judge a figure."""
+    """Machine, versions and commit, which others need to judge a figure."""
     return {
         "machine": {
             "processor": _processor(),
@@ -176,7 +177,7 @@ def resident_memory_mib() -> float:
 
 
 def gpu_memory_mib() -> float | None:
-    """What is taken of the GPU's memory now, by whomever (DALI's share too); None without one."""
+    """GPU memory in use by all processes and libraries (DALI too); None without a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return None
@@ -185,17 +186,15 @@ def gpu_memory_mib() -> float | None:
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def _processor() -> str:
-    """Its name and, on x86, the widest vectors that it has, of which a name like "AMD EPYC" says nothing."""
+    """Its name and, on x86, its widest vector instructions, which a name like "AMD EPYC" does not show."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -209,7 +208,7 @@ def _processor() -> str:
 
 
 def _gpu() -> str | None:
-    torch = sys.modules.get("torch")  # never imported only to ask
+    torch = sys.modules.get("torch")  # it is not imported for this question alone
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 

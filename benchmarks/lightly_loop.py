@@ -1,4 +1,4 @@
-"""The peer of benchmarks.step: BYOL as lightly's example trains it."""
+"""The peer of benchmarks.step: BYOL as in lightly's example."""
 
 import copy
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from benchmarks.ways import Way, covers, in_halves
 
 
 def kornia_eager(device: str) -> Way:
-    """Kornia's functions on a batch, only on the samples that want them, as its augmentation classes do."""
+    """Kornia's functions on a batch, each on the samples that have it in the plan, as its augmentation classes do."""
     return _kornia(device, _kornia_chosen)
 
 
@@ -22,7 +22,7 @@ def kornia_compiled(device: str) -> Way:
     """The same as one function without a branch, in torch.compile."""
     import torch._inductor.config as inductor
 
-    inductor.compile_threads = 1  # a pool of compilers would still be at work when the clock runs
+    inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
     return _kornia(device, torch.compile(_kornia_everywhere, dynamic=False))
 
 
@@ -114,11 +114,10 @@ def _kornia_everywhere(
 
 
 def plain_dali(device: str) -> Way:
-    """A DALI graph as its documentation teaches it: see `benchmarks.plain_dali`."""
+    """See `benchmarks.plain_dali`."""
     from benchmarks.plain_dali import Graph
 
-    graph = Graph(device)
-    return Way(graph.render)
+    return Way(Graph(device).render)
 
 
 def lightly(device: str) -> Way:

@@ -1,8 +1,9 @@
-"""The same views by plain DALI operators, as one would write them from its documentation: a peer, not a backend.
+"""The same views by plain DALI operators, as its documentation teaches them: a peer, not a backend.
 
-Every sample decodes its source and the background of each view (a Dataset's item), colours are DALI's `color_twist`
-(contrast about half of the range, hue in YIQ), the blur has one window for all. Against this, `augment.backends.dali`
-decodes each image once a batch, makes its view-sized copy once, blurs only where it must, and has one colour operator.
+Every sample decodes its source and the background of each view, as a Dataset's item does. Colours are DALI's
+`color_twist` (contrast about half of the range, hue in YIQ); the blur has one window for all samples. In contrast,
+`augment.backends.dali` decodes each image once a batch, makes its view-sized copy once, blurs only where the plan has a
+blur, and has one colour operator.
 No other code lives here, for import hooks break pipelines.
 """
 
@@ -90,7 +91,7 @@ class Graph:
 
 
 def _arguments(plan: Plan, v: int) -> dict[str, np.ndarray]:
-    """What one view is fed besides the files; y before x, as DALI has it. A blur of sigma 0.01 is none."""
+    """Inputs of one view besides the files; y before x, as in DALI. A blur of sigma 0.01 changes nothing."""
     rects, patch, jitter = plan.rects[:, v], plan.patch[:, v], plan.jitter[:, v]
     shape = np.maximum(rects[:, [3, 2]] - rects[:, [1, 0]], 1)
     whole = np.full_like(shape, plan.size)

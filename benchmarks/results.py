@@ -44,9 +44,10 @@ def _has(value: Any, fields: dict[str, type], where: str) -> None:
 
 
 def _is_spread(value: dict[str, Any], where: str) -> None:
-    _has(value, {"values": list, **dict.fromkeys(("median", "q25", "q75"), (int, float))}, where)  # type: ignore[arg-type]
-    if not value["values"] or not value["q25"] <= value["median"] <= value["q75"]:
-        raise ValueError(f"{where}: needs values, and quartiles around the median")
+    _has(value, {"values": list}, where)
+    middle: list[Any] = [value.get(name) for name in ("q25", "median", "q75")]
+    if not value["values"] or not all(isinstance(m, int | float) for m in middle) or middle != sorted(middle):
+        raise ValueError(f"{where}: needs values, a median, and quartiles around it")
 
 
 def unit_of(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How far the views are from what the machine could do: bytes and operations counted, the machine's rates measured.
+"""How far the views are from the machine's limits: bytes and operations counted, the machine's rates measured.
 
 python -m benchmarks.roofline --boxes cache/cub.h5 --root data/CUB_200_2011
 
@@ -150,7 +150,7 @@ class Rates:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The counts, the machine's rates, the bounds and the share of the one that binds, as text."""
+    """The result as text: counts, the machine's rates, the bounds, and the share of the binding one."""
     roof = document["roofline"]
     unit = document["unit"]
     word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit]

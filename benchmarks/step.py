@@ -90,15 +90,14 @@ def _decided(config: StepSettings, hardware: Hardware) -> StepSettings:
 
 @dataclass(frozen=True)
 class Bench:
-    """The arms, and by the name of each what is inside its timer, the FLOPs of its step per source image, and its peak
-    of memory on the GPU so far in GiB (nothing on a CPU).
-    """
+    """The arms, and facts about each by its name."""
 
     arms: list["Arm"]
-    inside: dict[str, str]
-    flops: dict[str, float]
-    memory: dict[str, float]
+    inside: dict[str, str]  # the timer
+    flops: dict[str, float]  # of a step, per source image
+    memory: dict[str, float]  # GiB that the GPU needed at most so far; empty on a CPU
     skipped: dict[str, str]  # the peer, where it is not installed, and why
+    amp: str  # autocast of all arms
 
 
 def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack) -> Bench:
@@ -147,11 +146,12 @@ def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: Exi
         work = _work(run, config.steps, hardware, lambda peak, name=name: memory.update({name: peak}))
         arms.append(Arm(name, work, config.steps * state.settings.batch_size, before=before))
     inside = {name: f"{text}; {config.arch}, {config.size} px, autocast {amp}" for name, (_, _, text) in steps.items()}
-    return Bench(arms, inside, {name: flops[method] for name, (_, method, _) in steps.items()}, memory, skipped)
+    of_arms = {name: flops[method] for name, (_, method, _) in steps.items()}
+    return Bench(arms, inside, of_arms, memory, skipped, amp)
 
 
 def _run_config(config: StepSettings, method: str) -> RunConfig:
-    """The settings of `trainer.run` for one of our arms."""
+    """The configuration of `trainer.run` for one of our arms."""
     assert config.arch is not None
     assert config.size is not None
     return RunConfig(
@@ -249,10 +249,9 @@ def result(config: StepSettings, bench: Bench, hardware: Hardware) -> dict[str, 
     from benchmarks.harness import ratio, row
     from trainer.engine.cost import peak_flops
 
-    # GPU steps are judged by the clock; on a CPU that others use by CPU time, in which live views count in full.
+    # The clock judges GPU steps; on a CPU, which others may use, CPU time does, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
-    amp = bench.inside[LIVE].rsplit(" ", 1)[1]
-    peak = peak_flops(hardware.name, amp)
+    peak = peak_flops(hardware.name, bench.amp)
     rows = []
     for arm in bench.arms:
         measured, flops = row(arm, bench.inside[arm.name]), bench.flops[arm.name]

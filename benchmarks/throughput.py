@@ -16,8 +16,8 @@ Scopes, and what is inside the timer:
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
 Figures are CPU seconds of the whole process tree per source image (on CUDA and over threads: seconds on the clock),
 arms taking turns, in several fresh processes one after the other: the spread between those is what another run may
-bring. All arms get the same plans, and the peers' views are compared with ours before anything is timed; lightly's,
-which draws its own numbers, is compared by its statistics and takes part with --policy rrc only.
+bring. All arms get the same plans, and the peers' views are compared with ours before anything is timed. lightly's
+transform draws its own numbers: it is compared by its statistics and takes part with --policy rrc only.
 """
 
 import json
@@ -138,7 +138,7 @@ def _merged(settings: ThroughputSettings, rounds: Sequence[dict[str, Any]]) -> d
 
 
 def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
-    """The result of one scope: peers checked, all arms measured, at every value of what is varied."""
+    """The result of one scope: peers checked, all arms measured, at every value of `--over`."""
     import torch
 
     from benchmarks import harness, job
@@ -210,7 +210,7 @@ def _peers(settings: ThroughputSettings) -> "tuple[list[Peer], dict[str, str]]":
 
 
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
-    """The job at one value of what is varied."""
+    """The job at one value of `--over`."""
     from benchmarks.job import make_job
 
     job, images = settings.job, settings.photographs.images()
@@ -238,14 +238,14 @@ def _result(settings: ThroughputSettings, scope: str, arms: "Mapping[float | Non
 
 
 def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the arms of a result say: slopes over what is varied, or what the job is bound by."""
+    """What follows from the arms: slopes over the varied quantity, or what binds the job."""
     if settings.over:
         return {"sweep": growth.summary(settings.over, settings.values, arms, settings.unit)}
     return {"verdict": _verdict({arm["name"]: arm[settings.unit]["median"] for arm in arms}, settings.unit)}
 
 
 def _verdict(middles: dict[str, float], unit: str) -> str:
-    """What the job is bound by, from the ceilings that were measured in the same run; `middles`: median of each arm."""
+    """What binds the job, by the ceilings that were measured in the same run; `middles`: median of each arm."""
     ours = [name for name in middles if name.startswith("ours")]
     if not ours:
         return "none of our backends was measured"

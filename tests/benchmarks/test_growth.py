@@ -22,9 +22,9 @@ def test_resized_photographs(demo_images, demo_root, tmp_path):
     cache = demo_images.parts[0][0]
     rows = np.array([3, 0, 3])
     small = growth.resized(cache, demo_root, rows, 0.01, tmp_path)
-    found = ImageSet.open(small, tmp_path)
+    images = ImageSet.open(small, tmp_path)
     for k, row in enumerate(rows):
-        picture = pixels.decode(found.read(k))
+        picture = pixels.decode(images.read(k))
         assert picture.shape[:2] == (small.heights[k], small.widths[k])
         assert 0.008e6 < picture.shape[0] * picture.shape[1] < 0.012e6
         assert np.array_equal(small.boxes[k], cache.boxes[row])

@@ -17,9 +17,9 @@ def test_a_slowed_arm_is_shown_as_slower():
     fast = harness.Arm("ours: fast", lambda: busy(0.02), 10)
     slow = harness.Arm("slow", lambda: busy(0.06), 10)
     harness.measure([fast, slow], repeats=5)
-    found = harness.ratio(slow, fast)
-    assert 2.5 < found["median"] < 3.5
-    assert len(found["values"]) == 5
+    ratio = harness.ratio(slow, fast)
+    assert 2.5 < ratio["median"] < 3.5
+    assert len(ratio["values"]) == 5
     assert 1.9 < harness.spread(fast.cpu_ms)["median"] < 2.6
 
 

@@ -30,13 +30,13 @@ def test_peers_make_the_same_views(name, cub_images):
     backend.close()
     assert [(v.shape, v.dtype) for v in theirs] == [(v.shape, torch.float32) for v in ours]
     assert difference(peer, theirs, ours, policy) < peer.tolerance
-    # Another picture's view, or one that is not normalised as ours, is far away: the comparison can tell.
+    # Another picture's view, or one that is not normalised as ours, is far away: the comparison shows it.
     wrong = [0.5 * v for v in theirs] if peer.draws else [v.flip(0) for v in theirs]
     assert difference(peer, wrong, ours, policy) > (1.5 if peer.draws else 3) * peer.tolerance
 
 
 def test_peers_are_what_their_names_say(monkeypatch):
-    """Views alone would not tell Kornia from Kornia compiled, nor the CPU from a GPU that is not there."""
+    """Views alone would not show whether Kornia is compiled, nor which device a peer is built for."""
     import dataclasses
 
     import torch

@@ -31,7 +31,7 @@ def test_merging_and_agreement(demo_result):
         results.merged([document, slower])
 
 
-@pytest.mark.parametrize("damage", ["nan", "missing", "empty", "quartiles"])
+@pytest.mark.parametrize("damage", ["nan", "missing", "empty", "quartiles", "median"])
 def test_the_schema_refuses(demo_result, damage):
     document = copy.deepcopy(demo_result[0])
     arm = document["arms"][0]
@@ -41,6 +41,8 @@ def test_the_schema_refuses(demo_result, damage):
         del arm["inside"]
     elif damage == "empty":
         document["arms"] = []
+    elif damage == "median":
+        del arm["cpu_ms"]["median"]
     else:
         arm["cpu_ms"]["q25"] = arm["cpu_ms"]["median"] + 1
     with pytest.raises(ValueError):
