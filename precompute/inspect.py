@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import UsageError, UserError
+from precompute.base.errors import UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main, progress
 
@@ -50,8 +50,10 @@ def program(argv: list[str] | None = None) -> int:
     add_options(parser, Config)
     parsed = parser.parse_args(argv)
     config = read_options(Config, parsed)
-    if config.sheet is not None and not config.sheet.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
-        raise UsageError(f"--sheet {config.sheet}: name a .png file")
+    if config.sheet is not None:
+        from precompute.base.sheet import check_format
+
+        check_format(config.sheet, "--sheet")
     check_out(config.sheet, "--sheet")
 
     from precompute.base.boxfile import BoxCache
@@ -236,8 +238,7 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
 
     from precompute.base import pixels
     from precompute.base.errors import BadFile
-    from precompute.base.files import replacing
-    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet
+    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
 
     rows = cache.indices(config.split)
     if not len(rows):
@@ -261,11 +262,11 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
             shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
             boxes.append((literal, RED))
         score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
-        tiles.append(Tile(rgb, boxes, score + Path(cache.path(i)).name))
+        tiles.append(Tile(rgb, score + Path(cache.path(i)).name, boxes))
         if shown is not None:
             height, width = rgb.shape[:2]
             map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
-            tiles.append(Tile(map_pixels, boxes[-2:], MAP))
+            tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
     if not tiles:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the one that was cached")
     title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if compared else "")
@@ -273,9 +274,8 @@ def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
         title += ", mean saliency inside before the name"
     if detector is not None:
         title += ", Eq. 2 taken literally red; maps beside"
-    picture = contact_sheet(tiles, columns=min(6, len(tiles)), title=title)
-    with replacing(config.sheet or "") as temporary:
-        picture.save(temporary, format=Path(config.sheet or "").suffix[1:].upper().replace("JPG", "JPEG"))
+    picture = contact_sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], title=title)
+    save(picture, config.sheet or "")
     count = sum(tile.caption != MAP for tile in tiles)
     print(f"sheet       {config.sheet}: {count} pictures, {picture.width}x{picture.height} px")
 
