@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
-from precompute.base.weights import shape_differences
-from precompute.saliency.weights import fold, read_state, sha256
+from precompute.saliency.weights import fold, read_pth, sha256
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -161,9 +160,18 @@ def load(path: str) -> Network:
     """The network with a checkpoint's weights. Raises UserError unless all names and shapes are BASNet's."""
     if path.lower().endswith(".onnx"):
         raise UserError(f"--weights {path}: BASNet's weights are read from .pth only")
-    state = read_state(path)
-    if differences := shape_differences(state, published_shapes()):
-        raise UserError(f"{path}: its weights are not BASNet's: {differences}")
+    state = {name: value for name, value in read_pth(path).items() if not name.endswith(".num_batches_tracked")}
+    wanted = published_shapes()
+    differ = [f"no {name}" for name in wanted if name not in state]
+    differ += [f"{name} unknown" for name in state if name not in wanted]
+    differ += [
+        f"{name} is {list(state[name].shape)}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if differ:
+        more = f", and {len(differ) - 1} more differences" if len(differ) > 1 else ""
+        raise UserError(f"{path}: its weights are not BASNet's: {differ[0]}{more}")
     network = Network()
     with torch.no_grad():
         for layer in layers():

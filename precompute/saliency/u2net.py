@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
-from precompute.saliency.weights import fold, read_onnx, read_state, sha256
+from precompute.saliency.weights import fold, read_onnx, read_pth, sha256
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (name, height, input, middle, output); height 4 with dilation instead of pooling is written as -4
@@ -103,7 +103,7 @@ def _to(x: Tensor, other: Tensor) -> Tensor:
 def load(path: str) -> tuple[Network, str]:
     """The network that fits the file, and its name. Raises UserError where neither fits."""
     from_onnx = path.lower().endswith(".onnx")
-    state = {} if from_onnx else read_state(path)
+    state = {} if from_onnx else read_pth(path)
     ordered = read_onnx(path) if from_onnx else []
     for name, small in (("u2netp", True), ("u2net", False)):
         network = Network(small)

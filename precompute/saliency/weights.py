@@ -5,6 +5,7 @@ further package is needed. Nothing of a file is ever executed.
 """
 
 import hashlib
+import pickle
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 
 from precompute.base.errors import UserError
-from precompute.base.weights import read_tensors
 
 Convolutions = list[tuple[torch.Tensor, torch.Tensor]]  # weight [O, I, k, k] and bias [O], in order of execution
 
@@ -111,9 +111,20 @@ def _tensor(message: bytes) -> tuple[str, torch.Tensor | None]:
     return name, torch.from_numpy(values.reshape(shape))
 
 
-def read_state(path: Path | str) -> dict[str, torch.Tensor]:
-    """The tensors of a .pth or .safetensors file by the published names. Raises UserError where there are none."""
-    return {key.removeprefix("module."): value for key, value in read_tensors(path).items()}
+def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
+    """A state dict of tensors, loaded with `weights_only`. Raises UserError where the file holds anything else."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on foreign files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run whatever is in the file
+            reason = "no file of torch's, or one that holds more than tensors and plain values"
+        raise UserError(f"{path}: not a file of tensors that torch can load ({reason})") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise UserError(f"{path}: holds no state dict")
+    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def fold(

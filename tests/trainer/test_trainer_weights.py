@@ -118,7 +118,7 @@ def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: 
     path = tmp_path / "w.pth"
     torch.save(build_encoder("resnet34").state_dict(), path)
     with pytest.raises(
-        UserError, match=r"does not fit --arch resnet18: left over layer1.2.bn1.bias.* more. It holds a resnet34$"
+        UserError, match=r"does not fit --arch resnet18: unknown layer1.2.bn1.bias.* more. It holds a resnet34$"
     ):
         load_encoder(path, "resnet18")  # each of whose tensors is there
     torch.save(resnet18 | {"bn1.weight": resnet18["bn1.weight"] * float("nan")}, path)

@@ -59,7 +59,7 @@ def write_gallery(encoder: Encoder, bench: Bench, path: str, say: Callable[[str]
     for i, (pixels, box) in enumerate(zip(as_pictures(images), boxes.tolist(), strict=True)):
         frame = [(box, GREEN)]
         maps_of = [Tile(pixels, name, frame, heat=of[i].numpy()) for name, of in scores.items()]
-        tiles.append([Tile(pixels, bench.data.cache.paths[rows[i]], frame), *maps_of])
+        tiles.append([Tile(pixels, bench.data.cache.path(rows[i]), frame), *maps_of])
     lines = [[tile for row in tiles[i : i + 2] for tile in row] for i in range(0, len(tiles), 2)]  # two pictures a line
     save(contact_sheet(lines, title=f"AUC of the maps' cells against the boxes: {by_map}"), path)
     note = "" if isfinite(aucs["centre prior"]) else " there is none: the boxes cover every cell or none;"

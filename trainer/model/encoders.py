@@ -16,7 +16,7 @@ from torchvision.models.resnet import ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from precompute.base.errors import UsageError, UserError
-from precompute.base.weights import shape_differences
+from precompute.base.weights import differences
 from trainer.model.networks import NARROW, architectures, build_encoder, feature_maps, feature_widths
 from trainer.model.weights import VIT_STEMS, fit_encoder, not_used, prefixes, read_state, require_finite
 
@@ -192,7 +192,7 @@ def _without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | Path) -> None:
     """Gives `vit` these weights, each of its tensors among them; UserError says what is missing."""
-    if differences := shape_differences(weights, {k: v.shape for k, v in vit.state_dict().items()}):
-        raise UserError(f"{path} does not fit {name}: {differences}. Name another with --arch")
+    if faults := differences(weights, {k: v.shape for k, v in vit.state_dict().items()}):
+        raise UserError(f"{path} does not fit {name}: {faults}. Name another with --arch")
     require_finite(weights, path)
     vit.load_state_dict(weights)

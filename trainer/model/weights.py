@@ -1,6 +1,6 @@
 """Encoders from anybody's files: torchvision, timm, OpenMixup, lightly, VISSL, BYOL- and MoCo-style ones, our own.
 
-Strict: every weight of the encoder must be found with its shape, and what the file holds beside it is reported.
+Strict: the file must hold every weight of the encoder in its shape; what it holds beside them is reported.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from precompute.base.errors import UserError
-from precompute.base.weights import read_tensors, shape_differences, some
+from precompute.base.weights import differences, load_torch, some
 from trainer.model.networks import BLOCKS, architectures, build_encoder
 
 _VISSL = ("classy_state_dict", "base_model", "trunk")  # the way down to its weights, with "model" on it
@@ -40,8 +40,8 @@ def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None 
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     name = arch or infer_arch(weights, path)
     encoder = build_encoder(name)
-    if differences := _differences(weights, name):
-        raise UserError(f"{path} does not fit --arch {name}: {differences}{_its_own_arch(weights, path)}")
+    if faults := _differences(weights, name):
+        raise UserError(f"{path} does not fit --arch {name}: {faults}{_its_own_arch(weights, path)}")
     expected = encoder.state_dict()
     require_finite({k: weights[k] for k in expected if k in weights}, path)
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
@@ -57,11 +57,15 @@ def not_used(names: list[str]) -> str:
 
 
 def _differences(weights: Mapping[str, Tensor], arch: str) -> str:
-    """How `weights` differ from those of the ResNet `arch`; "" where they fit. Heads beside its layers do not count."""
+    """How `weights` differ from those of the ResNet `arch`; "" where they fit.
+
+    Heads beside its layers do not count, and BatchNorm's counters of steps may be missing.
+    """
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in build_encoder(arch).state_dict().items()}
-    # Layers that are left over do count: a ResNet-34 holds all of a ResNet-18, and half a network is none.
-    return shape_differences({k: v for k, v in weights.items() if k in shapes or k.startswith("layer")}, shapes)
+    # Unknown layers do count: a ResNet-34 holds all of a ResNet-18, and half a network is none.
+    own = {k: v for k, v in weights.items() if k in shapes or k.startswith("layer")}
+    return differences(own, {k: v for k, v in shapes.items() if k in own or not k.endswith("num_batches_tracked")})
 
 
 def _its_own_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
@@ -79,8 +83,32 @@ def require_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file of any of the containers known here. UserError says why there are none."""
-    return read_tensors(path, _CONTAINERS)
+    """The tensors of a .safetensors file or one of torch's, by name. UserError says why there are none."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file of weights in it, such as encoder.safetensors")
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    while isinstance(content, Mapping) and (inner := next((k for k in _CONTAINERS if k in content), None)):
+        content = content[inner]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds {type(content).__name__}, no dictionary of weights")
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        names = some([str(k) for k in content])
+        raise UserError(f"{path}: no weights in it, and nothing called {', '.join(_CONTAINERS)}. It holds {names}")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
 def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
