@@ -1,4 +1,4 @@
-"""What an encoder is worth: kNN, linear, fine-tuned accuracy and localisation, for anybody's ResNet or ViT weights.
+"""Measures an encoder: kNN, linear and fine-tuned accuracy, and localisation, for anybody's ResNet or ViT weights.
 
 python -m trainer.evaluate runs/cub/encoder.safetensors --boxes cache/cub.h5 --root data/CUB_200_2011
 python -m trainer.evaluate resnet50.pth --dataset cub --protocol linear finetune --json
@@ -6,38 +6,43 @@ python -m trainer.evaluate runs/cub/encoder.safetensors --dataset cub --protocol
 """
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from augment.backends import NAMES as BACKENDS
-from precompute.base.errors import UsageError, UserError
-from precompute.base.options import Parser, add_options, option, read_options
+from augment.stream.request import Making, Source
+from precompute.base.errors import BadValue, UsageError, UserError
+from precompute.base.options import Parser, add_options, group, option, option_of, read_options
 from precompute.base.program import check_out, main
 from trainer.config.choices import let_idle_threads_sleep
-from trainer.config.run import known_device, positive
+from trainer.config.run import positive
 
-NOTHING_TO_FIND = "no held-out picture has cells of both its box and its background (whole-picture boxes, or one cell)"
+if TYPE_CHECKING:
+    from trainer.evaluation.bench import Bench
+    from trainer.model.encoders import Encoder
+
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
-# Weights files hold no heads, so what a localisation report needs them for stands elsewhere.
-NOT_HERE = """\
-  The probe is a direct head per cell; the shuffled one was fitted on other images' boxes.
-  Rolled keys need a run's heads: trainer.run. Twins trained with shuffled masks or a direct head: trainer.compare."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images that encoders are evaluated on."""
+
+    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
+    boxes: str | None = option_of(Source, "boxes")
+    root: str | None = option_of(Source, "root")
+    train_split: str = option("train", "split to learn from")
+    eval_split: str | None = option(None, "split to test on; default: test, else val")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of `trainer.evaluate`. ValueError names the value and the remedy."""
+    """Settings of `trainer.evaluate`. BadValue names the value, the valid ones and the remedy."""
 
-    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
-    boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
+    data: DataConfig = group(DataConfig, "data")
     protocol: tuple[str, ...] = option(
         (), "protocols, or all; default: knn (where there are labels) and localise", choices=(*PROTOCOLS, "all")
     )
     arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
-    train_split: str = option("train", "split to learn from")
-    eval_split: str | None = option(None, "split to test on; default: test, else val")
     size: int | None = option(None, "side of the images in pixels; default 224, 64 for narrow encoders")
     batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
     linear_epochs: int = option(100, "epochs of the linear protocol")
@@ -46,25 +51,26 @@ class EvaluateConfig:
     )
     finetune_epochs: int = option(200, "epochs of the finetune protocol")
     finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
-    pipeline: str = option("auto", "what makes the training crops", choices=BACKENDS)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    workers: int | None = option(None, "threads for reading; default: the machine's cores")
+    making: Making = group(
+        Making, "making of the training crops", hidden=("cache", "cache_side", "check", "on_bad"), on_bad="fail"
+    )
     seed: int = option(0, "seed of crops and classifiers")
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
 
     def __post_init__(self) -> None:
-        positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
-        known_device(self.device)
+        positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr")
         if self.size is not None and not 8 <= self.size <= 4096:
-            raise ValueError(f"--size {self.size}: must be within 8 and 4096")
+            raise BadValue("size", self.size, "within 8 and 4096")
         if self.batch_size == 1 and {"finetune", "all"} & set(self.protocol):
-            raise ValueError("--batch-size 1: --protocol finetune needs at least 2 images a step, for BatchNorm")
-        if self.dataset is not None and self.boxes is not None:
-            raise ValueError("--dataset and --boxes each name the data: give one of them")
-        if self.gallery is not None and not self.gallery.lower().endswith(".png"):
-            raise ValueError(f"--gallery {self.gallery}: name a .png file")
+            raise BadValue("batch_size", 1, "at least 2 for --protocol finetune", "BatchNorm needs 2 images a step")
+        if self.data.dataset is not None and self.data.boxes is not None:
+            raise BadValue("dataset", self.data.dataset, "left out beside --boxes", "Each of them names the data")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed {self.seed}: must be at least 0 and less than 2^63")
+            raise BadValue("seed", self.seed, "at least 0 and less than 2^63")
+        if self.gallery is not None:
+            from precompute.base.sheet import check_format
+
+            check_format(self.gallery, "--gallery")
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -86,32 +92,27 @@ def program(argv: list[str] | None = None) -> int:
 
 
 def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
-    """All protocols asked for, as JSON values; prints what it finds."""
+    """The results of all protocols asked for, as JSON values; prints them as well."""
     import torch
 
+    from precompute.base.device import find_device
     from precompute.base.options import as_json
-    from trainer.config.choices import find_hardware
     from trainer.engine.data import open_data
-    from trainer.evaluation import gallery, protocols
-    from trainer.model.encoders import load_any, untrained
+    from trainer.evaluation.bench import Bench
+    from trainer.evaluation.gallery import write_gallery
 
-    if config.gallery:
-        gallery.require()
     torch.manual_seed(config.seed)
-    if weights == "random":
-        if config.arch is None:
-            raise UsageError("random weights need --arch, for example --arch resnet18")
-        arch, remark = config.arch, "weights: none, a random initialisation"
-        encoder, size = untrained(arch, config.size)
-    else:
-        encoder, arch, size, remark = load_any(weights, config.arch, config.size)
+    encoder, arch, size, remark = _encoder(weights, config)
     print(remark)
-    data = open_data(config.dataset, config.boxes, config.root, print)
-    held_out = data.held_out(config.train_split, config.eval_split)
+    data = open_data(config.data.dataset, config.data.boxes, config.data.root, print)
+    held_out = data.held_out(config.data.train_split, config.data.eval_split)
     if held_out is None:
         raise UserError(data.nothing_held_out)
-    hardware, _ = find_hardware(config.device)
-    encoder = encoder.to(hardware.device).to(memory_format=torch.channels_last)
+    making = replace(config.making, device=find_device(config.making.device))
+    encoder = encoder.to(making.device).to(memory_format=torch.channels_last)
+    bench = Bench(
+        data, config.data.train_split, held_out, size, config.batch_size or 64, seed=config.seed, making=making
+    )
     result: dict[str, Any] = {
         "weights": weights,
         "arch": arch,
@@ -119,66 +120,58 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
         "eval_split": held_out,
         "size": size,
     }
-
-    def bench_of(batch: int) -> protocols.Bench:
-        return protocols.Bench(
-            data, config.train_split, held_out, size, config.batch_size or batch,
-            hardware.device, config.workers, config.pipeline, config.seed,
-        )  # fmt: skip
-
     if config.gallery:
-        gallery.write_gallery(encoder, bench_of(64), Path(config.gallery), print)
+        write_gallery(encoder, bench, config.gallery, print)
         result["gallery"] = config.gallery
-    asked = PROTOCOLS if "all" in config.protocol else config.protocol
-    if not asked:
-        asked = ("knn", "localise") if bench_of(64).has_labels() else ("localise",)
-        print(f"--protocol {' '.join(asked)}: the default" + ("" if "knn" in asked else " where there are no labels"))
-    for name in asked:
-        bench = bench_of(16 if name == "finetune" else 64)
-        if name != "localise" and not bench.has_labels():
-            raise UserError(
-                f"--protocol {name}: the set has no labels in {config.train_split} or {held_out}. "
-                "--protocol localise needs none"
-            )
-        if name == "knn":
-            result[name] = protocols.knn(encoder, bench)
-        elif name == "linear":
-            result[name] = protocols.linear(encoder, bench, print, config.linear_epochs, config.linear_lr)
-        elif name == "finetune":
-            result[name] = protocols.finetune(encoder, bench, print, config.finetune_epochs, config.finetune_lr)
-        else:
-            result[name] = protocols.localise(encoder, bench)
-        print(_sentence(name, result[name], bench))
+    for name in _protocols(config, bench):
+        result[name] = _measure(name, encoder, bench, config)
     return result
 
 
-def _sentence(name: str, found: dict[str, Any], bench: Any) -> str:
-    """A protocol's result for a person."""
-    if name != "localise":
-        return (
-            f"{name}: {found['accuracy']:.4f} of {found['images']} images (most frequent class {bench.majority():.4f})"
+def _encoder(weights: str, config: EvaluateConfig) -> tuple["Encoder", str, int, str]:
+    """The encoder, its architecture's name, the side of its images, and a sentence about its weights."""
+    from trainer.model.encoders import load_any, untrained
+
+    if weights != "random":
+        return load_any(weights, config.arch, config.size)
+    if config.arch is None:
+        raise UsageError("random weights need --arch, for example --arch resnet18")
+    encoder, size = untrained(config.arch, config.size)
+    return encoder, config.arch, size, "weights: none, a random initialisation"
+
+
+def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:
+    """The protocols to run; says which they are where none was asked for."""
+    if config.protocol:
+        return PROTOCOLS if "all" in config.protocol else config.protocol
+    labels = bench.has_labels()
+    chosen = ("knn", "localise") if labels else ("localise",)
+    print(f"--protocol {' '.join(chosen)}: the default" + ("" if labels else " where there are no labels"))
+    return chosen
+
+
+def _measure(name: str, encoder: "Encoder", bench: "Bench", config: EvaluateConfig) -> dict[str, Any]:
+    """One protocol's result, printed too."""
+    from trainer.evaluation import figures, protocols
+
+    if name == "localise":
+        result = protocols.localise(encoder, bench)
+        print(figures.localisation_table(result))
+        return result
+    if not bench.has_labels():
+        raise UserError(
+            f"--protocol {name}: the set has no labels in {bench.train_split} or {bench.test_split}. "
+            "--protocol localise needs none"
         )
-    if found["probe"]["images"] == 0:
-        return f"localise: left out, {NOTHING_TO_FIND}"
-    whole, crops = _table(found), _table(found["crops"])
-    if found["cells"] < 4:
-        few = "few to localise on: the figures mean little. A larger --size gives more"
-        whole = f"{whole}\n  note: maps of {found['cells']}×{found['cells']} cells are {few}"
-    return f"localise, whole images: {whole}\nlocalise, off-centre crops: {crops}\n{NOT_HERE}"
-
-
-def _table(found: dict[str, Any]) -> str:
-    """The maps' figures, one a line."""
-    from trainer.evaluation.localise import shown
-
-    lines = [f"box area share {found['area_share']:.3f}, {found['off_centre_images']} images off-centre"]
-    lines.append(f"  {'map':14s} {'AUC':>6s} {'point':>6s} {'energy':>6s}  off-centre AUC  MaxBoxAcc@0.3 @0.5 @0.7")
-    for key in ("probe", "shuffled probe", "energy", "centre prior"):
-        f, accuracy = found[key], found[key]["max_box_accuracy"]
-        boxes = "  ".join(f"{accuracy[iou]:.3f}" for iou in ("0.3", "0.5", "0.7"))
-        line = f"  {key:14s} " + " ".join(f"{shown(f[name]):>6s}" for name in ("auc", "pointing", "energy"))
-        lines.append(f"{line}  {shown(f['off_centre']['auc']):>14s}  {boxes}")
-    return "\n".join(lines)
+    if name == "knn":
+        result = protocols.knn(encoder, bench)
+    elif name == "linear":
+        result = protocols.linear(encoder, bench, print, config.linear_epochs, config.linear_lr)
+    else:
+        smaller = replace(bench, batch=config.batch_size or 16)
+        result = protocols.finetune(encoder, smaller, print, config.finetune_epochs, config.finetune_lr)
+    print(figures.accuracy_line(name, result, bench.majority()))
+    return result
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ import pytest
 import torch
 from trainer_runs import TINY, assert_equal
 
+from augment.stream.request import Making
 from trainer.engine.data import open_data
 from trainer.evaluation import protocols, run_report
+from trainer.evaluation.bench import Bench
 from trainer.evaluation.knn import knn_accuracy, knn_predict
 from trainer.evaluation.localise import (
     box_masks,
@@ -22,7 +24,6 @@ from trainer.evaluation.localise import (
     off_centre_windows,
     probe_maps,
 )
-from trainer.evaluation.protocols import Bench
 from trainer.model.resnets import build_encoder
 from trainer.record import checkpoint
 from trainer.run import program
@@ -31,7 +32,7 @@ from trainer.run import program
 @pytest.fixture(scope="module")
 def bench(demo_boxes: Path, demo_root: Path) -> Bench:
     data = open_data(None, str(demo_boxes), str(demo_root), lambda line: None)
-    return Bench(data, "train", "test", size=32, batch=16, workers=1, pipeline="kornia")
+    return Bench(data, "train", "test", size=32, batch=16, making=Making("kornia", "cpu", workers=1, on_bad="fail"))
 
 
 def test_a_cell_that_the_box_only_grazes_is_no_hit() -> None:

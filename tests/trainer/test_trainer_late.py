@@ -12,11 +12,13 @@ import pytest
 import torch
 from trainer_runs import TINY
 
+from augment.stream.request import Making
 from precompute.base.boxfile import BoxCache, write
 from precompute.base.errors import UsageError, UserError
 from trainer import compare, evaluate, run
 from trainer.engine.data import Data
-from trainer.evaluation.protocols import Bench, features
+from trainer.evaluation.bench import Bench
+from trainer.evaluation.protocols import features
 from trainer.methods.byol import Alignment
 from trainer.model.encoders import untrained
 from trainer.record import checkpoint, metrics
@@ -91,7 +93,7 @@ def test_an_evaluation_names_a_file_that_went_bad(spoilt: tuple[list[str], dict[
 def test_a_split_without_a_readable_image_says_so(demo_boxes: Path, tmp_path: Path, monkeypatch) -> None:
     cache = BoxCache.open(demo_boxes)
     encoder, _ = untrained("resnet10w4", 32)
-    bench = Bench(Data(cache, demo_boxes, tmp_path), "train", "test", 32, on_bad="replace")
+    bench = Bench(Data(cache, demo_boxes, tmp_path), "train", "test", 32, making=Making(device="cpu"))
     monkeypatch.setattr("augment.stream.evaluation.ImageSet.open", lambda *_: _no_folder(cache, tmp_path))
     with pytest.raises(UserError, match="split 'test': none of its images can be read"):
         features(encoder, bench, "test")

@@ -250,7 +250,7 @@ def test_weights_beside_other_objects_are_refused_with_the_way_out(tmp_path: Pat
     [
         ("mocov2", ["target momentum 0.999,", "d 16, hidden 16 (MLP)\n"]),
         ("looc", ["target momentum 0.999,", "d 2 x 16,"]),
-        ("rotpred", ["no target network", "d 4 (the turns)"]),
+        ("rotpred", ["no target network", "d 4 (set by the method)"]),
         ("byol", ["target momentum 0.996 rising to 1", "d 16, hidden 16 (MLP)\n"]),
         (
             "cvsa",

@@ -15,11 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_runs import assert_equal
 
 from augment import eval_images, open_views
+from augment.stream.request import Making
 from precompute.base.errors import UserError
 from trainer.engine.data import open_data
+from trainer.evaluation import bench as benches
 from trainer.evaluation import protocols, run_report
+from trainer.evaluation.bench import Bench
 from trainer.evaluation.knn import knn_accuracy
-from trainer.evaluation.protocols import Bench
 from trainer.model.encoders import maps, pooled
 from trainer.model.resnets import build_encoder
 
@@ -32,7 +34,7 @@ def quiet(line: str) -> None:
 def bench(demo_boxes: Path, demo_root: Path) -> Bench:
     """Forty-eight training images: three steps an epoch."""
     data = open_data(None, str(demo_boxes), str(demo_root), quiet)
-    return Bench(data, "train", "test", size=32, batch=16, workers=1, pipeline="kornia")
+    return Bench(data, "train", "test", size=32, batch=16, making=Making("kornia", "cpu", workers=1, on_bad="fail"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_classifiers_train_on_random_crops_and_flips_alone(
 ) -> None:
     """MoCo's crops of 8 % and more, the paper's of half and more; no colour, no blur."""
     opened: list[tuple[Any, Any]] = []
-    monkeypatch.setattr(protocols, "open_views", lambda *a, **k: opened.append((a, k)) or open_views(*a, **k))
+    monkeypatch.setattr(benches, "open_views", lambda *a, **k: opened.append((a, k)) or open_views(*a, **k))
     protocol(build_encoder("resnet10w4"), bench, quiet, epochs=1, lr=0.01)
     ((arguments, options),) = opened
     cache, shares, flips = bench.data.cache, [], []
@@ -174,7 +176,7 @@ def test_features_that_are_no_numbers_make_no_figure(bench: Bench, value: float)
             protocol(encoder, bench)
 
 
-def test_a_runs_accuracy_is_told_beside_an_untrained_nets_and_chance(bench: Bench) -> None:
+def test_a_runs_accuracy_is_printed_beside_an_untrained_nets_and_chance(bench: Bench) -> None:
     said: list[str] = []
     encoder = build_encoder("resnet10w4")
     state: Any = SimpleNamespace(config=SimpleNamespace(seed=3, arch="resnet10w4"), method=SimpleNamespace())

@@ -13,9 +13,9 @@ from trainer_runs import TINY
 from precompute.base.errors import UserError
 from trainer import compare, evaluate
 from trainer.compare import missing_controls
+from trainer.evaluation.figures import area_shares, keys_sentence, localisation_table
 from trainer.evaluation.localise import Figures
 from trainer.record import metrics, model_card
-from trainer.record.model_card import keys_sentence
 from trainer.run import program
 
 CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")
@@ -87,10 +87,10 @@ def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:
         assert cells == [f"{wanted[name][key]:.3f}" for key in ("auc", "pointing", "energy")], name
     assert any(len(set(cells)) == 3 for _, *cells in rows), "figures that are all alike show no order"
     knn = {"accuracy": 0.125, "images": 12, "untrained": 0.25, "majority": 0.375}
-    (sentence,) = model_card._results({"knn": knn, "localisation": None})
-    assert sentence == "- kNN (k=20) top-1 0.1250 of 12; untrained net 0.2500, most frequent class 0.3750"
+    sentence = model_card._results({"knn": knn, "localisation": None})
+    assert sentence.rstrip() == "- kNN (k=20) top-1 0.1250 of 12; untrained net 0.2500, most frequent class 0.3750"
     images, crops = {"area_share": 0.1}, {"area_share": 0.2}
-    shares = model_card.area_shares({"images": {**images, "crops": crops}, "mask_share": 0.3})
+    shares = area_shares({"images": {**images, "crops": crops}, "mask_share": 0.3})
     assert shares == "whole images 0.100, off-centre crops 0.200, views 0.300"
 
 
@@ -119,7 +119,7 @@ def test_evaluates_table_has_each_figure_under_its_heading() -> None:
         return {"area_share": next(numbers), "off_centre_images": 5, "cells": 7, **maps, "probe": probe}
 
     found = tables() | {"crops": tables()}
-    said = evaluate._sentence("localise", found, None)
+    said = localisation_table(found)
     whole, crops = said.split("localise, off-centre crops: ")
     for text, of in ((whole, found), (crops, found["crops"])):
         about, heading, *rows = text.splitlines()[:6]

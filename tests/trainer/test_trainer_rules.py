@@ -233,7 +233,7 @@ def test_a_comparison_that_was_stopped_says_how_to_go_on(
 
 
 def test_a_gallery_is_a_png() -> None:
-    with pytest.raises(UsageError, match=r"--gallery sheet\.txt: name a \.png file"):
+    with pytest.raises(UsageError, match=r"--gallery sheet\.txt: must end in \.png"):
         evaluate.program(["random", "--arch", "resnet10w4", "--gallery", "sheet.txt"])
 
 

@@ -109,7 +109,7 @@ def test_what_does_not_fit_says_so(resnet18: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not fit --arch resnet50: missing layer1.0.bn3"):
         load_encoder(path, "resnet50")
     torch.save({k: v for k, v in resnet18.items() if "layer3.1" not in k}, path)
-    with pytest.raises(UserError, match=r"no ResNet that is known here \(resnet101.*--arch tells what differs"):
+    with pytest.raises(UserError, match=r"no ResNet that is known here \(resnet101.*--arch says what differs"):
         load_encoder(path)
     with pytest.raises(UserError, match=r"missing layer3.1.bn1.bias"):
         load_encoder(path, "resnet18")
@@ -119,7 +119,7 @@ def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: 
     path = tmp_path / "w.pth"
     torch.save(build_encoder("resnet34").state_dict(), path)
     with pytest.raises(
-        UserError, match=r"does not fit --arch resnet18: layer1.2.bn1.bias.* left over. It holds a resnet34$"
+        UserError, match=r"does not fit --arch resnet18: unknown layer1.2.bn1.bias.* more. It holds a resnet34$"
     ):
         load_encoder(path, "resnet18")  # each of whose tensors is there
     torch.save(resnet18 | {"bn1.weight": resnet18["bn1.weight"] * float("nan")}, path)

@@ -23,7 +23,6 @@ def assert_same_run(out: Path, unbroken: Path) -> None:
     """Encoder, checkpoint, lines and the names of the files equal those of the run that nobody stopped."""
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in unbroken.iterdir())
     ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (out, unbroken))
-    assert (out / "encoder.safetensors").read_bytes() == (unbroken / "encoder.safetensors").read_bytes()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     ours, theirs = (checkpoint.load(folder / checkpoint.NAME) for folder in (out, unbroken))

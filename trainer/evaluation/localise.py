@@ -1,20 +1,20 @@
-"""Where a network looks: per-cell scores held against boxes, always beside the centre prior.
+"""Where a network looks: scores of cells compared with boxes, always beside the centre prior.
 
 Score maps and masks are [N, H, W]; a cell is foreground when the box covers at least half of it. Every figure is a mean
 over images; images without both kinds of cells are left out.
 """
 
 from dataclasses import dataclass
-from math import isfinite
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from augment.views.geometry import masks as cell_cover
+from precompute.base.boxmath import iou
+from trainer.evaluation.figures import shown
 from trainer.model.auc import cell_auc
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class Figures:
 
     def __str__(self) -> str:
         return f"AUC {shown(self.auc)}  pointing {shown(self.pointing)}  energy {shown(self.energy)}"
-
-
-def shown(figure: float) -> str:
-    """A figure to three digits, or a dash: of no images there is none."""
-    return f"{figure:.3f}" if isfinite(figure) else "-"
 
 
 def figures(scores: Tensor, masks: Tensor) -> Figures:
@@ -77,9 +72,7 @@ def probe_maps(features: Tensor, probe: tuple[Tensor, Tensor]) -> Tensor:
 
 def box_masks(boxes: Tensor, grid: int) -> Tensor:
     """Share of each cell that boxes [N, 4] in [0, 1] cover: [N, grid, grid]."""
-    from augment.views.geometry import masks
-
-    return masks(boxes, size=1, grid=grid)
+    return cell_cover(boxes, size=1, grid=grid)
 
 
 def off_centre(boxes: Tensor, distance: float = 0.15) -> Tensor:
@@ -93,70 +86,51 @@ def max_box_accuracy(
 ) -> dict[str, float]:
     """MaxBoxAcc (Choe et al. 2020): share of images whose box is found at the best common threshold, per IoU.
 
-    Scores [N, H, W] are resized to side × side and scaled to [0, 1] per image; the found box is that of the largest
-    connected region above the threshold. Boxes [N, 4] in [0, 1].
+    Scores [N, H, W] are resized to side × side and scaled to [0, 1] per image; the box of the largest connected region
+    above the threshold is compared with the image's. Boxes [N, 4] in [0, 1].
     """
-    import numpy as np
-
-    maps = torch.nn.functional.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)
-    maps = maps[:, 0].flatten(1)
+    maps = F.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)[:, 0].flatten(1)
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
-    maps = ((maps - low) / (high - low).clamp_min(1e-12)).view(-1, side, side).cpu().numpy()
+    scaled = ((maps - low) / (high - low).clamp_min(1e-12)).view(-1, side, side).cpu().numpy()
     truth = boxes.double().cpu().numpy() * side
     best = np.zeros(len(ious))
     for threshold in np.linspace(0, 1, thresholds, endpoint=False):
-        found = _largest_regions(maps >= threshold)
-        overlap = _iou(found, truth)
-        best = np.maximum(best, [(overlap >= iou).mean() for iou in ious])
-    return {f"{iou:g}": float(value) for iou, value in zip(ious, best, strict=True)}
+        overlap = iou(_largest_regions(scaled >= threshold), truth)
+        best = np.maximum(best, [(overlap >= least).mean() for least in ious])
+    return {f"{least:g}": float(share) for least, share in zip(ious, best, strict=True)}
 
 
-def _largest_regions(masks: "np.ndarray") -> "np.ndarray":
-    """Boxes [N, 4] in cells, end-exclusive, of the largest 4-connected region of each mask [N, H, W] (none: zeros)."""
-    import numpy as np
+def _largest_regions(masks: np.ndarray) -> np.ndarray:
+    """Boxes [N, 4] in cells, end-exclusive, of the largest 4-connected region of each mask [N, H, W].
+
+    Of equally large regions the one that begins first counts. The box of a mask without any is all zeros.
+    """
     from scipy import ndimage
 
-    apart = np.zeros((3, 3, 3), bool)  # pictures are layers that do not touch: one call labels them all
-    apart[1] = ndimage.generate_binary_structure(2, 1)
-    labels, count = ndimage.label(masks, apart)  # type: ignore[misc]
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    # Labels are numbered layer by layer, so a layer has those up to its highest one.
-    last = np.maximum.accumulate(labels.max((1, 2)))
-    layers = np.repeat(np.arange(len(masks)), np.diff(last, prepend=0))
-    ascending = np.lexsort((-np.arange(count), sizes, layers))  # the last of a layer: its largest, of equals the first
-    largest = np.zeros(len(masks), labels.dtype)
-    largest[layers[ascending]] = ascending + 1
-    hit = (labels == largest[:, None, None]) & (labels > 0)
-    sides = (hit.any(1), hit.any(2))  # columns, rows
-    (x0, x1), (y0, y1) = ((s.argmax(1), s.shape[1] - s[:, ::-1].argmax(1)) for s in sides)
-    return np.where(largest[:, None] > 0, np.stack([x0, y0, x1, y1], 1), 0).astype(np.float64)
-
-
-def _iou(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
-    """Intersection over union of boxes [N, 4] pair by pair."""
-    import numpy as np
-
-    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
-    inside = sides.prod(1)
-    return inside / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inside)
+    connected = np.zeros((3, 3, 3), bool)
+    connected[1] = ndimage.generate_binary_structure(2, 1)  # within a mask only, so one call labels all masks
+    labels, count = ndimage.label(masks, connected)  # type: ignore[misc]
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist()
+    largest, boxes = [0] * len(masks), np.zeros((len(masks), 4))
+    for (mask, rows, columns), size in zip(ndimage.find_objects(labels), sizes, strict=True):
+        if size > largest[mask.start]:
+            largest[mask.start] = size
+            boxes[mask.start] = columns.start, rows.start, columns.stop, rows.stop
+    return boxes
 
 
 def off_centre_windows(boxes: Tensor, rows: Tensor, side: int, window: int, tries: int = 16) -> tuple[Tensor, Tensor]:
-    """Windows of a picture of `side` pixels that push its box to the side: corners [N, 2] (x, y), boxes [N, 4] in them.
+    """Windows of pictures of `side` pixels with the box at the side: corners [N, 2] (x, y), boxes [N, 4] in them.
 
-    Of `tries` random windows (drawn from the row's own stream, so the same for every encoder) that keep at least half
-    of the box, the one whose visible box is furthest from the middle.
+    Of `tries` random windows that keep at least half of the box, the one whose visible box is furthest from the middle.
+    They are drawn from a random stream of the row's own, so every encoder sees the same ones.
     """
-    import numpy as np
-
     corners = np.zeros((len(boxes), 2), np.int64)
     cut = np.zeros((len(boxes), 4), np.float64)
     for i, (box, row) in enumerate(zip(boxes.double().cpu().numpy() * side, rows.tolist(), strict=True)):
         rng = np.random.Generator(np.random.Philox(key=row))
         corner = rng.integers(0, side - window + 1, (tries, 2))
-        visible = (
-            np.concatenate([np.clip(box[:2] - corner, 0, window), np.clip(box[2:] - corner, 0, window)], 1) / window
-        )
+        visible = np.clip(box - np.tile(corner, 2), 0, window) / window
         kept = (visible[:, 2:] - visible[:, :2]).prod(1) * window**2 / max((box[2:] - box[:2]).prod(), 1e-9)
         away = np.abs((visible[:, :2] + visible[:, 2:]) / 2 - 0.5).max(1)
         best = np.where(kept >= 0.5, away, away * 0 + kept - 1).argmax()

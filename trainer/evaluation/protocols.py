@@ -1,21 +1,21 @@
 """Evaluation protocols on frozen or fine-tuned encoders: kNN, linear, finetune, localise.
 
-An encoder is a ResNet of torchvision's layout or a ViT (`encoders.Encoder`). Images are plain (`eval_images`) for
-testing and kNN, RandomResizedCrop and flip alone for training a classifier.
+An encoder is a ResNet of torchvision's layout or a ViT (`encoders.Encoder`). Images are plain for testing and kNN;
+classifiers train on random crops and flips alone.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from augment import Making, Policy, Source, eval_images, open_views
-from precompute.base.errors import BadFile, UserError
-from trainer.engine.data import Data
+from augment import Policy
+from precompute.base.errors import UserError
+from trainer.evaluation.bench import Bench
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.localise import (
     box_masks,
@@ -33,70 +33,15 @@ Say = Callable[[str], None]
 MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
 
 
-@dataclass(frozen=True)
-class Bench:
-    """The images that encoders are held against.
-
-    `on_bad`: whether a file that went bad is an error ("fail") or is left out; `left_out` then has its path and why.
-    """
-
-    data: Data
-    train_split: str
-    test_split: str
-    size: int = 224
-    batch: int = 64
-    device: str = "cpu"
-    workers: int | None = None
-    pipeline: str = "auto"
-    seed: int = 0
-    on_bad: str = "fail"
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def images(self, split: str, crop: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Plain images [N, 3, S, S] on the device and their rows [N] on the CPU, in order."""
-        some = False
-        for images, rows in eval_images(
-            Source(self.data.cache, self.data.root, self.data.split(split)), size=self.size, batch_size=self.batch,
-            crop=crop, making=Making(workers=self.workers), skip=self._bad,
-        ):  # fmt: skip
-            some = True
-            yield images.to(self.device).contiguous(memory_format=torch.channels_last), rows
-        if not some:
-            why = "none of its images can be read" if self.left_out else "there are no images in it"
-            raise UserError(f"split {split!r}: {why}")
-
-    def _bad(self, error: BadFile) -> None:
-        if self.on_bad == "fail":
-            raise UserError(f"{error}. Boxes made anew (precompute.boxes) hold good files only") from error
-        self.left_out[error.path] = error.reason
-
-    @property
-    def labels(self) -> Tensor:
-        """Class of every image of the box file, -1 unknown."""
-        return torch.from_numpy(self.data.cache.labels.astype("int64"))
-
-    def has_labels(self) -> bool:
-        """Whether both splits have labelled images."""
-        rows = [self.data.cache.indices(self.data.split(s)) for s in (self.train_split, self.test_split)]
-        return all((self.data.cache.labels[r] >= 0).any() for r in rows)
-
-    def majority(self) -> float:
-        """Share of the most frequent class in the test split: what guessing gives."""
-        rows = self.data.cache.indices(self.data.split(self.test_split))
-        labels = self.labels[torch.from_numpy(rows)]
-        labels = labels[labels >= 0]
-        return torch.bincount(labels).max().item() / len(labels)
-
-
 @torch.no_grad()
 def features(encoder: Encoder, bench: Bench, split: str) -> tuple[Tensor, Tensor]:
     """Pooled features [N, C] of a split's labelled images, centre crops, and their labels [N]."""
-    found, truth = [], []
+    z, labels = [], []
     for images, rows in bench.images(split, "center"):
-        found.append(pooled(encoder, images).float())
-        truth.append(bench.labels[rows].to(images.device))
-    known = torch.cat(truth) >= 0
-    return _finite(torch.cat(found)[known]), torch.cat(truth)[known]
+        z.append(pooled(encoder, images).float())
+        labels.append(bench.labels[rows].to(images.device))
+    known = torch.cat(labels) >= 0
+    return _finite(torch.cat(z)[known]), torch.cat(labels)[known]
 
 
 def knn(encoder: Encoder, bench: Bench, k: int = 20) -> dict[str, Any]:
@@ -111,7 +56,7 @@ def knn(encoder: Encoder, bench: Bench, k: int = 20) -> dict[str, Any]:
 def linear(encoder: Encoder, bench: Bench, say: Say, epochs: int = 100, lr: float = 30.0) -> dict[str, Any]:
     """MoCo's linear protocol: SGD 0.9, lr 30 per 256 images, ×0.1 at 60 % and 80 %, RRC + flip, frozen encoder."""
     encoder.eval().requires_grad_(False)
-    classifier = nn.Linear(width(encoder), len(bench.data.cache.class_names)).to(bench.device)
+    classifier = _classifier(encoder, bench)
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.0, momentum=0.9)
@@ -119,40 +64,38 @@ def linear(encoder: Encoder, bench: Bench, say: Say, epochs: int = 100, lr: floa
     def rate(progress: float) -> float:
         return lr * bench.batch / 256 * (0.1 ** ((progress >= 0.6) + (progress >= 0.8)))
 
-    with torch.no_grad():
-        rms = features(encoder, bench, bench.train_split)[0].square().mean().sqrt().clamp_min(1e-6).item()
+    rms = features(encoder, bench, bench.train_split)[0].square().mean().sqrt().clamp_min(1e-6).item()
     scale = 0.06 / rms  # a rate of 30 wants small features; at this scale it is 0.1 on features of unit rms
-    forward = lambda x: classifier(scale * pooled(encoder, x))  # noqa: E731
-    _classify(forward, optimizer, rate, bench, epochs, 0.08, say, "--linear-lr")
-    with torch.no_grad():
-        queries, truth = features(encoder, bench, bench.test_split)
-        predicted = classifier(scale * queries).argmax(1)
-    return {"accuracy": (predicted == truth).float().mean().item(), "images": len(truth), "epochs": epochs}
+    logits = lambda images: classifier(scale * pooled(encoder, images))  # noqa: E731
+    _train(logits, optimizer, rate, bench, epochs, 0.08, say, "--linear-lr")
+    return _test(encoder, lambda z: classifier(scale * z), bench, epochs)
 
 
 def finetune(
     encoder: Encoder, bench: Bench, say: Say, epochs: int = 200, lr: float = 0.001, weight_decay: float = 5e-4
 ) -> dict[str, Any]:
     """The paper's fine-tuning: SGD 0.9, RRC(0.5, 1), cosine, everything trained; a copy of the encoder is used."""
-    if len(bench.data.cache.indices(bench.data.split(bench.train_split))) < 2:
+    if len(bench.rows(bench.train_split)) < 2:
         raise UserError(f"split {bench.train_split!r}: fine-tuning needs at least 2 images, for BatchNorm")
     model = copy.deepcopy(encoder).requires_grad_(True).train()
-    classifier = nn.Linear(width(model), len(bench.data.cache.class_names)).to(bench.device)
+    classifier = _classifier(model, bench)
     parameters = [*model.parameters(), *classifier.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=weight_decay)
 
     def rate(progress: float) -> float:
         return lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
 
-    _classify(lambda x: classifier(pooled(model, x)), optimizer, rate, bench, epochs, 0.5, say, "--finetune-lr")
-    with torch.no_grad():
-        queries, truth = features(model.eval(), bench, bench.test_split)
-        predicted = classifier(queries).argmax(1)
-    return {"accuracy": (predicted == truth).float().mean().item(), "images": len(truth), "epochs": epochs}
+    logits = lambda images: classifier(pooled(model, images))  # noqa: E731
+    _train(logits, optimizer, rate, bench, epochs, 0.5, say, "--finetune-lr")
+    return _test(model.eval(), classifier, bench, epochs)
 
 
-def _classify(
-    forward: Callable[[Tensor], Tensor],
+def _classifier(encoder: Encoder, bench: Bench) -> nn.Linear:
+    return nn.Linear(width(encoder), len(bench.data.cache.class_names)).to(bench.making.device)
+
+
+def _train(
+    logits: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     rate: Callable[[float], float],
     bench: Bench,
@@ -161,23 +104,21 @@ def _classify(
     say: Say,
     flag: str,
 ) -> None:
-    """Trains `forward` (images to logits) by cross-entropy on randomly cropped and flipped training images."""
+    """Trains `logits` (of images) by cross-entropy on randomly cropped and flipped training images.
+
+    `rate`: the learning rate after a share of the steps. UserError names `flag`, which sets it, where that diverges.
+    """
     policy = Policy(name="rrc", views=1, size=bench.size, crop_scale=crop_scale, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
-    count = len(bench.data.cache.indices(bench.data.split(bench.train_split)))
-    making = Making(bench.pipeline, bench.device, workers=bench.workers, on_bad=bench.on_bad, say=_quiet)
-    with open_views(
-        Source(bench.data.cache, bench.data.root, bench.data.split(bench.train_split)), policy=policy,
-        batch_size=min(bench.batch, count), seed=bench.seed, making=making,
-    ) as loader:  # fmt: skip
+    batch_size = min(bench.batch, len(bench.rows(bench.train_split)))
+    with bench.views(bench.train_split, policy, batch_size, bench.seed) as loader:
         steps, step = epochs * len(loader), 0
         for epoch in range(epochs):
-            total = torch.zeros((), device=bench.device)
+            total = torch.zeros((), device=bench.making.device)
             for batch in loader:
                 known = (batch.labels >= 0).sum().clamp_min(1)  # of a sparsely labelled set a batch may have none
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step / steps)
-                logits = forward(batch.views[0])
-                loss = F.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="sum") / known
+                loss = F.cross_entropy(logits(batch.views[0]), batch.labels, ignore_index=-1, reduction="sum") / known
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -189,9 +130,16 @@ def _classify(
                 say(f"  epoch {epoch + 1}/{epochs}  cross-entropy {total.item() / len(loader):.4f}")
 
 
+def _test(encoder: Encoder, classify: Callable[[Tensor], Tensor], bench: Bench, epochs: int) -> dict[str, Any]:
+    """The accuracy of `classify` (features [N, C] to logits) on the test split."""
+    z, truth = features(encoder, bench, bench.test_split)
+    accuracy = (classify(z).argmax(1) == truth).float().mean().item()
+    return {"accuracy": accuracy, "images": len(truth), "epochs": epochs}
+
+
 @torch.no_grad()
 def localise(encoder: Encoder, bench: Bench) -> dict[str, Any]:
-    """Where the encoder's features find the box on whole held-out images, beside the centre prior.
+    """How well maps of the encoder's features find the boxes of held-out images, beside the centre prior.
 
     `probe` is a linear probe per cell fitted on the training split's boxes (a direct head: it has no keys to roll),
     `shuffled probe` the same fitted on other images' boxes; `energy` the length of the features, which needs no label.
@@ -208,27 +156,30 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     splits = (bench.train_split, bench.test_split)
     (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s, crops) for s in splits)
     prior = centre_prior(truth.shape[-1], truth.device).expand_as(truth)
-    found_maps = {
+    scores_of = {
         "probe": probe_maps(tested, fit_probe(z, masks)),
         "shuffled probe": probe_maps(tested, fit_probe(z, masks.roll(1, 0))),
         "energy": tested.norm(dim=1),
         "centre prior": prior,
     }
     away = off_centre(boxes)
-    result: dict[str, Any] = {"area_share": truth.mean().item(), "off_centre_images": int(away.sum())}
-    result["cells"] = truth.shape[-1]  # along a side
-    for name, scores in found_maps.items():
-        found: dict[str, Any] = asdict(figures(scores, truth))
-        found["max_box_accuracy"] = max_box_accuracy(scores, boxes)
-        found["off_centre"] = asdict(figures(scores[away], truth[away]))
+    result: dict[str, Any] = {
+        "area_share": truth.mean().item(),
+        "off_centre_images": int(away.sum()),
+        "cells": truth.shape[-1],  # along a side
+    }
+    for name, scores in scores_of.items():
+        whole: dict[str, Any] = asdict(figures(scores, truth))
+        whole["max_box_accuracy"] = max_box_accuracy(scores, boxes)
+        whole["off_centre"] = asdict(figures(scores[away], truth[away]))
         if away.any():
-            found["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
-        result[name] = found
+            whole["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
+        result[name] = whole
     return result
 
 
 def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The encoder's maps [N, C, H, W], box cover of their cells [N, H, W], boxes [N, 4] of a split's first images."""
+    """Maps [N, C, H, W], share of each cell that the box covers [N, H, W], boxes [N, 4] of a split's first images."""
     cells, masks, all_boxes = [], [], []
     source = replace(bench, size=round(bench.size * 1.5)) if crops else bench
     for pictures, rows in source.images(split, "whole"):
@@ -248,13 +199,9 @@ def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Ten
 
 
 def _finite(features: Tensor) -> Tensor:
-    """`features`; UserError where some are no numbers, of which no figure could be made."""
+    """`features`; UserError where some are not finite, as no figure could be made of them."""
     if not features.isfinite().all():
         raise UserError(
             "the encoder's features are not all finite: its weights are no result of a training that went well"
         )
     return features
-
-
-def _quiet(line: str) -> None:
-    """The loader's choices are the trainer's business."""

@@ -1,6 +1,6 @@
-"""Encoders as the protocols see them, ResNets and ViTs alike: maps, pooled features, their width; read from a file.
+"""ResNets and ViTs behind one interface: their last map, pooled features, width; read from a file.
 
-A ViT's map are its patch tokens after the last norm, laid out as the patches lie; its pooled feature is the class token
+A ViT's map is its patch tokens after the last norm, laid out as the patches lie; its pooled feature is the class token
 there (the mean of the patch tokens where it has none). torchvision's and timm's key names are known; DINO's, MoCo v3's
 and MAE's files have timm's.
 """
@@ -16,19 +16,13 @@ from torchvision.models.resnet import ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from precompute.base.errors import UsageError, UserError
+from precompute.base.weights import differences
 from trainer.model.resnets import NARROW, architectures, build_encoder, feature_maps, feature_widths
-from trainer.model.weights import AVERAGED, VIT_STEMS, fit_encoder, read_state, refuse_broken, some
+from trainer.model.weights import VIT_STEMS, fit_encoder, not_used, prefixes, read_state, require_finite
 
 _TIMM, _TORCHVISION = VIT_STEMS
-_HEADS = (
-    "head.",
-    "head_dist.",
-    "heads.",
-    "fc_norm.",
-    "pre_logits.",
-    "decoder",
-    "mask_token",
-)  # of classifiers and decoders
+# Of classifiers and decoders.
+_HEADS = ("head.", "head_dist.", "heads.", "fc_norm.", "pre_logits.", "decoder", "mask_token")
 _TIMM_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 
 
@@ -82,19 +76,22 @@ def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Enco
     `size` None: 224, 64 for narrow ResNets. Position embeddings are interpolated to it. Raises UserError where the file
     holds neither a ResNet nor a ViT, does not fit `arch`, or needs timm where it is not installed.
     """
-    state = read_state(Path(path))
+    state = read_state(path)
     resnet = arch is not None and (arch in architectures() or NARROW.fullmatch(arch) is not None)
     for stem, build in ((_TIMM, _timm), (_TORCHVISION, _torchvision)):
-        prefixes = [k.removesuffix(stem) for k, v in state.items() if k.endswith(stem) and v.ndim == 4]
-        if prefixes and not resnet:
-            prefix = min(prefixes, key=lambda p: (any(word in p.lower() for word in AVERAGED), len(p)))
-            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if not resnet and (networks := prefixes(state, stem)):
+            weights = {k.removeprefix(networks[0]): v for k, v in state.items() if k.startswith(networks[0])}
             side = size or 224
             _refuse_cut_patches(side, weights[stem].shape[-1])
             encoder, name = build(weights, arch, side, path)
-            remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}"
-            ignored = sorted(k for k in state if not k.startswith(prefix) or k.removeprefix(prefix).startswith(_HEADS))
-            return encoder, name, side, remark + (f"; not used: {some(ignored)}" if ignored else "")
+            used = {networks[0] + k for k in _without_heads(weights)}
+            unused = not_used(sorted(state.keys() - used))
+            return (
+                encoder,
+                name,
+                side,
+                f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}{unused}",
+            )
     encoder, name, remark = fit_encoder(state, path, arch)
     return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
 
@@ -195,13 +192,7 @@ def _without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | Path) -> None:
     """Gives `vit` these weights, each of its tensors among them; UserError says what is missing."""
-    expected = vit.state_dict()
-    missing = sorted(k for k in expected if k not in weights)
-    wrong = sorted(k for k in expected if k in weights and weights[k].shape != expected[k].shape)
-    unknown = sorted(k for k in weights if k not in expected)
-    if missing or wrong or unknown:
-        what = [f"missing {some(missing)}"] * bool(missing) + [f"of another shape {some(wrong)}"] * bool(wrong)
-        what += [f"unknown {some(unknown)}"] * bool(unknown)
-        raise UserError(f"{path} does not fit {name}: {'; '.join(what)}. Name another with --arch")
-    refuse_broken(weights, path)
+    if faults := differences(weights, {k: v.shape for k, v in vit.state_dict().items()}):
+        raise UserError(f"{path} does not fit {name}: {faults}. Name another with --arch")
+    require_finite(weights, path)
     vit.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""A model card written from the run: what was trained on what, how, and what it can do."""
+"""A model card written from the run: what was trained on what, how, and how good it is."""
 
 import json
 from pathlib import Path
@@ -6,125 +6,109 @@ from typing import Any
 
 from precompute.base.files import replacing
 from precompute.base.program import count
-from trainer.config.run import QUEUE_MOMENTUM, QUEUED
-from trainer.evaluation.localise import shown
+from trainer.evaluation.figures import MEASURES, area_shares, keys_sentence, shown
+from trainer.methods.registry import METHODS, MethodRecord
 from trainer.record import metrics
 
 NAME = "MODEL_CARD.md"
-FEW = 30  # images, from which on a mean is worth its standard error
 
 
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
     """MODEL_CARD.md in the run's folder, from metrics.jsonl and the evaluation alone."""
-    rows = metrics.read(folder / metrics.NAME)
-    header, steps = metrics.header(folder / metrics.NAME), [r for r in rows if r["kind"] == "step"]
-    config, settings, about = header["config"], header["settings"], header["about"]
-    data = about["data"]
-    lines = [
-        f"# {config['arch']}, {config['method']} on {data['name']}",
-        "",
-        f"A ResNet encoder without classifier, trained without labels on {settings['images']} images of split "
-        f"`{config['train_split']}` of `{data['name']}`. `encoder.safetensors` has torchvision's key names; load it "
-        "with `strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.",
-        "",
-        "## Training",
-        f"- {settings['steps']} steps of {settings['batch_size']} images ({count(config['epochs'], 'epoch')}), "
-        f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
-        f"weight decay {settings['weight_decay']:g}, {_target(config)}, autocast {settings['amp']}, "
-        f"seed {config['seed']}",
-        *_method(config, settings),
-        f"- views: {json.dumps(about['policy'])}",
-        f"- torch {about['torch']}, Python {about['python']}, commit {about['commit']}",
-        f"- boxes: {json.dumps(data['provenance'].get('config', {}))}",
-    ]
-    if config["control"] != "none":
-        lines.append(f"- CONTROL ARM: {config['control']}; not a model to use")
-    if steps:
-        terms = [k for k in ("loss", "contrastive", "alignment") if k in steps[-1]]
-        moved = ", ".join(f"{k} {steps[0][k]:.4g} → {steps[-1][k]:.4g}" for k in terms)
-        lines.append(f"- first → last log line: {moved}")
-    lines += ["", "## Evaluation (held-out images)", *_results(evaluation)]
-    lines += [
-        "",
-        "## Limits",
-        "One run and one seed; differences of a few hundredths are within the spread between seeds "
-        "(`python -m trainer.compare`). A C map whose AUC stays the same with another image's keys is a foreground "
-        "classifier per cell: no correspondence between views is claimed. The licence of the training images applies.",
-        "",
-    ]
+    header = metrics.header(folder / metrics.NAME)
+    steps = [row for row in metrics.read(folder / metrics.NAME) if row["kind"] == "step"]
     path = folder / NAME
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines))
+        temporary.write_text(_card(header, steps, evaluation))
     return path
 
 
-def _method(config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """What was learned with, beside the optimizer: the alignment, where the weights came from."""
-    dim = {"rotpred": "4 (the turns)", "looc": f"2 x {config['dim']}"}.get(config["method"], config["dim"])
-    conv = f", {settings['conv_hidden']} (1x1 conv)" if config["method"] == "cvsa" else ""
-    lines = [f"- heads: d {dim}, hidden {settings['hidden']} (MLP){conv}"]
+def _card(header: dict[str, Any], steps: list[dict[str, Any]], evaluation: dict[str, Any] | None) -> str:
+    config, settings, about = header["config"], header["settings"], header["about"]
+    data, record = about["data"], METHODS[config["method"]]
+    return f"""\
+# {config["arch"]}, {record.name} on {data["name"]}
+
+A ResNet encoder without classifier, trained without labels on {settings["images"]} images of split \
+`{config["train_split"]}` of `{data["name"]}`. `encoder.safetensors` has torchvision's key names; load it with \
+`strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.
+
+## Training
+- {record.name}: {record.about}
+- {settings["steps"]} steps of {settings["batch_size"]} images ({count(config["epochs"], "epoch")}), \
+{settings["optimizer"]}, peak learning rate {settings["peak_lr"]:g}, warm-up {settings["warmup"]} steps, \
+weight decay {settings["weight_decay"]:g}, {record.target(config["ema"])}, autocast {settings["amp"]}, \
+seed {config["seed"]}
+{_items(*_method(record, config, settings))}\
+- views: {json.dumps(about["policy"])}
+- torch {about["torch"]}, Python {about["python"]}, commit {about["commit"]}
+- boxes: {json.dumps(data["provenance"].get("config", {}))}
+{_items(*_remarks(config, steps))}
+## Evaluation (held-out images)
+{_results(evaluation)}
+## Limits
+One run and one seed; differences of a few hundredths are within the spread between seeds \
+(`python -m trainer.compare`). A C map whose AUC stays the same with another image's keys is a foreground classifier \
+per cell: no correspondence between views is claimed. The licence of the training images applies.
+"""
+
+
+def _items(*texts: str | None) -> str:
+    """The texts as lines of a list; None is left out."""
+    return "".join(f"- {text}\n" for text in texts if text is not None)
+
+
+def _method(record: MethodRecord, config: dict[str, Any], settings: dict[str, Any]) -> list[str | None]:
+    """Heads, parts of a batch, backgrounds, alignment, and the weights at the start."""
+    dim = f"{record.outputs} (set by the method)" if record.outputs else f"{config['dim']}"
+    dim = f"{record.embeddings} x {dim}" if record.embeddings > 1 else dim
+    heads = f"heads: d {dim}, hidden {settings['hidden']} (MLP)"
+    parts = backgrounds = alignment = start = None
     if config["accumulate"] > 1:
-        lines.append(f"- every step's batch in {config['accumulate']} parts; BatchNorm saw a part at a time")
-    if others := config.get("backgrounds"):
+        parts = f"every step's batch in {config['accumulate']} parts; BatchNorm saw a part at a time"
+    if sets := config.get("backgrounds"):
         own = "beside the training images" if config["own_backgrounds"] else "alone"
-        lines.append(f"- backgrounds from {', '.join(others[::2])} {own}")
-    if config["method"] == "cvsa":
+        backgrounds = f"backgrounds from {', '.join(sets[::2])} {own}"
+    if record.aligns:
+        heads += f", {settings['conv_hidden']} (1x1 conv)"
         given = {k: config[k] for k in ("scale", "temperature", "reduction", "align_weight", "mask")}
         options = "".join(f", {k} {v}" for k, v in given.items() if v is not None)
-        stages = " and ".join(map(str, config["align_stages"]))
-        lines.append(f"- alignment: preset `{config['loss']}`{options}; stage {stages}")
+        alignment = (
+            f"alignment: preset `{config['loss']}`{options}; stage {' and '.join(map(str, config['align_stages']))}"
+        )
     if config["init"] or config["freeze_stages"]:
-        frozen = (
-            f"stem and stages 1 to {config['freeze_stages']} frozen" if config["freeze_stages"] else "nothing frozen"
-        )
-        lines.append(f"- started from {config['init'] or 'random weights'}, {frozen}")
-    return lines
+        frozen = f"stem and stages 1 to {config['freeze_stages']}" if config["freeze_stages"] else "nothing"
+        start = f"started from {config['init'] or 'random weights'}, {frozen} frozen"
+    return [heads, parts, backgrounds, alignment, start]
 
 
-def _target(config: dict[str, Any]) -> str:
-    """How the target network moved, if the method has one."""
-    if config["method"] in QUEUED:
-        return f"target momentum {QUEUE_MOMENTUM}"
-    return (
-        f"target momentum {config['ema']} rising to 1" if config["method"] in ("byol", "cvsa") else "no target network"
-    )
+def _remarks(config: dict[str, Any], steps: list[dict[str, Any]]) -> list[str | None]:
+    """Whether the run is a control arm, and how its losses fell."""
+    control = None if config["control"] == "none" else f"CONTROL ARM: {config['control']}; not a model to use"
+    if not steps:
+        return [control]
+    first, last = steps[0], steps[-1]
+    losses = [f"{k} {first[k]:.4g} → {last[k]:.4g}" for k in ("loss", "contrastive", "alignment") if k in last]
+    return [control, f"first → last log line: {', '.join(losses)}"]
 
 
-def _results(evaluation: dict[str, Any] | None) -> list[str]:
+def _results(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
-        return ["Not evaluated (`python -m trainer.evaluate encoder.safetensors ...`)."]
-    lines = []
+        return "Not evaluated (`python -m trainer.evaluate encoder.safetensors ...`).\n"
+    text = ""
     if knn := evaluation["knn"]:
-        lines.append(
+        text += (
             f"- kNN (k=20) top-1 {knn['accuracy']:.4f} of {knn['images']}; untrained net {knn['untrained']:.4f}, "
-            f"most frequent class {knn['majority']:.4f}"
+            f"most frequent class {knn['majority']:.4f}\n"
         )
-    if found := evaluation["localisation"]:
-        lines += ["", "| map | AUC per cell | pointing | energy in box |", "|---|---|---|---|"]
-        for name, value in found.items():
-            if isinstance(value, dict) and "auc" in value:
-                told = " | ".join(shown(value[figure]) for figure in ("auc", "pointing", "energy"))
-                lines.append(f"| {name} | {told} |")
-        lines += ["", f"Box area share (chance for pointing and energy): {area_shares(found)}."]
-        if "rolled_keys" in found:
-            lines.append(f"C maps: {keys_sentence(found['rolled_keys'])}.")
+    if localisation := evaluation["localisation"]:
+        text += "\n| map | AUC per cell | pointing | energy in box |\n|---|---|---|---|\n"
+        for name, figures in localisation.items():
+            if isinstance(figures, dict) and "auc" in figures:
+                text += f"| {name} | {' | '.join(shown(figures[measure]) for measure in MEASURES)} |\n"
+        text += f"\nBox area share (chance for pointing and energy): {area_shares(localisation)}.\n"
+        if "rolled_keys" in localisation:
+            text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
     if bad := evaluation.get("left_out"):
-        lines += ["", f"Left out of the evaluation, as their files went bad: {', '.join(bad)}."]
-    return lines
-
-
-def area_shares(found: dict[str, Any]) -> str:
-    """The boxes' share of the area, wherever localisation was looked at."""
-    shares = {"whole images": found["images"]["area_share"], "off-centre crops": found["images"]["crops"]["area_share"]}
-    if "mask_share" in found:
-        shares["views"] = found["mask_share"]
-    return ", ".join(f"{where} {share:.3f}" for where, share in shares.items())
-
-
-def keys_sentence(found: dict[str, float]) -> str:
-    """What another image's keys say about correspondence between views: `change` of C's AUC, its `standard_error`."""
-    change, error = found["change"], found["standard_error"]
-    told = f"another image's keys change C's AUC by {change:+.3f} ± {error:.3f} (standard error)"
-    if found.get("images", FEW) < FEW:
-        return f"{told}: {found['images']} images are too few to show a correspondence of views"
-    return f"{told}: {'some' if change < -2 * error else 'no'} correspondence of views shown"
+        text += f"\nLeft out of the evaluation, as their files went bad: {', '.join(bad)}.\n"
+    return text

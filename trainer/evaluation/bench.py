@@ -1,0 +1,83 @@
+"""The images that encoders are evaluated on: plain ones for tests, random crops for the training of classifiers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from augment import Making, Policy, Share, Source, eval_images, open_views
+from precompute.base.errors import BadFile, UserError
+from trainer.engine.data import Data
+
+if TYPE_CHECKING:
+    from augment import ViewLoader
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A box file with its images, two of its splits, and how images are read.
+
+    Probes and classifiers are fitted on `train_split`, the figures are those of `test_split`. `making` names the device
+    for all images; with `on_bad="fail"` a file that went bad is an error, otherwise it is left out, and `left_out` has
+    the reason by path.
+    """
+
+    data: Data
+    train_split: str
+    test_split: str
+    size: int = 224
+    batch: int = 64
+    seed: int = 0
+    making: Making = field(default_factory=lambda: Making(device="cpu", on_bad="fail"))
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def images(self, split: str, crop: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Plain images [N, 3, S, S] on the device and their rows [N] on the CPU, in order."""
+        empty = True
+        for images, rows in eval_images(
+            self._source(split), size=self.size, crop=crop, batch_size=self.batch, making=self.making, skip=self._skip
+        ):
+            empty = False
+            yield images.to(self.making.device).contiguous(memory_format=torch.channels_last), rows
+        if empty:
+            reason = "none of its images can be read" if self.left_out else "there are no images in it"
+            raise UserError(f"split {split!r}: {reason}")
+
+    def _source(self, split: str, maps: str | None = None) -> Source:
+        return Source(self.data.cache, self.data.root, self.data.split(split), maps=maps)
+
+    def _skip(self, error: BadFile) -> None:
+        if self.making.on_bad == "fail":
+            raise UserError(f"{error}. Boxes made anew (precompute.boxes) hold good files only") from error
+        self.left_out[error.path] = error.reason
+
+    def views(
+        self, split: str, policy: Policy, batch: int, seed: int, *, maps: str | None = None, drop_last: bool = True
+    ) -> "ViewLoader":
+        """Random views of a split on the device; what the loader chooses is not printed."""
+        making = replace(self.making, say=lambda line: None)
+        return open_views(
+            self._source(split, maps), policy=policy, batch_size=batch, seed=seed, making=making,
+            share=Share(drop_last=drop_last),
+        )  # fmt: skip
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every image of the box file, -1 unknown."""
+        return torch.from_numpy(self.data.cache.labels.astype("int64"))
+
+    def rows(self, split: str) -> Tensor:
+        """The rows of a split [N]."""
+        return torch.from_numpy(self.data.cache.indices(self.data.split(split)))
+
+    def has_labels(self) -> bool:
+        """Whether both splits have labelled images."""
+        return all(bool((self.labels[self.rows(s)] >= 0).any()) for s in (self.train_split, self.test_split))
+
+    def majority(self) -> float:
+        """Share of the most frequent class in the test split: the accuracy of guessing."""
+        labels = self.labels[self.rows(self.test_split)]
+        labels = labels[labels >= 0]
+        return torch.bincount(labels).max().item() / len(labels)
