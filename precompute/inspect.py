@@ -227,7 +227,7 @@ def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np
 
     small = pixels.thumbnail(data, detector.side, banner=banner)[1]
     maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
-    literal = (find_boxes(maps, Form("literal")).rects[0] / grid).tolist()
+    literal = (find_boxes(maps, Form("literal"))[0] / grid).tolist()
     return np.repeat(maps[0][..., None], 3, 2), literal
 
 

@@ -197,14 +197,12 @@ class Scan:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""
         model, grid = self.settings.model, self.settings.grid
         maps = quantise(small if model is None else detect_maps(model, small, grid, self.settings.device))
-        found = find_boxes(maps, self.settings.form)
+        rects = find_boxes(maps, self.settings.form)
         out = []
-        for picture, grid_map, (x0, y0, x1, y1), usable in zip(
-            pictures, maps, found.rects.tolist(), found.usable, strict=True
-        ):
+        for picture, grid_map, (x0, y0, x1, y1) in zip(pictures, maps, rects.tolist(), strict=True):
             if self._keep is not None:
                 self._keep.write(self.listing.paths[picture.row], grid_map)
-            if not usable:
+            if not x1:  # an empty map
                 out.append(_Boxed(picture))
                 continue
             score = int(grid_map[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255

@@ -207,7 +207,7 @@ def test_wrong_columns_are_refused():
 FULL_DISK = """
 import resource, signal, sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from test_cache import make
+from test_box_file import make
 from precompute.base.boxfile import write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 cache = make(20000, seed=1)
