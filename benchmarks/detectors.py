@@ -140,7 +140,7 @@ def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
     gamma = make_detector(name, weights=config.weights_of(name)).gamma
     settings = ScanSettings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))
     cache = Scan(listing, settings, workers=1).run(0, len(listing))
-    assert cache.truths is not None  # the sets measured here have them
+    assert cache.truths is not None  # program lets only sets with boxes through
     shares = foreground(cache, listing) if DATASETS[cache.dataset].masks else {}
     return {"gamma": gamma, **agreement(cache.boxes, cache.truths), "foreground": shares}
 

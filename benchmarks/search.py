@@ -125,10 +125,10 @@ def make_arms(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     maps = {grid: quantise(detect(grid)) for grid in (16, 64, 224)}
     few = maps[64][:8]  # a plain scan takes some 50 ms of a map
     tiny = cut(maps[16][:2])  # and brute force about as long, already at 16x16
-    expected = find_boxes(maps[16][:2], form).rects.tolist()
+    expected = find_boxes(maps[16][:2], form).tolist()
     if [scan(one, form.number) for one in tiny] != expected or [brute(o, form.number) for o in tiny] != expected:
         raise UserError("the arms do not find the same boxes: a defect")
-    if [scan(one, form.number) for one in cut(few)] != find_boxes(few, form).rects.tolist():
+    if [scan(one, form.number) for one in cut(few)] != find_boxes(few, form).tolist():
         raise UserError("the arms do not find the same boxes: a defect")
     work = {
         "brute force, 16x16": (

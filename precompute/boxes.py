@@ -244,10 +244,10 @@ def _decide(
         "versions": versions(scan_settings),
     }
     key = digest([provenance, passing, scan_settings.device.split(":")[0]])
+    old = None if settings.rebuild else reusable(settings.path, provenance, listing)
     keep = _kept_maps(settings, provenance, scan_settings)
     if keep is not None:
         keep.prepare(listing.root)
-    old = None if settings.rebuild else reusable(settings.path, provenance, listing)
     if old is None or not (keep is None or keep.complete(old)):
         return provenance, key
     Shards(settings.path, key, len(listing), settings.shard).tidy()
@@ -303,11 +303,8 @@ def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks:
 
 def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, say: Say) -> dict[str, Any]:
     """Says the summary, for people; returns it as JSON values."""
-    import numpy as np
-
-    sources = {n: int((cache.sources == i).sum()) for i, n in enumerate(cache.source_names)}
+    splits, sources = cache.counts()
     sources = {name: count for name, count in sources.items() if count}
-    splits = {n: int(np.count_nonzero(cache.splits == i)) for i, n in enumerate(cache.split_names)}
     shown = ", ".join(f"{count} {name}" for name, count in sources.items())
     say(f"{len(cache)} boxes ({shown}), {len(cache.class_names)} classes, "
         + ", ".join(f"{count} {name}" for name, count in splits.items()))  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main, progress
 
@@ -41,7 +41,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise ValueError(f"--images {self.images}: must be 1 or more")
+            raise BadValue("images", self.images, "at least 1")
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -98,20 +98,21 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
 
     areas = (cache.boxes[:, 2:] - cache.boxes[:, :2]).astype(np.float64).prod(1)
     centres = (cache.boxes[:, 2:] + cache.boxes[:, :2]) / 2
+    splits, sources = cache.counts()
     facts: dict[str, Any] = {
         "dataset": cache.dataset,
         "images": len(cache),
         "classes": len(cache.class_names),
         "labelled": int((cache.labels >= 0).sum()),
-        "splits": {n: int((cache.splits == i).sum()) for i, n in enumerate(cache.split_names)},
-        "sources": {n: int((cache.sources == i).sum()) for i, n in enumerate(cache.source_names)},
+        "splits": splits,
+        "sources": sources,
         "quarantined": len(cache.quarantine),
         "not_plain": int((~cache.plain).sum()),
-        "area": {str(q): float(np.quantile(areas, q / 100)) for q in (5, 25, 50, 75, 95)} if len(areas) else {},
-        "area_mean": float(areas.mean()) if len(areas) else None,
+        "area": {str(q): float(np.quantile(areas, q / 100)) for q in (5, 25, 50, 75, 95)},
+        "area_mean": float(areas.mean()),
         "area_histogram": np.histogram(areas, 10, (0, 1 + 1e-6))[0].tolist(),
-        "off_centre": float((np.abs(centres - 0.5).max(1) > 0.15).mean()) if len(areas) else None,
-        "score_mean": float(cache.scores.mean()) if len(cache) else None,
+        "off_centre": float((np.abs(centres - 0.5).max(1) > 0.15).mean()),
+        "score_mean": float(cache.scores.mean()),
         "provenance": dict(cache.provenance),
     }
     detected = cache.sources != 0  # annotated boxes would only agree with themselves
@@ -128,13 +129,12 @@ def print_summary(file: str, cache: "BoxCache", facts: dict[str, Any]) -> None:
     print(f"boxes       {sources}")
     for key, value in config.items():
         print(f"  {key:<9} {value}")
-    if facts["area"]:
-        quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
-        print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
-        largest = max(facts["area_histogram"])
-        for i, count in enumerate(facts["area_histogram"]):
-            print(f"  {i / 10:.1f}-{(i + 1) / 10:.1f} {'#' * round(40 * count / largest):<40} {count}")
-        print(f"off centre  {facts['off_centre']:.0%} (centre more than 0.15 of a side from the middle)")
+    quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
+    print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
+    largest = max(facts["area_histogram"])
+    for i, count in enumerate(facts["area_histogram"]):
+        print(f"  {i / 10:.1f}-{(i + 1) / 10:.1f} {'#' * round(40 * count / largest):<40} {count}")
+    print(f"off centre  {facts['off_centre']:.0%} (centre more than 0.15 of a side from the middle)")
     if "agreement" in facts and facts["agreement"]["pictures"]:
         a = facts["agreement"]
         print(f"agreement with the set's annotated boxes, {a['pictures']} pictures:")
@@ -227,7 +227,7 @@ def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np
 
     small = pixels.thumbnail(data, detector.side, banner=banner)[1]
     maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
-    literal = (find_boxes(maps, Form("literal")).rects[0] / grid).tolist()
+    literal = (find_boxes(maps, Form("literal"))[0] / grid).tolist()
     return np.repeat(maps[0][..., None], 3, 2), literal
 
 

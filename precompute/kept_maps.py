@@ -17,7 +17,7 @@ _ABOUT = "maps.json"
 
 
 class KeptMaps:
-    """Maps uint8 [grid, grid] as they are searched, each in a grey `PATH-OF-THE-PICTURE.png`; they read back equal.
+    """Maps uint8 [grid, grid] as they are searched, each in `PATH-OF-THE-PICTURE.png`, grey, without loss.
 
     `maps.json` in the folder holds `about`: everything that the maps depend on. A folder of other maps is never
     written into.

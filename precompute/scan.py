@@ -94,7 +94,6 @@ class Scan:
         self.workers = workers
         self._keep = keep
         self._stop = threading.Event()
-        self._model_lock = threading.Lock()
 
     def run(self, start: int, stop: int, on_done: Callable[[int], object] = lambda count: None) -> BoxCache:
         """Rows start to stop (exclusive) as a box file of their own. `on_done(n)`: n more pictures are through."""
@@ -114,14 +113,10 @@ class Scan:
                 raise
         return self._table(whole)
 
-    def _model(self) -> Detector | None:
-        with self._model_lock:
-            return self.settings.model
-
     def _chunk_length(self) -> int:
         if self.settings.detector is None or (self.settings.truth and self.listing.every_has_box):
-            return GT_CHUNK
-        model = self._model()
+            return GT_CHUNK  # no picture is searched
+        model = self.settings.model  # made here, before there are threads
         return GT_CHUNK if model is None else model.batch
 
     def _chunk(self, rows: Sequence[int]) -> _Chunk:
@@ -154,7 +149,7 @@ class Scan:
         box = self._annotated(row, notes)
         model = None
         searched = self.settings.detector is not None and not (self.settings.truth and box is not None)
-        if searched and (model := self._model()) is not None:
+        if searched and (model := self.settings.model) is not None:
             info, small = pixels.thumbnail(data, model.side, banner=banner, max_pixels=limit)
         else:
             info, small = pixels.check(data, max_pixels=limit), None
@@ -202,14 +197,12 @@ class Scan:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""
         model, grid = self.settings.model, self.settings.grid
         maps = quantise(small if model is None else detect_maps(model, small, grid, self.settings.device))
-        found = find_boxes(maps, self.settings.form)
+        rects = find_boxes(maps, self.settings.form)
         out = []
-        for picture, grid_map, (x0, y0, x1, y1), usable in zip(
-            pictures, maps, found.rects.tolist(), found.usable, strict=True
-        ):
+        for picture, grid_map, (x0, y0, x1, y1) in zip(pictures, maps, rects.tolist(), strict=True):
             if self._keep is not None:
                 self._keep.write(self.listing.paths[picture.row], grid_map)
-            if not usable:
+            if not x1:  # an empty map
                 out.append(_Boxed(picture))
                 continue
             score = int(grid_map[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255

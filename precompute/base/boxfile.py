@@ -103,6 +103,14 @@ class BoxCache:
         """The folder that paths are relative to: `given`, or the one the file was made with."""
         return Path(given or self.provenance.get("config", {}).get("root") or f"data/{self.dataset}")
 
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many images each split has, and how many boxes each source; those with none are in it too."""
+        splits, sources = (
+            np.bincount(column, minlength=len(names)).tolist()
+            for names, column in ((self.split_names, self.splits), (self.source_names, self.sources))
+        )
+        return dict(zip(self.split_names, splits, strict=True)), dict(zip(self.source_names, sources, strict=True))
+
     def path(self, i: int) -> str:
         """Image i's path relative to the root."""
         return self.paths[i].decode()

@@ -66,15 +66,6 @@ class Form:
         return FORMS[self.name][1]
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Boxes of B maps: rectangles int32 [B, 4], sums of the searched map int64 [B]; `usable` False: no box, all 0."""
-
-    rects: np.ndarray
-    sums: np.ndarray
-    usable: np.ndarray
-
-
 def quantise(maps: np.ndarray) -> np.ndarray:
     """float [B, H, W] of any range -> uint8 over the full range, each map by itself; NaN and constant maps -> 0."""
     maps = np.nan_to_num(np.asarray(maps, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -114,27 +105,18 @@ def area_powers(largest: int, gamma: float) -> np.ndarray:
     return table
 
 
-def find_boxes(maps: np.ndarray, form: Form | None = None) -> Found:
-    """The best box of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered)."""
+def find_boxes(maps: np.ndarray, form: Form | None = None) -> np.ndarray:
+    """The best box int32 [B, 4] of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered); 0: no box."""
     form = form or Form()
-    if not len(maps):
-        return Found(np.zeros((0, 4), np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
     if maps.dtype != np.uint8 or maps.ndim != 3:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
-    searched = cut(maps) if form.cuts else maps
-    sums = np.full(len(maps), -1)
-    rects = _search(searched, form, sums)
-    for i in np.flatnonzero(sums < 0):
-        x0, y0, x1, y1 = rects[i].tolist()
-        sums[i] = searched[i, y0:y1, x0:x1].sum()
-    return Found(rects, sums, rects[:, 2] > rects[:, 0])
+    if not len(maps):
+        return np.zeros((0, 4), np.int32)
+    return _search(cut(maps) if form.cuts else maps, form)
 
 
-def _search(maps: np.ndarray, form: Form, sums: np.ndarray) -> np.ndarray:
-    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map.
-
-    Sums that come with a search are put into `sums`, int64 [B].
-    """
+def _search(maps: np.ndarray, form: Form) -> np.ndarray:
+    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map."""
     rects = np.zeros((len(maps), 4), np.int32)
     open_ = np.asarray(maps.any((1, 2)))  # not yet searched
     if form.name == "tempered" and open_.any():
@@ -142,8 +124,7 @@ def _search(maps: np.ndarray, form: Form, sums: np.ndarray) -> np.ndarray:
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
         at_once = max(1, _AT_ONCE // max(maps.shape[1:]) ** 2)
         for some in np.array_split(which, -(-len(which) // at_once)):
-            rects[some], totals, solved = search_pairs(maps[some], powers)
-            sums[some[solved]] = totals[solved]
+            rects[some], solved = search_pairs(maps[some], powers)
             open_[some[solved]] = False
     elif form.name == "literal":  # no mean is above the brightest pixel
         rects[open_] = brightest(maps[open_])

@@ -4,9 +4,9 @@ Maximise S(box) / |box|^γ for S ≥ 0. A box is a row interval times a column i
 all rows of its row interval, and of all columns of its column interval. With a good box at hand, of score L, only
 intervals whose own sums reach L·(h·w)^γ for some width w that the columns can feed may belong to a better box. On real
 maps a few dozen are left, and their pairs are summed exactly. Where thousands of pairs are left (γ near 1), the map
-goes to the branch and bound of `search`.
+goes to the branch and bound of `forms`.
 
-Everything that prunes has a margin and keeps ties; the boxes left are scored as `search` does, so the winner is the
+Everything that prunes has a margin and keeps ties; the boxes left are scored as `forms` does, so the winner is the
 same to the last bit.
 """
 
@@ -19,8 +19,8 @@ _MOST_PAIRS = 20_000  # a map; beyond, branch and bound is faster
 # float32 holds sums exactly up to 2^24; beyond, they are rounded by less than the margin.
 
 
-def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Best boxes int32 [B, 4] of maps uint8 [B, H, W], none of them empty; their sums [B]; and bool [B]: solved here.
+def search_pairs(maps: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Best boxes int32 [B, 4] of maps uint8 [B, H, W], none of them empty; and bool [B]: solved here.
 
     `powers`: float64 [H·W + 1], area^γ.
     """
@@ -121,7 +121,7 @@ def _best_pairs(above, kept_rows, kept_columns, floor, powers):
     repeats = per_image_c[image_r]
     ends = np.cumsum(repeats)
     if not len(ends):
-        return np.zeros((count, 4), np.int32), np.zeros(count, np.int64), solved
+        return np.zeros((count, 4), np.int32), solved
     of_column = np.arange(ends[-1]) + np.repeat(first_c[image_r] - ends + repeats, repeats)
     left = np.repeat(np.arange(len(h)) * (width + 1), repeats) + x0[of_column]
     flat = sums.ravel()
@@ -130,13 +130,12 @@ def _best_pairs(above, kept_rows, kept_columns, floor, powers):
     good = np.flatnonzero(score >= np.repeat(floor[image_r], repeats))
     of_row = np.searchsorted(ends, good, side="right")
     image, h, y0 = image_r[of_row], h[of_row], y0[of_row]
-    w, x0, score, inside = w[of_column[good]], x0[of_column[good]], score[good], inside[good]
+    w, x0, score = w[of_column[good]], x0[of_column[good]], score[good]
     top = np.full(count, -np.inf)
     np.maximum.at(top, image, score)
     ties = np.flatnonzero(score == top[image])
     ties = ties[np.lexsort((h[ties], x0[ties], y0[ties], h[ties] * w[ties], image[ties]))]
     first = ties[np.unique(image[ties], return_index=True)[1]]
-    rects, totals = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
+    rects = np.zeros((count, 4), np.int32)
     rects[image[first]] = np.stack((x0[first], y0[first], x0[first] + w[first], y0[first] + h[first]), 1)
-    totals[image[first]] = inside[first]
-    return rects, totals, solved
+    return rects, solved
