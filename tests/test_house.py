@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,28 +109,6 @@ def test_what_follows_a_ctrl_c_is_the_ctrl_c(capsys):
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_ctrl_c_that_a_finalizer_swallows_is_raised_again(capsys):
-    class Last:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
-
-    went_on = []
-
-    def program(argv):
-        Last()
-        went_on.append("from the finalizer")
-        time.sleep(60)
-        went_on.append("to the end")
-
-    with pytest.raises(SystemExit) as stopped:
-        programs.main(program, [])
-    assert stopped.value.code == 130
-    assert went_on == ["from the finalizer"]
-    assert capsys.readouterr().err == "\ninterrupted\n"
-    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_ctrl_c_within_an_exec_gives_the_status_too():

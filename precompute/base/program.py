@@ -7,10 +7,12 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from precompute.base.errors import BadValue, UsageError, UserError
@@ -74,18 +76,25 @@ def main(program: Callable[[list[str] | None], int | None], argv: list[str] | No
     """
     came: list[int] = []
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        raise Interrupted
+        # Not within an import, which may lose the exception or hang: its callbacks hold locks, and C code clears errors
+        # (seen with torch's, in 1 of 40 random interrupts). SIGALRM tries again until the import is over.
+        if any(f.f_code.co_filename == "<frozen importlib._bootstrap>" for f, _ in traceback.walk_stack(frame)):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            raise Interrupted
 
     numbers = [signal.SIGINT] if this_process().world > 1 else [signal.SIGINT, signal.SIGTERM]
-    with _handled([n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN], interrupt):
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    with _handled([signal.SIGALRM, *heard], interrupt):
         try:
             status = program(argv) or 0
             sys.stdout.flush()
         except BaseException as error:
             # Errors after a signal follow from it: `threading` may fail on a lock that was not acquired.
             status = _status(Interrupted() if came else error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(status)
 
 
@@ -103,7 +112,7 @@ def stop_signal() -> Iterator[Stop]:
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
 
-    def ask(number: int, _: object) -> None:
+    def ask(number: int, _: FrameType | None) -> None:
         stop.is_set = True
         signal.signal(number, before[signal.Signals(number)])
 
@@ -112,7 +121,7 @@ def stop_signal() -> Iterator[Stop]:
 
 
 @contextmanager
-def _handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Sets `handler` for these signals within the block."""
     before = [(number, signal.signal(number, handler)) for number in numbers]
     try:

@@ -1,7 +1,10 @@
 """What signals do to a program and to the training loop; signals at random moments: test_trainer_kills.py."""
 
 import signal
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,28 @@ def test_what_follows_a_signal_is_the_signal(number: signal.Signals) -> None:
             raise RuntimeError("cannot release un-acquired lock") from None
 
     assert status_of(program) == 130
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_signal_waits_for_the_end_of_imports(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import may lose the exception, or hang."""
+    done = []
+    (tmp_path / "slow_to_import.py").write_text(f"import signal\nsignal.raise_signal({int(number)})\nwhole = True")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def program() -> None:
+        import slow_to_import  # type: ignore[import-not-found]
+
+        done.append(slow_to_import.whole)
+        time.sleep(60)
+        done.append("went on")
+
+    assert status_of(program) == 130
+    assert done == [True]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    del sys.modules["slow_to_import"]
 
 
 @pytest.mark.parametrize("number", BOTH)

@@ -37,6 +37,15 @@ def test_narrow_resnet_has_torchvisions_names_and_a_fine_grid() -> None:
     assert grid_of(narrow, 64) == 8
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet10w8"])
+@pytest.mark.parametrize("size", [32, 63, 65, 97, 224])
+def test_grids_and_widths_are_those_of_the_maps(arch: str, size: int) -> None:
+    encoder = build_encoder(arch).to("meta").eval()
+    for stage, maps in feature_maps(encoder, torch.empty(1, 3, size, size, device="meta")).items():
+        grid = grid_of(encoder, size, stage)
+        assert maps.shape == (1, feature_widths(encoder)[stage], grid, grid)
+
+
 def test_unknown_architecture_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"resnet19.*resnet18.*resnet10w16"):
         build_encoder("resnet19")

@@ -1,6 +1,6 @@
 """Three processes that train together, as torchrun would start them, but forked: torch is imported once.
 
-`python trainer_three.py FOLDER BOXES ROOT PORT PORT` writes what each of them saw to FOLDER/parts-RANK.json and
+`python trainer_three_ranks.py FOLDER BOXES ROOT PORT PORT` writes what each of them saw to FOLDER/parts-RANK.json and
 run-RANK.json. The stores that they meet at are its caller's, as torchrun's is the agent's.
 """
 

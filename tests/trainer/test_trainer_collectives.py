@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from trainer_three import DEADLINE, WORLD, store
+from trainer_three_ranks import DEADLINE, WORLD, store
 
 from trainer.parallel.batchnorm import AllReduceBatchNorm, synchronise_batch_norm
 from trainer.parallel.stop_vote import StopVote
@@ -26,7 +26,7 @@ def folder(demo_boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPathF
     """What all of them wrote."""
     out, stores = tmp_path_factory.mktemp("three"), [store(), store()]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = Path(__file__).with_name("trainer_three.py")
+    script = Path(__file__).with_name("trainer_three_ranks.py")
     command = [sys.executable, script, out, demo_boxes, demo_root, *(one.port for one in stores)]
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=3 * DEADLINE
