@@ -1,7 +1,7 @@
 """`open_views`: from a box file and its images to a loader, in one call."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from augment import backends
 from augment.stream.alpha import MapFolder
@@ -50,7 +50,10 @@ def open_views(
 
     source, making = Source.of(source, root), making.settled()
     device = torch.device(making.device)
-    policy = _policy_for(source, policy)
+    policy = Policy() if policy is None else policy
+    if not isinstance(policy, Policy):
+        raise BadValue("policy", policy, "an augment.Policy, such as Policy(name='rrc')")
+    source.check_maps(policy)
     name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
     images, rows, pool = _images_of(source, making.say)
     schedule = Schedule(
@@ -65,18 +68,6 @@ def open_views(
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
     return ViewLoader(schedule, images, BatchMaker(images, schedule, backend, making, maps), making.prefetch)
-
-
-def _policy_for(source: Source, policy: Any) -> Policy:
-    """The policy, or the default one. Raises BadValue where it and the source's maps do not go together."""
-    policy = Policy() if policy is None else policy
-    if not isinstance(policy, Policy):
-        raise BadValue("policy", policy, "an augment.Policy, such as Policy(name='rrc')")
-    if policy.kind.maps and source.maps is None:
-        raise BadValue("maps", None, f"a folder of saliency maps for the policy {policy.name}")
-    if source.maps is not None and not policy.kind.maps:
-        raise BadValue("maps", str(source.maps), f"left out for {policy.name}, which uses no maps")
-    return policy
 
 
 def _images_of(source: Source, say: Callable[[str], None]) -> "tuple[ImageSet, np.ndarray, np.ndarray | None]":

@@ -1,7 +1,7 @@
-"""How far the backends' pixels are apart, stage by stage, on real images: `python -m benchmarks.parity`.
+"""How far the backends' pixels differ, stage by stage, on real images: `python -m benchmarks.parity`.
 
-The yardstick is the `kornia` backend: it crops with torch's resize (Pillow's to the bit, nearly) and the tests hold it
-to the slow reference within a hundredth of a level. Every backend gets the same plans and files.
+The yardstick is the `kornia` backend: it crops with torch's resize (nearly Pillow's to the bit), and the tests bound
+its distance from the slow reference by a hundredth of a level. Every backend gets the same plans and files.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from augment.backends import NAMES
+from augment.stream.request import Making, Source
 from augment.views.policy import Policy
-from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.errors import BadValue
+from precompute.base.options import Parser, add_options, option, option_of, read_options
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -44,22 +46,21 @@ STAGES: dict[str, dict[str, Any]] = {  # what differs from the policy, one stage
 class ParityConfig:
     """What is compared, and on what."""
 
-    boxes: str | None = option(None, "box file made by precompute.boxes")
-    root: str | None = option(None, "image folder of the box file's paths; default: the one it was made with")
+    boxes: str | None = option_of(Source, "boxes")
+    root: str | None = option_of(Source, "root")
     backends: tuple[str, ...] = option((), "backends to compare; default: all that are installed", choices=NAMES[1:])
-    device: str = option("cpu", "cpu or cuda")
+    device: str = option_of(Making, "device", default="cpu")
     count: int = option(32, "sources")
-    size: int = option(224, "side of a view in pixels")
+    size: int = option_of(Policy, "size")
     seed: int = option(0, "seed of the plan")
     json: bool = option(False, "print the table as one JSON document")
 
     def __post_init__(self) -> None:
         if self.boxes is None:
-            raise ValueError("--boxes FILE is needed: the box file (and --root DIR where its images have moved)")
-        if not 8 <= self.size <= 4096:
-            raise ValueError(f"--size {self.size}: must be within 8 and 4096")
+            raise BadValue("boxes", None, "the box file", "Name it, and --root DIR where its images have moved")
         if self.count < 2:
-            raise ValueError(f"--count {self.count}: must be at least 2")
+            raise BadValue("count", self.count, "at least 2")
+        Policy(size=self.size)  # raises BadValue for a side that no view has
 
 
 def program(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +78,7 @@ def program(argv: Sequence[str] | None = None) -> int:
     print(f"{'backend':10}{'stage':22}{'mean':>8}{'p99':>8}{'max':>8}")
     for row in rows:
         print(f"{row['backend']:10}{row['stage']:22}{row['mean']:8.3f}{row['p99']:8.2f}{row['max']:8.1f}")
-    print("dali has linear colour only: its torchvision rows say what that makes of a view.")
+    print("dali has linear colour only: its torchvision rows compare that with torchvision's.")
     if config.json:
         print(json.dumps({"yardstick": YARDSTICK, "count": config.count, "size": config.size, "rows": rows}))
     return 0
@@ -89,12 +90,10 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
 
     from augment.stream.imageset import ImageSet
     from precompute.base.device import find_device
-    from precompute.base.errors import UserError
 
-    assert config.boxes is not None  # ParityConfig has checked
     images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
     if len(images) < config.count:
-        raise UserError(f"--count {config.count}: the box file has {len(images)} images")
+        raise BadValue("count", config.count, f"at most {len(images)}, the box file's images")
     names = list(config.backends) or _installed(device)
     rows = []
     for stage, changes in STAGES.items():
@@ -113,17 +112,16 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
 def _installed(device: Any) -> list[str]:
     """All backends but the yardstick that work on this device."""
     from augment import backends
-    from precompute.base.errors import UserError
 
-    found = []
+    names = []
     for name in NAMES[1:]:
         try:
             backends.choose(name, device)
-        except UserError:
+        except BadValue:
             continue
         if name != YARDSTICK:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _plan(policy: Policy, images: "ImageSet", config: ParityConfig) -> "Plan":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from augment.backends import NAMES as BACKENDS
+from augment.views.policy import Policy
 from precompute.base.device import check_device
 from precompute.base.errors import BadValue
 from precompute.base.options import option, whole
@@ -70,6 +71,13 @@ class Source:
     def part(self) -> str | None:
         """The split as `BoxCache.indices` takes it: None for every image."""
         return None if self.split == "all" else self.split
+
+    def check_maps(self, policy: Policy) -> None:
+        """Raises BadValue where the policy needs maps and there are none, or the reverse."""
+        if policy.kind.maps and self.maps is None:
+            raise BadValue("maps", None, f"a folder of saliency maps for the policy {policy.name}")
+        if self.maps is not None and not policy.kind.maps:
+            raise BadValue("maps", str(self.maps), f"left out for {policy.name}, which uses no maps")
 
     @staticmethod
     def of(source: Any, root: Any = None, split: str = "train") -> "Source":

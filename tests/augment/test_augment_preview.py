@@ -22,24 +22,26 @@ def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_box
         shown = json.loads(done.stdout.splitlines()[-1])
         assert len(shown["views"]) == 6
         sheets[outlines] = np.asarray(Image.open(out)).astype(int)
-    assert sheets["--outlines"].shape == (6 + 3 * (64 + 6 + 14), 6 + 3 * (64 + 6), 3)
+    gap, line, tile, side = 4, 15, 144, (144 - 64) // 2  # of `precompute.base.sheet`: views lie in wider tiles
+    assert sheets["--outlines"].shape == (gap + 3 * (64 + line + gap), gap + 3 * (tile + gap), 3)
     drawn = (sheets["--outlines"] != sheets["--no-outlines"]).any(-1)
     for i, view in enumerate(shown["views"]):
         x0, y0, x1, y1 = view["rect"]
-        top, left = 6 + i // 2 * (64 + 6 + 14), 6 + (1 + i % 2) * (64 + 6)
+        top, left = gap + i // 2 * (64 + line + gap), gap + (1 + i % 2) * (tile + gap) + side
         cell = drawn[top : top + 64, left : left + 64]
+        rim = max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, 64), min(y1 + 1, 64)
         rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
-        assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == (x0, y0, x1, y1)
+        assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == rim
 
 
 def test_mistakes_are_named(demo_root, demo_boxes, tmp_path, capsys):
     for arguments, words, status in [
-        ([], "--boxes FILE", 2),
-        (["--boxes", demo_boxes, "--root", demo_root, "--size", 2], "size=2", 2),
+        ([], "--boxes None: must be the box file. Name it, and --root DIR", 2),
+        (["--boxes", demo_boxes, "--root", demo_root, "--size", 2], "--size 2: must be", 2),
         (["--boxes", demo_boxes, "--root", demo_root, "--out", "x.txt"], ".png", 2),
         (["--boxes", demo_boxes, "--out", tmp_path], "must end in .png", 2),
         (["--boxes", demo_boxes, "--out", demo_boxes / "x.png"], "is no folder that can be written to", 2),
-        (["--boxes", demo_boxes, "--name", "copy-paste"], "--name copy-paste and --maps DIR", 2),
+        (["--boxes", demo_boxes, "--name", "copy-paste"], "--maps None: must be a folder of saliency maps", 2),
         (["--boxes", demo_boxes, "--nme", "rrc"], "unrecognized arguments: --nme rrc (all flags: ", 2),
         (["--boxes", tmp_path / "no.h5", "--root", demo_root], "no such file", 1),
         (["--boxes", demo_boxes, "--root", demo_root, "--split", "val", "--out", tmp_path / "a.png"], "train", 1),
