@@ -14,7 +14,7 @@ from augment.views.plan import Plan
 from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule
 from benchmarks.peers import Peer
-from benchmarks.program import backend_of, known_backends
+from benchmarks.program import BACKENDS, backend_of
 from precompute.base.device import find_device
 from precompute.base.errors import UserError
 
@@ -71,7 +71,7 @@ def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -
     absent = {"dali"} if backends.why_no_dali() else set()
     absent |= {"eager"} if device == "cuda" else set()
     out = []
-    for item in wanted or [n for n in known_backends() if n not in absent]:
+    for item in wanted or [n for n in BACKENDS if n not in absent]:
         name, colour = backend_of(item)
         backends.choose(name, find_device(device))  # UserError says why it cannot run there
         if name not in without:

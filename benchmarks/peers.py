@@ -1,4 +1,4 @@
-"""The same job in the words of other libraries, each written as its experts would.
+"""The same job by other libraries, each as its experts would write it.
 
 The job: JPEG bytes of a batch's images → two normalised SaliencySwap views of each source (crop, resize, paste, flip,
 jitter in the drawn order, gray, blur, normalise). Every peer gets the same plan as our backends, so its result can be

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from augment.backends import NAMES as BACKENDS
+from augment.backends import NAMES
 from augment.stream.request import Source
 from augment.views.policy import COLOURS, Policy
 from precompute.base.errors import BadValue
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from augment.stream.imageset import ImageSet
 
 T = TypeVar("T")
+BACKENDS = tuple(name for name in NAMES if name != "auto")
 SIZES = range(8, 4097)  # sides that a view can have
 
 
@@ -130,17 +131,12 @@ def check_size(size: int | None) -> None:
         raise BadValue("size", size, f"within {SIZES[0]} and {SIZES[-1]}")
 
 
-def known_backends() -> list[str]:
-    """Names of the backends that --backends takes."""
-    return [name for name in BACKENDS if name != "auto"]
-
-
 def backend_of(item: str) -> tuple[str, str]:
     """Name and colour ("": not given) of a "backend" or "backend:colour". BadValue names the known ones."""
     name, _, colour = item.partition(":")
-    if name not in known_backends() or (colour and colour not in COLOURS):
+    if name not in BACKENDS or (colour and colour not in COLOURS):
         colours = " or ".join(f":{colour}" for colour in COLOURS)
-        raise BadValue("backends", item, f"one of {', '.join(known_backends())}, each alone or with {colours}")
+        raise BadValue("backends", item, f"one of {', '.join(BACKENDS)}, each alone or with {colours}")
     return name, colour
 
 

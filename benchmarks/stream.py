@@ -65,7 +65,7 @@ def program(argv: list[str] | None = None) -> int:
 
 
 class Stream:
-    """Batches without end, and how long its parts took."""
+    """Batches without end: an arm that takes the next ones, the time of each, and memory after each repeat."""
 
     ahead = 4  # batches that a loader may have made while others took their turn: at least its prefetch, and one
 
@@ -76,31 +76,34 @@ class Stream:
 
         self.inside, self._batches, self._count = inside, batches, job.batches // job.repeats
         self._wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
-        self.seconds: list[float] = []  # of each batch, on the clock
-        self.memory: list[float] = []  # MiB in use after each part: the GPU's, or this process's
-        self.arm = Arm(name, self.part, self._count * job.batch)
+        self.seconds: list[float] = []  # of each batch, on the clock; the warm-up's too
+        self.memory: list[float] = []  # MiB in use after each repeat: the GPU's, or this process's
+        self.arm = Arm(name, self._part, self._count * job.batch, self._note_memory, self._use_up)
 
-    def part(self) -> None:
-        """Takes the batches that may have been made ahead, then times the batches of one part."""
-        from benchmarks import harness
+    def _use_up(self) -> None:
+        """Waits until other streams have made their batches ahead, then takes those that this one has made."""
         from benchmarks.scopes import settle
 
+        settle()
         for _ in range(self.ahead):
             next(self._batches)
         self._wait()
-        cpu, begin = harness.tree_cpu_seconds(), time.perf_counter()
-        start = begin
+
+    def _part(self) -> None:
         for _ in range(self._count):
+            began = time.perf_counter()
             next(self._batches)
             self._wait()
-            end = time.perf_counter()
-            self.seconds.append(end - start)
-            start = end
-        self.arm.wall.append(start - begin)
-        self.arm.cpu.append(harness.tree_cpu_seconds() - cpu)
-        taken = harness.gpu_memory_mib()
-        self.memory.append(harness.resident_memory_mib() if taken is None else taken)
-        settle()  # batches that are made ahead now must not count in the other streams' time
+            self.seconds.append(time.perf_counter() - began)
+
+    def _note_memory(self) -> float:
+        """Returns the seconds that it took."""
+        from benchmarks import harness
+
+        began = time.perf_counter()
+        gpu = harness.gpu_memory_mib()
+        self.memory.append(harness.resident_memory_mib() if gpu is None else gpu)
+        return time.perf_counter() - began
 
 
 def measure(settings: StreamSettings) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def measure(settings: StreamSettings) -> dict[str, Any]:
     import torch
 
     from augment.views.policy import Policy
-    from benchmarks import job, peers
+    from benchmarks import harness, job, peers
 
     asked = settings.job
     torch.set_num_threads(asked.threads)
@@ -121,12 +124,7 @@ def measure(settings: StreamSettings) -> dict[str, Any]:
         streams = [Stream(name, inside, source, asked) for name, inside, source in sources]
         what = f"{len(streams)} streams of {asked.batches} batches of {asked.batch}, {len(images)} images"
         settings.output.say(what)
-        for turn in range(asked.repeats + 1):
-            for stream in streams if turn % 2 else reversed(streams):
-                stream.part()
-                if turn == 0:  # the warm-up
-                    for kept in (stream.seconds, stream.memory, stream.arm.wall, stream.arm.cpu):
-                        kept.clear()
+        harness.measure([stream.arm for stream in streams], asked.repeats, say=settings.output.progress)
     return _result(settings, work, streams)
 
 
@@ -193,11 +191,11 @@ def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dic
 
     rows = []
     for stream in streams:
-        seconds = sorted(stream.seconds)
+        seconds = sorted(stream.seconds[-settings.job.batches :])
         last = len(seconds) - 1
         more = {
             "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
-            "memory_mib": [round(m, 1) for m in stream.memory],
+            "memory_mib": [round(m, 1) for m in stream.memory[-settings.job.repeats :]],
         }
         rows.append(harness.row(stream.arm, _INSIDE[stream.inside]) | more)
     arms = [stream.arm for stream in streams]

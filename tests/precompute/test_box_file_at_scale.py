@@ -92,7 +92,7 @@ def test_size_and_loading(tmp_path, rows):
     assert 60 < path.stat().st_size / rows < 150
     if rows > 1_000_000:
         assert path.stat().st_size < 130e6
-        assert load["cpu_s"] < 0.5  # several times the figure: machines differ
+        assert load["cpu_s"] < 1  # ten times the figure: under load CPU time grows too
         assert load["peak_mib"] < 130
 
 
