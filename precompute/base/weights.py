@@ -20,9 +20,8 @@ def load_torch(path: Path | str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on foreign files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(
-            error, pickle.UnpicklingError | IndexError | EOFError
-        ):  # torch's text: run whatever is in the file
+        # Torch's text advises to run whatever is in the file.
+        if isinstance(error, pickle.UnpicklingError | IndexError | EOFError):
             reason = "no weights file of torch's, or one that holds more than tensors and plain values"
             if held := re.search(r"GLOBAL ([\w.]+)", str(error)):
                 reason = (
