@@ -141,7 +141,7 @@ def _encoder(weights: str, config: EvaluateConfig) -> tuple["Encoder", str, int,
 
 
 def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:
-    """The protocols to run; says which they are where none was asked for."""
+    """The protocols to run; prints them where none was asked for."""
     if config.protocol:
         return PROTOCOLS if "all" in config.protocol else config.protocol
     labels = bench.has_labels()

@@ -29,7 +29,7 @@ def knn_predict(
 
 
 def knn_accuracy(queries: Tensor, truth: Tensor, bank: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Share of queries whose class is predicted; NaN-free: 0 queries are the caller's error (ValueError)."""
+    """Share of queries whose class is predicted. ValueError without queries or without a bank."""
     if len(queries) == 0 or len(bank) == 0:
         raise ValueError("kNN needs at least one query and one bank entry")
     classes = int(max(int(labels.max()), int(truth.max()))) + 1

@@ -148,14 +148,16 @@ def _meta(name: str) -> VisionTransformer:
     return vit
 
 
-def _timm_vit(name: str, size: int) -> TokenGrid:
-    """UserError where timm is not installed, or has no ViT of this name."""
+def _timm_vit(name: str, size: int, unknown: str = "") -> TokenGrid:
+    """timm's ViT of this name. UserError where timm is not installed or builds no ViT; `unknown` says what to name."""
     try:
         import timm
         from timm.models.vision_transformer import VisionTransformer as TimmViT
     except ImportError as error:
-        raise UserError(f"--arch {name} is timm's, and timm is not installed ({error}): pip install timm") from error
+        raise UserError(f"{name} is timm's, and timm is not installed ({error}): pip install timm") from error
     if not timm.is_model(name):
+        if unknown:
+            raise UserError(unknown)
         raise UsageError(f"--arch {name}: neither torchvision nor timm {timm.__version__} knows a ViT of this name")
     vit: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
     if not isinstance(vit, TimmViT):
@@ -165,23 +167,17 @@ def _timm_vit(name: str, size: int) -> TokenGrid:
 
 def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | Path) -> tuple[TokenGrid, str]:
     """timm's ViT of this name, or of these widths."""
-    try:
-        import timm
-        from timm.models.vision_transformer import checkpoint_filter_fn
-    except ImportError as error:
-        raise UserError(
-            f"{path} has timm's key names, and timm is not installed ({error}): pip install timm"
-        ) from error
     wide, patch = weights[_TIMM].shape[0], weights[_TIMM].shape[-1]
     kind = ("deit_", "_distilled") if "dist_token" in weights else ("vit_", "")  # DeiT's second class token
     name = arch or f"{kind[0]}{_TIMM_SIZES.get(wide, '?')}{kind[1]}_patch{patch}_224"
-    if not timm.is_model(name):
-        raise UserError(f"{path}: a ViT of width {wide} and patch {patch}; name timm's architecture with --arch")
-    encoder: Any = _timm_vit(name, size)
+    advice = "name timm's architecture with --arch"
+    encoder = _timm_vit(name, size, f"{path}: a ViT of width {wide} and patch {patch}; {advice}")
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     try:
-        resized = checkpoint_filter_fn(_without_heads(weights), encoder.vit)
+        resized = checkpoint_filter_fn(_without_heads(weights), encoder.vit)  # type: ignore[arg-type]
     except RuntimeError as error:  # position embeddings that no interpolation makes fit
-        raise UserError(f"{path} does not fit {name}; name timm's architecture with --arch") from error
+        raise UserError(f"{path} does not fit {name}; {advice}") from error
     _fill(encoder.vit, resized, name, path)
     return encoder, name
 
@@ -191,7 +187,7 @@ def _without_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | Path) -> None:
-    """Gives `vit` these weights, each of its tensors among them; UserError says what is missing."""
+    """Loads `weights` into `vit`; UserError says how they differ from its own."""
     if faults := differences(weights, {k: v.shape for k, v in vit.state_dict().items()}):
         raise UserError(f"{path} does not fit {name}: {faults}. Name another with --arch")
     require_finite(weights, path)
