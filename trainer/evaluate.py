@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from augment.backends import NAMES as BACKENDS
+from precompute.base.device import check_device
 from precompute.base.errors import UsageError, UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main
 from trainer.config.choices import let_idle_threads_sleep
-from trainer.config.run import known_device, positive
+from trainer.config.run import positive
 
 NOTHING_TO_FIND = "no held-out picture has cells of both its box and its background (whole-picture boxes, or one cell)"
 PROTOCOLS = ("knn", "localise", "linear", "finetune")
@@ -54,7 +55,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr", "workers")
-        known_device(self.device)
+        check_device(self.device)
         if self.size is not None and not 8 <= self.size <= 4096:
             raise ValueError(f"--size {self.size}: must be within 8 and 4096")
         if self.batch_size == 1 and {"finetune", "all"} & set(self.protocol):

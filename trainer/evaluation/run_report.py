@@ -20,7 +20,7 @@ from trainer.evaluation.localise import Figures, cell_auc, centre_prior, figures
 from trainer.evaluation.protocols import MOST_IMAGES, Bench, knn, localise
 from trainer.methods.base import Alignment, Byol
 from trainer.model.networks import build_encoder
-from trainer.record.folder import EVALUATION, FIGURE
+from trainer.record import EVALUATION, FIGURE
 from trainer.record.metrics import finite
 from trainer.record.model_card import area_shares, keys_sentence
 
@@ -36,11 +36,11 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     """
     state.method.eval()
     config, settings = state.config, state.settings
-    batch = max(settings.batch_size // config.accumulate, 16)
+    batch = max(settings.batch_size // config.schedule.accumulate, 16)
     device = str(next(state.method.parameters()).device)
     bench = Bench(
-        data, config.train_split, held_out, config.size, batch, device, config.workers, config.pipeline,
-        on_bad=config.on_bad,
+        data, config.data.train_split, held_out, config.views.size, batch, device, config.making.workers,
+        config.making.backend, on_bad=config.making.on_bad,
     )  # fmt: skip
     result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(state, bench, say), "localisation": None}
     result["localisation"], pictures = _localisation(state, bench, say)
@@ -62,8 +62,8 @@ def _knn(state: TrainingState, bench: Bench, say: Say) -> dict[str, Any] | None:
         say("kNN: left out, the set has no labels in one of the splits")
         return None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(state.config.seed)
-        untrained = build_encoder(state.config.arch).to(bench.device)
+        torch.manual_seed(state.config.run.seed)
+        untrained = build_encoder(state.config.model.arch).to(bench.device)
     found = knn(state.method.online.encoder, bench)
     found |= {"untrained": knn(untrained, bench)["accuracy"], "majority": bench.majority()}
     say(
@@ -116,9 +116,9 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     method, config = state.method, state.config
     assert isinstance(method, Byol) and method.alignment is not None  # noqa: PT018
     assert method.target is not None
-    trained_head = config.control == "direct-head"
+    trained_head = config.loss.control == "direct-head"
     alignment = method.alignment if trained_head else Alignment(method.alignment.settings)
-    stage = max(config.align_stages)
+    stage = max(config.loss.align_stages)
     head = _direct_head(state, bench, stage)
     before: dict[int, Tensor] = {}
     maps: dict[str, list[Tensor]] = {"C": [], "rolled": [], "head": [], "mask": []}
@@ -172,9 +172,9 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     """Batches of a split's views, each image once, as many as localisation looks at."""
     config, data, seen = state.config, bench.data, 0
     with open_views(
-        data.cache, data.root, policy=config.views(), split=data.split(split),
-        backend=config.pipeline, drop_last=False, maps=config.maps_used, on_bad=config.on_bad,
-        batch_size=bench.batch, device=bench.device, seed=config.seed + 1, workers=config.workers, say=_quiet,
+        data.cache, data.root, policy=config.views, split=data.split(split),
+        backend=config.making.backend, drop_last=False, maps=config.maps_used, on_bad=config.making.on_bad,
+        batch_size=bench.batch, device=bench.device, seed=config.run.seed + 1, workers=config.making.workers, say=_quiet,
     ) as loader:  # fmt: skip
         for batch in loader:
             yield batch

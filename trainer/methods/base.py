@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config.run import METHODS, QUEUE_MOMENTUM, LossPreset
+from trainer.config.run import LossPreset
 from trainer.methods.losses import alignment_loss, correspondence, info_nce, negative_cosine, nt_xent
+from trainer.methods.registry import METHODS, QUEUE_MOMENTUM
 from trainer.model.networks import Network, Projections, ema_update, target_of
 from trainer.parallel.distributed import gather, of_others
 

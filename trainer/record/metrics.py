@@ -13,9 +13,9 @@ from torch import Tensor
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
 from trainer.parallel import distributed
+from trainer.record import METRICS as NAME
 from trainer.record.tensorboard import Board
 
-NAME = "metrics.jsonl"
 # Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
 _NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
 _NONE = {"a line of no known kind"}
@@ -59,8 +59,13 @@ class Journal:
         if self.board:
             self.board.add({"kind": kind, **values})
 
+    def close(self) -> None:
+        """Ends the event file, if there is one."""
+        if self.board:
+            self.board.close()
+
     def sync(self) -> None:
-        """What was added so far survives a power cut: to be called before a checkpoint is made durable."""
+        """Makes all lines so far survive a power cut: to be called before a checkpoint is made durable."""
         with open(self.path, "rb+") as file:
             os.fsync(file.fileno())
 
@@ -80,12 +85,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def header(path: Path) -> dict[str, Any]:
     """The first line: what a run was. UserError where it is damaged."""
-    found = next((row for row in read(path) if row["kind"] == "config"), None)
-    if found is None:
-        raise UserError(
-            f"{path}: the run's first line is damaged, so nothing tells what the run was. Take another copy"
-        )
-    return found
+    first = next((row for row in read(path) if row["kind"] == "config"), None)
+    if first is None:
+        raise UserError(f"{path}: the run's first line is damaged, which says what the run was. Take another copy")
+    return first
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 from precompute.base.files import replacing
 from precompute.base.program import count
-from trainer.config.run import QUEUE_MOMENTUM, QUEUED
 from trainer.evaluation.localise import shown
+from trainer.methods.registry import METHODS
+from trainer.record import CARD as NAME
 from trainer.record import metrics
 
-NAME = "MODEL_CARD.md"
 FEW = 30  # images, from which on a mean is worth its standard error
 
 
@@ -30,7 +30,7 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         "## Training",
         f"- {settings['steps']} steps of {settings['batch_size']} images ({count(config['epochs'], 'epoch')}), "
         f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
-        f"weight decay {settings['weight_decay']:g}, {_target(config)}, autocast {settings['amp']}, "
+        f"weight decay {settings['weight_decay']:g}, {METHODS[config['method']].target(config['ema'])}, autocast {settings['amp']}, "
         f"seed {config['seed']}",
         *_method(config, settings),
         f"- views: {json.dumps(about['policy'])}",
@@ -79,15 +79,6 @@ def _method(config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         )
         lines.append(f"- started from {config['init'] or 'random weights'}, {frozen}")
     return lines
-
-
-def _target(config: dict[str, Any]) -> str:
-    """How the target network moved, if the method has one."""
-    if config["method"] in QUEUED:
-        return f"target momentum {QUEUE_MOMENTUM}"
-    return (
-        f"target momentum {config['ema']} rising to 1" if config["method"] in ("byol", "cvsa") else "no target network"
-    )
 
 
 def _results(evaluation: dict[str, Any] | None) -> list[str]:
