@@ -10,7 +10,7 @@ from trainer_photos import PhotoBatch
 
 from trainer.config.run import LOSS_PRESETS
 from trainer.engine.diagnostics import diagnose
-from trainer.engine.setup import compile_networks
+from trainer.engine.start import compile_networks
 from trainer.methods.base import Alignment, Byol, Method
 from trainer.model.networks import Heads, build_model
 

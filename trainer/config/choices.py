@@ -68,7 +68,7 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
         if config.run.compile:
             raise UserError(
                 f"--compile --arch {config.model.arch}: on a CPU encoders of fewer than 16 channels run without "
-                "oneDNN, whose memory layouts the compiler counts on. Leave --compile out, or take a width of 16 or more"
+                "oneDNN, whose memory layouts the compiler counts on. Leave --compile out, or take 16 channels or more"
             )
         reasons.append("convolutions without oneDNN: with under 16 channels it hangs or crashes on some CPUs")
     per_epoch = images // batch

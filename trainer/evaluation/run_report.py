@@ -174,7 +174,8 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     with open_views(
         data.cache, data.root, policy=config.views, split=data.split(split),
         backend=config.making.backend, drop_last=False, maps=config.maps_used, on_bad=config.making.on_bad,
-        batch_size=bench.batch, device=bench.device, seed=config.run.seed + 1, workers=config.making.workers, say=_quiet,
+        batch_size=bench.batch, device=bench.device, seed=config.run.seed + 1,
+        workers=config.making.workers, say=_quiet,
     ) as loader:  # fmt: skip
         for batch in loader:
             yield batch

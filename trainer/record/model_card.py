@@ -30,8 +30,8 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
         "## Training",
         f"- {settings['steps']} steps of {settings['batch_size']} images ({count(config['epochs'], 'epoch')}), "
         f"{settings['optimizer']}, peak learning rate {settings['peak_lr']:g}, warm-up {settings['warmup']} steps, "
-        f"weight decay {settings['weight_decay']:g}, {METHODS[config['method']].target(config['ema'])}, autocast {settings['amp']}, "
-        f"seed {config['seed']}",
+        f"weight decay {settings['weight_decay']:g}, {METHODS[config['method']].target(config['ema'])}, "
+        f"autocast {settings['amp']}, seed {config['seed']}",
         *_method(config, settings),
         f"- views: {json.dumps(about['policy'])}",
         f"- torch {about['torch']}, Python {about['python']}, commit {about['commit']}",
