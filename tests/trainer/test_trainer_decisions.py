@@ -22,12 +22,11 @@ from trainer.comparison.table import summarise, table
 from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
 from trainer.engine.data import Data
+from trainer.engine.meter import Meter
 from trainer.engine.state import Saver, TrainingState
 from trainer.model.networks import build_encoder
 from trainer.model.weights import load_encoder
-from trainer.record import checkpoint, metrics
-from trainer.record import EVALUATION
-from trainer.record.metrics import Meter
+from trainer.record import EVALUATION, checkpoint, metrics
 
 FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "--device", "cpu"]
 

@@ -20,12 +20,12 @@ from augment.views.geometry import masks
 from precompute.base.options import values_of
 from trainer.config.choices import Hardware
 from trainer.config.run import RunConfig
+from trainer.engine.meter import Meter
 from trainer.engine.optim import build_optimizer
 from trainer.engine.start import build_network, make_method, unsaid
 from trainer.engine.state import TrainingState
 from trainer.methods.registry import METHODS
 from trainer.model.networks import build_encoder, grid_of
-from trainer.record.metrics import Meter
 from trainer.train import advance, autocast_of
 
 # What hands a value to the host, or a shape that depends on values.

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from trainer import run, train
+from trainer.engine.meter import Meter
 from trainer.parallel import distributed
 from trainer.parallel.distributed import Process
-from trainer.record.metrics import Meter
 
 WORLD = 3
 DEADLINE = 60  # seconds, after which a process that waits for another one ends

@@ -19,6 +19,7 @@ from trainer.config.choices import Hardware, Settings, decide, find_hardware
 from trainer.config.run import RunConfig
 from trainer.engine.cost import restart_peak_memory
 from trainer.engine.data import Data, open_data
+from trainer.engine.meter import Meter
 from trainer.engine.optim import build_optimizer
 from trainer.engine.state import Saver, TrainingState
 from trainer.methods.base import Alignment, Method, build_method
@@ -37,7 +38,7 @@ from trainer.parallel import distributed
 from trainer.parallel.distributed import Process
 from trainer.record.checkpoint import NAME, Resumed
 from trainer.record.folder import run_folder
-from trainer.record.metrics import Journal, Meter
+from trainer.record.metrics import Journal
 from trainer.record.tensorboard import Board, require
 
 Say = Callable[[str], None]

@@ -11,11 +11,11 @@ from precompute.base.errors import UserError
 from precompute.base.options import as_json
 from trainer.config.choices import Settings
 from trainer.config.run import FREE, RunConfig
+from trainer.engine.meter import Meter
 from trainer.methods.base import Method
 from trainer.parallel import distributed
 from trainer.record import checkpoint
 from trainer.record.checkpoint import Resumed
-from trainer.record.metrics import Meter
 
 
 @dataclass
