@@ -44,8 +44,9 @@ def _check_begun(config: RunConfig, data: Data) -> None:
         )
     saved, now = values_of(RunConfig.of(header["config"])), values_of(config)
     # Maps and further backgrounds are places, but nothing else here says which pictures they are.
-    for name in now.keys() - (FREE - {"maps", "backgrounds"}):
-        if saved[name] != now[name]:
+    free = FREE - {"maps", "backgrounds"}
+    for name in now:
+        if name not in free and saved[name] != now[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{folder} was trained with {flag} {saved[name]}, and now it would be {flag} {now[name]}. "
