@@ -8,7 +8,7 @@ import torch
 
 from precompute.base.errors import UserError
 from trainer.config.choices import Hardware
-from trainer.config.run import RunConfig
+from trainer.config.run import ModelConfig
 from trainer.model.resnets import build_encoder, feature_widths
 from trainer.train import autocast_of
 
@@ -29,7 +29,7 @@ def lightly_byol(
         raise UserError(f"the peer is missing ({error}): pip install 'saliencyswap[peers]'") from error
 
     backbone = build_encoder(arch)
-    width, dim = feature_widths(backbone)[4], RunConfig.dim
+    width, dim = feature_widths(backbone)[4], ModelConfig.dim
     online = torch.nn.Sequential(backbone, torch.nn.Flatten(1), BYOLProjectionHead(width, settings.hidden, dim))
     online = online.to(hardware.device)
     predictor = BYOLPredictionHead(dim, settings.hidden, dim).to(hardware.device)

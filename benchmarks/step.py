@@ -111,18 +111,18 @@ def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: Exi
 
     torch.backends.cudnn.benchmark = True
     ours = {method: _run_config(config, method) for method in ("cvsa", "byol")}
-    states = {method: _state(run, config, data, hardware, stack) for method, run in ours.items()}
-    state, _ = states["cvsa"]
+    states = {method: _state(run, data, hardware, stack) for method, run in ours.items()}
+    state = states["cvsa"]
     live = endless(state.loader)
     frozen = next(live)
     assert config.size is not None
     assert config.steps is not None
     assert config.arch is not None
-    flops = {method: step_flops(s.method, config.size) for method, (s, _) in states.items()}
+    flops = {method: step_flops(s.method, config.size) for method, s in states.items()}
     amp = state.settings.amp
 
     def step(method: str, batches: Iterator[Any]) -> Callable[[], object]:
-        return lambda: _our_step(*states[method], next(batches), amp, hardware.device)
+        return lambda: _our_step(states[method], next(batches), amp, hardware.device)
 
     steps = {
         LIVE: (step("cvsa", live), "cvsa", "views made while training, and the whole step"),
@@ -152,46 +152,25 @@ def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: Exi
 
 def _run_config(config: StepSettings, method: str) -> RunConfig:
     """The configuration of `trainer.run` for one of our arms."""
-    assert config.arch is not None
-    assert config.size is not None
-    return RunConfig(
+    return RunConfig.of(
         method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
         amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
+        train_split=config.split, workers=config.workers, cache=config.cache, evaluate=False,
     )  # fmt: skip
 
 
-def _state(
-    run: RunConfig, config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
-) -> tuple[Any, dict[int, int]]:
-    """The state that `trainer.run` would begin with, and its grids."""
-    from augment import Making, Source, open_views
+def _state(run: RunConfig, data: "Data", hardware: Hardware, stack: ExitStack) -> Any:
+    """The state that `trainer.run` would begin with."""
     from precompute.base.ranks import Process
-    from trainer.config.choices import decide
-    from trainer.engine.setup import make_state
-    from trainer.model.networks import train_mode
-    from trainer.model.resnets import build_encoder, feature_widths, grid_of
+    from trainer.engine.start import prepare, unsaid
 
-    split = data.split(config.split)
-    encoder = build_encoder(run.arch)
-    settings, _ = decide(run, len(data.cache.indices(split)), feature_widths(encoder)[4], hardware)
-    loader = stack.enter_context(
-        open_views(
-            Source(data.cache, data.root, split), policy=run.views(), batch_size=settings.batch_size,
-            making=Making(
-                config.pipeline, hardware.device, workers=config.workers, cache=config.cache, say=_quiet
-            ),
-        )
-    )  # fmt: skip
-    state = make_state(run, settings, loader, hardware, Process(), _quiet)
-    train_mode(state.method.online, 0)
-    grids = {stage: grid_of(encoder, run.size, stage) for stage in run.align_stages if run.method == "cvsa"}
-    return state, grids
+    return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
 
 
-def _our_step(state: Any, grids: dict[int, int], batch: Any, amp: str, device: str) -> None:
+def _our_step(state: Any, batch: Any, amp: str, device: str) -> None:
     from trainer.train import advance, autocast_of
 
-    advance(state, batch, grids, autocast_of(amp, device))
+    advance(state, batch, autocast_of(amp, device))
 
 
 def _work(
@@ -288,10 +267,6 @@ def table(document: dict[str, Any]) -> str:
     for name, values in document["ratios"].items():
         lines.append(f"{name:<28} {values['median']:8.3f}  ({values['q25']:.3f}-{values['q75']:.3f})")
     return "\n".join(lines)
-
-
-def _quiet(line: str) -> None:
-    """The benchmark prints its own settings."""
 
 
 if __name__ == "__main__":

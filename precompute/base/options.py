@@ -75,9 +75,10 @@ def flags_of(config: type) -> Iterator[Flag]:
 def build(config: type[T], values: Mapping[str, Any]) -> T:
     """The dataclass `config` with `values`, by flag name, and defaults for the rest. Values of other names are ignored.
 
-    Raises what the dataclasses' own checks raise (`BadValue`).
+    Raises BadValue for a value of another type than the field's or none of its choices, and what the dataclasses' own
+    checks raise.
     """
-    arguments = {}
+    arguments, hints = {}, typing.get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         about = field.metadata
         if "group" in about:
@@ -87,8 +88,26 @@ def build(config: type[T], values: Mapping[str, Any]) -> T:
             arguments[field.name] = build(about["config"], defaults | shown)
         elif "help" in about and (name := (about["flags"] or (field.name,))[0]) in values:
             value = values[name]
-            arguments[field.name] = tuple(value) if isinstance(value, list) else value
+            value = tuple(value) if isinstance(value, list) else value
+            if not _fits(value, hint := hints[field.name]):
+                raise BadValue(field.name, value, f"of type {hint.__name__ if isinstance(hint, type) else hint}")
+            several = value if isinstance(value, tuple) else () if value is None else (value,)
+            if about["choices"] and not set(several) <= set(about["choices"]):
+                raise BadValue(field.name, value, about["choices"])
+            arguments[field.name] = value
     return config(**arguments)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value, which may come out of a file, has the type of its field."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, kind) for kind in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, inner[0]) for v in value)
+    if isinstance(value, bool):  # Python takes it for a number
+        return hint in (bool, Any)
+    return hint is Any or isinstance(value, int | float if hint is float else hint)
 
 
 def values_of(config: Any) -> dict[str, Any]:

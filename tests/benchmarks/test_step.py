@@ -83,7 +83,7 @@ def test_the_peer_trains(optimizer: str) -> None:
     """lightly's arm is a training step and no empty loop: its loss falls on one batch."""
     pytest.importorskip("lightly")
     hardware = Hardware("cpu", "CPU", bf16=False)
-    run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer)
+    run = RunConfig.of(method="byol", arch="resnet10w8", size=32, batch_size=16, optimizer=optimizer)
     from trainer.model.resnets import build_encoder
 
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
@@ -99,7 +99,7 @@ def test_the_peers_keys_are_a_slow_targets_of_the_other_view() -> None:
     from trainer.model.resnets import build_encoder
 
     hardware = Hardware("cpu", "CPU", bf16=False)
-    run = RunConfig(method="byol", arch="resnet10w8", size=32, batch_size=8, optimizer="sgd", base_lr=10.0)
+    run = RunConfig.of(method="byol", arch="resnet10w8", size=32, batch_size=8, optimizer="sgd", base_lr=10.0)
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
     step = lightly_byol("resnet10w8", "sgd", settings, "off", hardware)
     own = inspect.getclosurevars(step).nonlocals

@@ -8,8 +8,9 @@ import pytest
 
 from precompute.base.errors import UsageError
 from trainer import run
-from trainer.compare import CompareConfig, command_of, missing_controls, paired, program, summarise, table
-from trainer.run import config_of
+from trainer.compare import program
+from trainer.comparison.arms import arm_of
+from trainer.comparison.table import missing_controls, paired, summarise, table
 
 
 def test_paired_interval_equals_students_t_by_hand() -> None:
@@ -22,7 +23,6 @@ def test_paired_interval_equals_students_t_by_hand() -> None:
 
 
 def test_summary_is_about_the_files(tmp_path: Path) -> None:
-    config = CompareConfig(arms=("byol:rrc", "cvsa:saliencyswap:direct-head"), seeds=2, out=str(tmp_path))
     for arm, values in (("byol-rrc", (0.1, 0.3)), ("cvsa-saliencyswap-direct-head", (0.2, 0.5))):
         for seed, value in enumerate(values):
             folder = tmp_path / f"{arm}-seed{seed}"
@@ -32,7 +32,7 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
             (folder / "metrics.jsonl").write_text(
                 json.dumps({"kind": "config", "config": {}, "settings": {}, "about": about}) + "\n"
             )
-    result = summarise(config, [])
+    result = summarise(["byol:rrc", "cvsa:saliencyswap:direct-head"], 2, "byol:rrc", tmp_path, [])
     assert result["about"] == {"commit": ["c0", "c1"], "torch": ["2"], "python": ["3"], "threads": [2]}
     found = result["measures"]
     assert set(found) == {"kNN accuracy"}
@@ -55,7 +55,7 @@ def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path)
                 names = ("views: C map", "views: C map, another image's keys")
                 found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, values, strict=True)}
             (folder / "evaluation.json").write_text(json.dumps(found))
-    result = summarise(CompareConfig(arms=arms, seeds=3, against=arms[1], out=str(tmp_path)), [])
+    result = summarise(arms, 3, arms[1], tmp_path, [])
     said = table(result).splitlines()
     keys = [line for line in said if "another image's keys change" in line]
     assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"]
@@ -81,11 +81,11 @@ def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path)
 
 def test_an_arm_may_have_flags_of_its_own(tmp_path: Path) -> None:
     arm = "cvsa:saliencyswap:rolled-keys --own 0.25 --init 'a b.pth'"
-    command = command_of(arm, 1, ["--size", "32", "--own", "0"], tmp_path)
-    config = config_of(command)
-    assert (config.own, config.size, config.control, config.init) == (0.25, 32, "rolled-keys", "a b.pth")
-    assert Path(config.out).parent == tmp_path
-    assert Path(config.out).name == "cvsa-saliencyswap-rolled-keys-own-0.25-init-a-b.pth-seed1"
+    config = arm_of(arm, ["--size", "32", "--own", "0"], tmp_path).config(1)
+    assert (config.views.own, config.views.size) == (0.25, 32)
+    assert (config.loss.control, config.model.init) == ("rolled-keys", "a b.pth")
+    assert Path(config.run.out).parent == tmp_path
+    assert Path(config.run.out).name == "cvsa-saliencyswap-rolled-keys-own-0.25-init-a-b.pth-seed1"
 
 
 def test_a_table_of_some_measures(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config.run import LOSS_PRESETS
+from trainer.config.presets import LOSS_PRESETS
 from trainer.engine.diagnostics import diagnose
-from trainer.engine.setup import compile_networks
+from trainer.engine.start import compile_networks
 from trainer.methods.base import Method
 from trainer.methods.byol import Alignment, Byol
 from trainer.model.networks import Heads, build_model

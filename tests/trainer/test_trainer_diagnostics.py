@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config.run import LOSS_PRESETS
+from trainer.config.presets import LOSS_PRESETS
 from trainer.engine.cost import peak_flops, step_flops
 from trainer.engine.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
 from trainer.methods.byol import Alignment, Byol

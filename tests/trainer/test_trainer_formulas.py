@@ -9,7 +9,8 @@ from trainer_photos import PhotoBatch
 from trainer_runs import TINY
 
 from trainer import run
-from trainer.config.run import LOSS_PRESETS, LossPreset, RunConfig
+from trainer.config.presets import LOSS_PRESETS, LossPreset
+from trainer.config.run import RunConfig
 from trainer.engine.diagnostics import diagnose, gradient_ratio
 from trainer.engine.optim import build_optimizer, ema_momentum, set_lr
 from trainer.methods import base
@@ -87,25 +88,20 @@ def test_presets_and_temperatures() -> None:
      ("reduction", "reduction", "mean"), ("temperature", "temperature", 0.3)],
 )  # fmt: skip
 def test_an_option_wins_over_its_preset(flag: str, field: str, value: object) -> None:
-    assert getattr(RunConfig(**{flag: value}).alignment(), field) == value
-
-
-def test_the_blur_shrinks_with_the_view_and_never_grows() -> None:
-    assert RunConfig(size=64).views().blur_sigma == (0.1, pytest.approx(2 * 64 / 224))
-    assert RunConfig(size=448).views().blur_sigma == (0.1, 2.0)
+    assert getattr(RunConfig.of(**{flag: value}).loss.alignment, field) == value
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"freeze_stages": 5}, "--freeze-stages 5: must be within 0 and 4"),
-        ({"save_every": 0}, "--save-every 0: must be greater than 0"),
-        ({"momentum": 1.5}, "--momentum 1.5: must be within 0 and 1"),
+        ({"freeze_stages": 5}, "freeze_stages=5: must be within 0 and 4"),
+        ({"save_every": 0}, "save_every=0: must be greater than 0"),
+        ({"momentum": 1.5}, "momentum=1.5: must be within 0 and 1"),
     ],
 )
 def test_more_impossible_values(values: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        RunConfig(**values)
+        RunConfig.of(**values)
 
 
 def aligned(photos: PhotoBatch, preset: LossPreset) -> tuple[Byol, Part]:

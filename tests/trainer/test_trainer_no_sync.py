@@ -5,7 +5,7 @@ the host is refused. On a feigned CUDA device (no numbers, no kernels) tensors o
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,18 +17,21 @@ from torch.utils._pytree import tree_leaves
 from trainer_photos import PhotoBatch
 
 from augment.views.geometry import masks
-from trainer.config.choices import Hardware, decide
-from trainer.config.run import METHODS, RunConfig
-from trainer.engine.build import make_method
+from precompute.base.options import values_of
+from trainer.config.choices import Hardware
+from trainer.config.run import RunConfig
+from trainer.engine.meter import Meter
 from trainer.engine.optim import build_optimizer
+from trainer.engine.start import build_network, make_method, unsaid
 from trainer.engine.state import TrainingState
+from trainer.methods.registry import METHODS
 from trainer.model.resnets import build_encoder, grid_of
-from trainer.record.metrics import Meter
 from trainer.train import advance, autocast_of
 
 # What hands a value to the host, or a shape that depends on values.
 WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
-TINY = RunConfig(arch="resnet10w8", size=64, batch_size=8, dim=16, hidden=16, conv_hidden=16, device="cpu", epochs=5)
+TINY = {"arch": "resnet10w8", "size": 64, "batch_size": 8, "dim": 16, "hidden": 16, "conv_hidden": 16,
+        "device": "cpu", "epochs": 5}  # fmt: skip
 
 
 @dataclass
@@ -77,14 +80,15 @@ def memory(t: Tensor) -> int:
 
 def state_of(config: RunConfig, feigned: FakeTensorMode | None = None) -> TrainingState:
     """A run that is about to begin, on the CPU or on a feigned CUDA device."""
-    settings, _ = decide(config, 40, 64, Hardware("cuda:0" if feigned else "cpu", "", bf16=True))
-    method = make_method(config, settings)
+    network, settings, _ = build_network(config, 40, Hardware("cuda:0" if feigned else "cpu", "", bf16=True))
+    method = make_method(config, settings, network, unsaid)
     with feigned or nullcontext():
         if feigned:
             feign(method)
         optimizer = build_optimizer(settings.optimizer, [method.online], 1e-6, 0.9)
     return TrainingState(
         config=config, settings=settings, method=method, optimizer=optimizer, loader=None, meter=Meter(),
+        grids=grids_of(config),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
     )  # fmt: skip
 
@@ -105,7 +109,7 @@ def there(t: Tensor) -> Tensor:
 
 
 def config_of(method: str, **more: Any) -> RunConfig:
-    return replace(TINY, method=method, policy="saliencyswap", **more)
+    return RunConfig.of({**TINY, "method": method, **more})
 
 
 CONFIGS = [config_of(method) for method in METHODS]
@@ -117,28 +121,28 @@ CONFIGS += [config_of("cvsa", **more) for more in (
 
 def words(config: RunConfig) -> str:
     """A name for a test."""
-    other = [f"{k}={v}" for k, v in vars(config).items() if v != getattr(TINY, k) and k not in ("method", "policy")]
-    return "-".join([config.method, *other])
+    usual = values_of(RunConfig.of({**TINY, "method": config.model.method}))
+    return "-".join([config.model.method, *(f"{k}={v}" for k, v in values_of(config).items() if v != usual[k])])
 
 
 def grids_of(config: RunConfig) -> dict[int, int]:
-    stages = {"cvsa": config.align_stages, "instloc": (4,)}.get(config.method, ())
-    return {stage: grid_of(build_encoder(config.arch), config.size, stage) for stage in stages}
+    stages = config.model.record.mask_stages(config.loss.align_stages)
+    return {stage: grid_of(build_encoder(config.model.arch), 64, stage) for stage in stages}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=words)
 def test_no_step_hands_a_value_to_the_host(photos: PhotoBatch, config: RunConfig) -> None:
-    state, batch, grids = state_of(config), Batch(photos.views, photos.rects), grids_of(config)
+    state, batch = state_of(config), Batch(photos.views, photos.rects)
     held = [*state.method.parameters(), *state.method.buffers(), *batch.views, batch.rects]
     with NoWaiting([t.detach() for t in held]) as watch:
         for _ in range(2):
-            terms = advance(state, batch, grids, autocast_of("bf16", "cpu"))
+            terms = advance(state, batch, autocast_of("bf16", "cpu"))
             assert watch.follows(terms["loss"])  # up to the end
         with pytest.raises(Waits):
             terms["loss"].item()
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if c.method not in ("looc", "relloc")], ids=words)
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.model.method not in ("looc", "relloc")], ids=words)
 def test_a_step_stays_on_its_device(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, target, optimizer. (looc and relloc draw on the host in the step, and nothing feigned has numbers.)"""
 
@@ -149,12 +153,12 @@ def test_a_step_stays_on_its_device(config: RunConfig, monkeypatch: pytest.Monke
             p.grad = torch.zeros_like(p) if p.requires_grad else None
 
     monkeypatch.setattr(Tensor, "backward", backward)
-    grids, feigned = grids_of(config), FakeTensorMode()
+    feigned = FakeTensorMode()
     state = state_of(config, feigned)
     with feigned:
         views = torch.empty(2, 8, 3, 64, 64, device="cuda").unbind()
         batch = Batch(views, torch.empty(8, 2, 4, dtype=torch.int32, device="cuda"))
-        terms = advance(state, batch, grids, nullcontext)
+        terms = advance(state, batch, nullcontext)
         assert {t.device.type for t in [*terms.values(), *state.method.state_dict().values()]} == {"cuda"}
         with pytest.raises(RuntimeError, match="device"):
             terms["loss"] + torch.zeros(2)

@@ -12,7 +12,7 @@ from trainer_runs import TINY
 
 from precompute.base.errors import UserError
 from trainer import compare, evaluate
-from trainer.compare import missing_controls
+from trainer.comparison.table import missing_controls
 from trainer.evaluation.figures import area_shares, keys_sentence, localisation_table
 from trainer.evaluation.localise import Figures
 from trainer.record import metrics, model_card

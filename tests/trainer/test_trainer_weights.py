@@ -148,7 +148,7 @@ def test_an_export_loads_through_torch_hub_and_timm(tmp_path: Path) -> None:
     import timm
 
     encoder = build_encoder("resnet18").eval()
-    path = save_encoder(encoder, tmp_path, RunConfig())
+    path = save_encoder(encoder, tmp_path, RunConfig.of())
     images = torch.randn(2, 3, 64, 64)
     hub = torch.hub.load(str(ROOT), "encoder", source="local", weights=str(path))
     theirs = timm.create_model("resnet18", num_classes=0)

@@ -22,10 +22,10 @@ from torch import nn
 
 from precompute.base.ranks import Process
 from trainer import run, train
+from trainer.engine.meter import Meter
 from trainer.parallel import collectives
 from trainer.parallel.batchnorm import synchronise_batch_norm
 from trainer.parallel.stop_vote import StopVote
-from trainer.record.metrics import Meter
 
 WORLD = 3
 DEADLINE = 60  # seconds, after which a process that waits for another one ends

@@ -1,54 +1,52 @@
-"""What would spoil a comparison, found before its first arm has trained for hours."""
+"""Mistakes that would spoil a comparison, looked for before its first arm trains for hours."""
 
 from pathlib import Path
 
 from precompute.base.errors import UserError
-from precompute.base.options import as_json
-from trainer import run
-from trainer.config.run import FREE
+from precompute.base.options import values_of
+from trainer import record
+from trainer.config.run import FREE, RunConfig
 from trainer.engine.data import Data, open_data
-from trainer.engine.setup import rehearse
+from trainer.engine.start import rehearse, unsaid
 from trainer.record import checkpoint, metrics
-from trainer.record.folder import EVALUATION
 
 
-def check_arm(runs: list[tuple[list[str], Path]]) -> None:
-    """UserError for an arm, its runs' flags and folders, of which one could not be done or would not be comparable."""
-    data = _data_of(runs[0][0])
-    for command, folder in runs:
-        _check(command, folder, data)
-    # Those that were begun may do without the file of --init.
-    begin = [flags for flags, folder in runs if not checkpoint.any_in(folder) and not (folder / EVALUATION).exists()]
-    if begin:
-        rehearse(run.config_of(begin[0]), data)
-
-
-def _data_of(command: list[str]) -> Data:
-    """What an arm's runs train on; UserError where they cannot be, for want of a split to compare them on too."""
-    wanted = run.config_of(command)
-    data = open_data(wanted.dataset, wanted.boxes, wanted.root, lambda line: None)
+def check_arm(runs: list[RunConfig]) -> None:
+    """UserError where one of an arm's runs could not be done, or would not be comparable."""
+    wanted = runs[0].data
+    data = open_data(wanted.dataset, wanted.boxes, wanted.root, unsaid)
     if data.held_out(wanted.train_split, wanted.eval_split) is None:
         raise UserError(data.nothing_held_out)
-    return data
+    for config in runs:
+        if _begun(config):
+            _check_begun(config, data)
+    # A run that was begun may do without the file of --init.
+    if new := [config for config in runs if not _begun(config)]:
+        rehearse(new[0], data)
 
 
-def _check(command: list[str], folder: Path, data: Data) -> None:
-    """UserError where the folder holds a run with other settings, or on other data: no fair comparison."""
-    wanted = run.config_of(command)
-    begun = checkpoint.any_in(folder) or (folder / EVALUATION).exists()
-    if not begun or not (folder / metrics.NAME).exists():
+def _begun(config: RunConfig) -> bool:
+    out = Path(config.run.out)
+    return checkpoint.any_in(out) or (out / record.EVALUATION).exists()
+
+
+def _check_begun(config: RunConfig, data: Data) -> None:
+    """UserError where the run in the folder has other settings or other data: no fair comparison."""
+    folder = Path(config.run.out)
+    if not (folder / record.METRICS).exists():
         return
-    header = metrics.header(folder / metrics.NAME)
+    header = metrics.header(folder / record.METRICS)
     was, given = header["about"]["data"], data.identity()
     if any(was[key] != given[key] for key in ("digest", "name", "images") if key in was):
         raise UserError(
             f"{folder} was trained on other pictures or boxes ({was['name']}, {was['images']} images) than those now "
             f"given ({given['name']}, {given['images']}): no fair comparison. Give the same, or name another --out"
         )
-    saved, now = header["config"], as_json(wanted)
-    # Maps and further backgrounds are places, but nothing else here tells which pictures they are.
-    for name in now.keys() & saved.keys() - (FREE - {"maps", "backgrounds"}):
-        if saved[name] != now[name]:
+    saved, now = values_of(RunConfig.of(header["config"])), values_of(config)
+    # Maps and further backgrounds are places, but nothing else here says which pictures they are.
+    free = FREE - {"maps", "backgrounds"}
+    for name in now:
+        if name not in free and saved[name] != now[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{folder} was trained with {flag} {saved[name]}, and now it would be {flag} {now[name]}. "

@@ -1,12 +1,13 @@
-"""Everything a run chooses by itself, in one place, each choice with its reason in plain words."""
+"""Everything that a run chooses by itself, each choice with its reason."""
 
 import math
 import os
-import re
 from dataclasses import dataclass
 
-from precompute.base.errors import UsageError, UserError
-from trainer.config.run import QUEUED, SGD, RunConfig
+from precompute.base.device import find_device
+from precompute.base.errors import UserError
+from trainer.config.run import RunConfig
+from trainer.methods.registry import QUEUE
 
 # The paper's 0.6 × 1024 / 256. LARS makes a layer's step independent of its gradient's length, so at small batches this
 # rate is kept: with the linear rule a run of a few hundred steps of batch 32 moves next to nothing (C map's AUC .71
@@ -14,7 +15,6 @@ from trainer.config.run import QUEUED, SGD, RunConfig
 LARS_PEAK = 2.4
 BASE_LR = {"lars": 0.6, "sgd": 0.03, "adamw": 0.008}
 CPU_BATCH, CUDA_BATCH = 16, 256
-MOCO_QUEUE = 65536
 
 
 def let_idle_threads_sleep() -> None:
@@ -62,24 +62,24 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     Raises UserError where the set is too small for the batch, or where --compile cannot have the encoder.
     """
     reasons: list[str] = []
+    schedule, record = config.schedule, config.model.record
     batch = _batch_size(config, images, hardware, reasons)
     if hardware.device == "cpu" and feature_width < 8 * 16:
-        if config.compile:
+        if config.run.compile:
             raise UserError(
-                f"--compile --arch {config.arch}: on a CPU encoders of fewer than 16 channels run without oneDNN, "
-                "whose memory layouts the compiler counts on. Leave --compile out, or take a width of 16 or more"
+                f"--compile --arch {config.model.arch}: on a CPU encoders of fewer than 16 channels run without "
+                "oneDNN, whose memory layouts the compiler counts on. Leave --compile out, or take 16 channels or more"
             )
         reasons.append("convolutions without oneDNN: with under 16 channels it hangs or crashes on some CPUs")
     per_epoch = images // batch
     if left := images - per_epoch * batch:
         reasons.append(f"{per_epoch} steps an epoch; {left} of {images} images sit out each epoch, others each time")
-    steps = per_epoch * config.epochs
-    optimizer = optimizer_of(config)
-    weight_decay = config.weight_decay
-    if weight_decay is None:
-        weight_decay = 1e-4 if config.method in SGD else 1e-6 if config.epochs <= 300 else 1.5e-6
-    log_every = config.log_every or max(1, per_epoch // 10, steps // 50)
+    steps = per_epoch * schedule.epochs
+    optimizer = schedule.optimizer or record.optimizer
     hidden, conv_hidden = _head_widths(config, feature_width, reasons)
+    queue = record.queue_length(images)
+    if record.queue and queue < QUEUE:
+        reasons.append(f"queue of {queue} keys: a longer one would hold older keys of the query's own image")
     return Settings(
         images=images,
         batch_size=batch,
@@ -88,51 +88,45 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
         optimizer=optimizer,
         peak_lr=_peak_lr(config, optimizer, batch, reasons),
         warmup=_warmup(config, per_epoch, steps, reasons),
-        weight_decay=weight_decay,
+        weight_decay=record.weight_decay(schedule.epochs) if schedule.weight_decay is None else schedule.weight_decay,
         hidden=hidden,
         conv_hidden=conv_hidden,
-        amp=_amp(config, hardware, reasons),
-        log_every=log_every,
-        save_every=config.save_every,
-        queue=_queue(config, images, reasons),
+        amp=_amp(config.run.amp, hardware, reasons),
+        log_every=config.run.log_every or max(1, per_epoch // 10, steps // 50),
+        save_every=config.run.save_every,
+        queue=queue,
     ), reasons
 
 
-def optimizer_of(config: RunConfig) -> str:
-    """The optimizer asked for, or the method's."""
-    return config.optimizer or ("sgd" if config.method in SGD else "lars")
-
-
 def _batch_size(config: RunConfig, images: int, hardware: Hardware, reasons: list[str]) -> int:
-    parts = hardware.world * config.accumulate
-    if config.batch_size is not None:
-        batch = config.batch_size
+    split, accumulate = config.data.train_split, config.schedule.accumulate
+    parts = hardware.world * accumulate
+    if config.schedule.batch_size is not None:
+        batch = config.schedule.batch_size
         if batch > images:
             raise UserError(
-                f"--batch-size {batch} is more than the {images} images of split {config.train_split!r}: "
+                f"--batch-size {batch} is more than the {images} images of split {split!r}: "
                 f"no full batch could be drawn. Use --batch-size {_power_of_two(images)} or less, or a larger split"
             )
         if batch % parts or batch // parts < 2:
             raise UserError(
                 f"--batch-size {batch}: must be a multiple of processes × accumulate = {hardware.world} × "
-                f"{config.accumulate} and leave at least 2 images each (BatchNorm, and a background for every source)"
+                f"{accumulate} and leave at least 2 images each (BatchNorm, and a background for every source)"
             )
         return batch
     usual = CUDA_BATCH if hardware.device.startswith("cuda") else CPU_BATCH
     batch = min(usual, _power_of_two(images)) if images else 0
     batch -= batch % parts
     if batch // parts < 2:
-        raise UserError(
-            f"split {config.train_split!r} has {images} images: too few for a step of {parts} parts of 2 or more"
-        )
+        raise UserError(f"split {split!r} has {images} images: too few for a step of {parts} parts of 2 or more")
     why = f"usual on {hardware.device.split(':')[0]}" if batch == usual else f"the set has only {images} images"
     reasons.append(f"batch size {batch}: {why} (--batch-size)")
     return batch
 
 
 def _peak_lr(config: RunConfig, optimizer: str, batch: int, reasons: list[str]) -> float:
-    if config.base_lr is not None:
-        return config.base_lr * batch / 256
+    if config.schedule.base_lr is not None:
+        return config.schedule.base_lr * batch / 256
     if optimizer == "lars" and BASE_LR["lars"] * batch / 256 < LARS_PEAK:
         reasons.append(
             f"peak learning rate {LARS_PEAK}: the paper's 0.6 × 1024 / 256, kept at batch {batch} because LARS makes a "
@@ -145,10 +139,11 @@ def _peak_lr(config: RunConfig, optimizer: str, batch: int, reasons: list[str]) 
 
 
 def _warmup(config: RunConfig, per_epoch: int, steps: int, reasons: list[str]) -> int:
-    if config.warmup_epochs is not None:
-        warmup = round(min(config.warmup_epochs * per_epoch, steps))
+    epochs = config.schedule.warmup_epochs
+    if epochs is not None:
+        warmup = round(min(epochs * per_epoch, steps))
         if warmup == steps:
-            reasons.append(f"warm-up over all {steps} steps: --warmup-epochs {config.warmup_epochs:g} is the whole run")
+            reasons.append(f"warm-up over all {steps} steps: --warmup-epochs {epochs:g} is the whole run")
         return warmup
     warmup = min(10 * per_epoch, math.ceil(steps / 10))
     if warmup < 10 * per_epoch:
@@ -157,29 +152,22 @@ def _warmup(config: RunConfig, per_epoch: int, steps: int, reasons: list[str]) -
 
 
 def _head_widths(config: RunConfig, feature_width: int, reasons: list[str]) -> tuple[int, int]:
-    narrow = feature_width < 512
-    hidden = config.hidden or (4 * feature_width if narrow else 4096)
+    model, narrow = config.model, feature_width < 512
+    hidden = model.hidden or (4 * feature_width if narrow else 4096)
     # The paper gives no width for the conv heads; at 4096 they would be a tenth of a step's arithmetic.
-    conv_hidden = config.conv_hidden or (2 * feature_width if narrow else 512)
-    if narrow and not (config.hidden and config.conv_hidden):
+    conv_hidden = model.conv_hidden or (2 * feature_width if narrow else 512)
+    if narrow and not (model.hidden and model.conv_hidden):
         reasons.append(
             f"head widths {hidden} and {conv_hidden}: the encoder has only {feature_width} features (--hidden)"
         )
     return hidden, conv_hidden
 
 
-def _queue(config: RunConfig, images: int, reasons: list[str]) -> int:
-    if config.method not in QUEUED or images >= MOCO_QUEUE:
-        return MOCO_QUEUE
-    reasons.append(f"queue of {images} keys: with {MOCO_QUEUE} it would hold older keys of the query's own image")
-    return images
-
-
-def _amp(config: RunConfig, hardware: Hardware, reasons: list[str]) -> str:
-    if config.amp != "auto":
-        if config.amp == "fp16" and hardware.device == "cpu":
+def _amp(asked: str, hardware: Hardware, reasons: list[str]) -> str:
+    if asked != "auto":
+        if asked == "fp16" and hardware.device == "cpu":
             raise UserError("--amp fp16 needs CUDA: there is no gradient scaling on the CPU. Use --amp bf16 or off")
-        return config.amp
+        return asked
     if hardware.device == "cpu":
         reasons.append("autocast off: bfloat16 is not faster on most CPUs, and float32 resumes bit-equal (--amp bf16)")
         return "off"
@@ -191,25 +179,20 @@ def _amp(config: RunConfig, hardware: Hardware, reasons: list[str]) -> str:
 
 
 def find_hardware(device: str) -> tuple[Hardware, list[str]]:
-    """The device that `--device` names ("auto": CUDA where there is one). UserError where it is not there."""
+    """The device that `--device` names ("auto": CUDA where there is one). BadValue where it is not there."""
     import torch
 
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    reasons = []
+    where, reasons = find_device(device), []
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reasons.append(f"device {device}: " + ("found" if device == "cuda" else "no CUDA device found (--device)"))
-    if device == "cpu":
+        why = "there is one" if where.type == "cuda" else "torch sees no CUDA device here"
+        reasons.append(f"device {where.type}: {why} (--device)")
+    if where.type == "cpu":
         return Hardware("cpu", "CPU", bf16=False, world=world), reasons
-    if not re.fullmatch(r"cuda(:\d+)?", device):
-        raise UsageError(f"--device {device}: valid are auto, cpu, cuda and cuda:N")
-    if not torch.cuda.is_available():
-        raise UserError(f"--device {device}: torch sees no CUDA device here. Use --device cpu, or auto")
-    device = f"cuda:{local}" if world > 1 or device == "cuda" else device
-    if int(device.split(":")[1]) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
-    properties = torch.cuda.get_device_properties(device)
-    return Hardware(device, properties.name, bf16=properties.major >= 8, world=world), reasons
+    if world > 1 or where.index is None:
+        where = find_device(f"cuda:{local}")
+    properties = torch.cuda.get_device_properties(where)
+    return Hardware(str(where), properties.name, bf16=properties.major >= 8, world=world), reasons
 
 
 def _power_of_two(n: int) -> int:

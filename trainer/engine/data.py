@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from precompute.base.program import command
 
 
@@ -20,25 +20,31 @@ class Data:
     boxes: Path
     root: Path
 
-    def split(self, name: str, flag: str = "") -> str | None:
-        """A split's name as the loader wants it ("all" is None); UserError names the valid ones, and `flag`."""
+    def split(self, name: str, field: str = "split") -> str | None:
+        """A split's name as the loader takes it ("all" is None). BadValue about `field` names the splits there are."""
         if name == "all":
             return None
         try:
             self.cache.indices(name)
         except UserError as error:
-            raise UserError(f"{flag} {name}: {error}" if flag else str(error)) from error
+            splits = (*self.cache.split_names, "all")
+            remedy = "NAME/fit and NAME/dev are two thirds and one third of a split"
+            raise BadValue(field, name, splits, remedy) from error
         return name
+
+    def images(self, split: str, field: str = "split") -> int:
+        """How many images a split has."""
+        return len(self.cache.indices(self.split(split, field)))
 
     def held_out(self, train: str, asked: str | None) -> str | None:
         """The split for evaluations: the one asked for, else test or val; None where the set has neither.
 
         UserError where it shares images with the split `train`.
         """
-        found = asked or next((name for name in ("test", "val") if name in self.cache.split_names), None)
-        if found is not None:
-            self.require_apart(train, found)
-        return found
+        held_out = asked or next((name for name in ("test", "val") if name in self.cache.split_names), None)
+        if held_out is not None:
+            self.require_apart(train, held_out)
+        return held_out
 
     @property
     def nothing_held_out(self) -> str:
@@ -50,7 +56,7 @@ class Data:
 
     def require_apart(self, train: str, test: str) -> None:
         """UserError where two splits share images: what a net was trained on, or a kNN bank holds, is not held out."""
-        named = ((train, "--train-split"), (test, "--eval-split"))
+        named = ((train, "train_split"), (test, "eval_split"))
         rows = (set(self.cache.indices(self.split(*pair)).tolist()) for pair in named)
         if shared := len(set.intersection(*rows)):
             raise UserError(
@@ -60,20 +66,20 @@ class Data:
             )
 
     def require_maps(self, folder: str, split: str) -> None:
-        """UserError where an image of the split `split` has no map of its own in `folder`, which its views need."""
+        """UserError where an image of `split` has no map in `folder`, which its views need."""
         from augment.stream.alpha import MapFolder
         from augment.stream.imageset import ImageSet
 
         try:
             MapFolder(folder, ImageSet([(self.cache, self.root)]), self.cache.indices(self.split(split)))
         except UserError as error:
-            raise UserError(
-                f"{str(error).replace('maps=', '--maps ', 1)}. The evaluation makes views of split {split!r}: "
-                "it needs their maps too, or --no-evaluate"
-            ) from error
+            raise BadValue(
+                "maps", folder, f"a folder with the maps of split {split!r} too, which the evaluation makes views of",
+                f"{error}. Add them, or leave the evaluation out: --no-evaluate",
+            ) from error  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        """What this set is, for a run's header; `digest` of its pictures and boxes."""
+        """Name, size and origin of the set, for a run's header, and a digest of its pictures and boxes."""
         from augment.stream.imageset import ImageSet
 
         digest = ImageSet([(self.cache, self.root)]).digest(np.arange(len(self.cache)))
@@ -82,7 +88,7 @@ class Data:
 
 
 def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Callable[[str], None]) -> Data:
-    """Opens what the flags name; with nothing named, the demo set, made when it is missing. Says which it is."""
+    """Opens the data set that the flags name, and says which; without a name the demo set, made when it is missing."""
     if boxes is None and dataset is None:
         say("data: none named (--dataset, --boxes, --root): the demo set of procedural pictures; see --preset demo")
         dataset = "demo"
@@ -98,7 +104,7 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
     cache = BoxCache.open(path)
     folder = cache.folder(root)
     if not folder.is_dir():
-        raise UserError(f"--root {folder}: no such folder; it must be the one given to precompute.boxes for {path}")
+        raise BadValue("root", str(folder), f"an existing folder: the one given to precompute.boxes for {path}")
     splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
     say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
     return Data(cache, path, folder)

@@ -1,4 +1,4 @@
-"""Everything that moves during a run, in one object: what a checkpoint holds and a resume restores."""
+"""Everything that changes during a run, in one object: the content of a checkpoint."""
 
 import time
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ import torch
 from precompute.base.errors import UserError
 from precompute.base.options import as_json
 from trainer.config.choices import Settings
-from trainer.config.run import RunConfig
+from trainer.config.run import FREE, RunConfig
+from trainer.engine.meter import Meter
 from trainer.methods.base import Method
 from trainer.parallel import collectives
 from trainer.record import checkpoint
 from trainer.record.checkpoint import Resumed
-from trainer.record.metrics import Meter
-
-# Settings that a continuation may have otherwise: they do not enter the mathematics.
-_FREE = {"log_every", "save_every"}
 
 
 @dataclass
 class TrainingState:
-    """Networks, optimizer, gradient scaler, loader position, running means and step of one run."""
+    """Networks, optimizer, gradient scaler, loader position, running means and step of one run.
+
+    A `torch.distributed.checkpoint.stateful.Stateful`. `grids`: cells along a side, by the stages that need masks.
+    """
 
     config: RunConfig
     settings: Settings
@@ -32,27 +32,35 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     loader: Any
     meter: Meter
+    grids: dict[int, int]
     step: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def state_dict(self) -> dict[str, Any]:
+        """The content of a checkpoint."""
         return {
             "config": as_json(self.config),
             "settings": as_json(self.settings),
             "step": self.step,
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "loader": self.loader.state_dict(),
-            "meter": self.meter.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
             "rng": torch.get_rng_state(),
         }
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the state; config and settings stay."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        self.step = state["step"]
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("method", "optimizer", "scaler", "loader", "meter")
+        return {name: getattr(self, name) for name in names}
+
     def restore(self, resumed: Resumed) -> None:
-        """Back to where the checkpoint was made. UserError where data or hardware no longer give the same settings."""
+        """Takes up a checkpoint. UserError where data or hardware no longer give the same settings."""
         state, now = resumed.state, as_json(self.settings)
         changed = [
-            f"{k} was {v}, is {now.get(k)}" for k, v in state["settings"].items() if k not in _FREE and v != now.get(k)
+            f"{k} was {v}, is {now.get(k)}" for k, v in state["settings"].items() if k not in FREE and v != now.get(k)
         ]
         if not changed and state["step"] not in range(self.settings.steps + 1):
             changed = [f"step is {state['step']} of {self.settings.steps}"]
@@ -62,18 +70,12 @@ class TrainingState:
                 "Resume with the same data and the same kind of device"
             )
         try:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.loader.load_state_dict(state["loader"])
-            self.meter.load_state_dict(state["meter"], next(self.method.parameters()).device)
-            torch.set_rng_state(state["rng"])
+            self.load_state_dict(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(
                 f"{resumed.path} cannot be taken up ({reason}): it was altered, or written by another version"
             ) from error
-        self.step = state["step"]
 
     def check_finite(self, terms: dict[str, float], out: Path, weights: bool = False) -> None:
         """UserError naming the last good checkpoint where a loss (or a weight, if asked) is not finite."""
@@ -116,17 +118,15 @@ class Saver:
         started = time.monotonic()
         if self.first:
             try:
-                checkpoint.save(self.folder, state.as_dict(), keep)
+                checkpoint.save(self.folder, state.state_dict(), keep)
             except OSError as error:
-                raise self._unwritten(state.step, error) from error
+                good = "There is none before it"
+                if self.saved is not None:
+                    good = f"Last good checkpoint: step {self.saved}. Then: {collectives.resuming(self.folder)}"
+                raise UserError(
+                    f"{error.filename}: the checkpoint of step {state.step} was not written ({error.strerror}). "
+                    f"Make room. {good}"
+                ) from error
             self.saved = state.step
         self.last = time.monotonic()
         self.cost = self.last - started
-
-    def _unwritten(self, step: int, error: OSError) -> UserError:
-        good = "There is none before it"
-        if self.saved is not None:
-            good = f"Last good checkpoint: step {self.saved}. Then: {collectives.resuming(self.folder)}"
-        return UserError(
-            f"{error.filename}: the checkpoint of step {step} was not written ({error.strerror}). Make room. {good}"
-        )

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from augment.preview import denormalise
-from augment.views.policy import Policy
+from augment.views.colour import denormalise
 from precompute.base.files import replacing
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class SeenView(NamedTuple):
 
 def as_pictures(views: Tensor) -> np.ndarray:
     """Normalised views [N, 3, S, S] as uint8 RGB [N, S, S, 3]."""
-    return denormalise(views.float().cpu().numpy(), Policy())
+    return denormalise(views.float().cpu().numpy())
 
 
 def draw_run(localisation: dict[str, Any], views: list[SeenView], path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from augment import Batch
-from augment.stream.request import Making
 from precompute.base.files import replacing
 from precompute.base.program import count
 from trainer.engine.data import Data
@@ -22,7 +21,7 @@ from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import MOST_IMAGES, knn, localise
 from trainer.model.auc import cell_auc
 from trainer.model.resnets import build_encoder
-from trainer.record.folder import EVALUATION, FIGURE
+from trainer.record.__init__ import EVALUATION, FIGURE
 from trainer.record.metrics import finite
 
 Say = Callable[[str], None]
@@ -39,10 +38,10 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     """
     state.method.eval()
     config = state.config
-    batch = max(state.settings.batch_size // config.accumulate, 16)
+    batch = max(state.settings.batch_size // config.schedule.accumulate, 16)
     device = str(next(state.method.parameters()).device)
-    making = Making(backend=config.pipeline, device=device, workers=config.workers, on_bad=config.on_bad)
-    bench = Bench(data, config.train_split, held_out, config.size, batch, making=making)
+    making = replace(config.making, device=device)
+    bench = Bench(data, config.data.train_split, held_out, config.views.size, batch, making=making)
     result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(state, bench, say)}
     result["localisation"], views = _localisation(state, bench, say)
     state.method.train()
@@ -67,8 +66,8 @@ def _knn(state: TrainingState, bench: Bench, say: Say) -> dict[str, Any] | None:
         say("kNN: left out, the set has no labels in one of the splits")
         return None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(state.config.seed)
-        untrained = build_encoder(state.config.arch).to(bench.making.device)
+        torch.manual_seed(state.config.run.seed)
+        untrained = build_encoder(state.config.model.arch).to(bench.making.device)
     result = knn(state.method.online.encoder, bench)
     result |= {"untrained": knn(untrained, bench)["accuracy"], "majority": bench.majority()}
     say(
@@ -116,7 +115,7 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     objects lie as a rule), a direct head (linear, per cell, on the same features, no keys), the centre prior.
     """
     c, rolled, direct, mask, views = _score_maps(state, bench)
-    trained_head = state.config.control == "direct-head"
+    trained_head = state.config.loss.control == "direct-head"
     name = "direct head" if trained_head else "C map"
     rows = {f"views: {name}": figures(c, mask)}
     if not trained_head:
@@ -145,7 +144,7 @@ def _score_maps(state: TrainingState, bench: Bench) -> tuple[Tensor, Tensor, Ten
     At the last aligned stage.
     """
     method: Any = state.method
-    stage = max(state.config.align_stages)
+    stage = max(state.config.loss.align_stages)
     alignment = method.alignment
     if alignment.control != "direct-head":
         alignment = replace(alignment, control="none")
@@ -182,7 +181,7 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     """Batches of a split's views, each image once, as many as localisation looks at."""
     config, seen = state.config, 0
     with bench.views(
-        split, config.views(), bench.batch, config.seed + 1, maps=config.maps_used, drop_last=False
+        split, config.views, bench.batch, config.run.seed + 1, maps=config.maps_used, drop_last=False
     ) as loader:
         for batch in loader:
             yield batch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.config.run import LossPreset
+from trainer.config.presets import LossPreset
 from trainer.methods.base import Masks, Method, Part
 from trainer.methods.losses import alignment_loss, correspondence, negative_cosine
 from trainer.model.networks import Network, Projections

@@ -9,8 +9,7 @@ from torchvision.models.resnet import ResNet
 from precompute.base.files import replacing
 from precompute.base.options import as_json
 from trainer.config.run import FREE, RunConfig
-
-NAME = "encoder.safetensors"
+from trainer.record.__init__ import ENCODER as NAME
 
 
 def save_encoder(encoder: ResNet, folder: Path, config: RunConfig) -> Path:
@@ -20,7 +19,7 @@ def save_encoder(encoder: ResNet, folder: Path, config: RunConfig) -> Path:
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     settings = {name: value for name, value in as_json(config).items() if name not in FREE}
-    metadata = {"format": "pt", "arch": config.arch, "config": json.dumps(settings)}
+    metadata = {"format": "pt", "arch": config.model.arch, "config": json.dumps(settings)}
     path = folder / NAME
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))  # save_file's error on a full disk is not an OSError

@@ -1,1 +1,9 @@
-"""What a run writes: checkpoints, metrics, its model card."""
+"""What a run writes, and the names of its files."""
+
+METRICS = "metrics.jsonl"
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"  # the last good checkpoint before the newest one
+ENCODER = "encoder.safetensors"
+EVALUATION = "evaluation.json"
+FIGURE = "localisation.png"
+CARD = "MODEL_CARD.md"

@@ -8,27 +8,26 @@ different run.
 import os
 import shutil
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from precompute.base.errors import UserError
 from precompute.base.files import replacing, sweep
+from trainer.record.__init__ import CHECKPOINT as NAME
+from trainer.record.__init__ import PREVIOUS
 
-NAME = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
 SCHEMA = 1
+CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a run's
 
 
 class DamagedCheckpoint(UserError):
     """The file is there and cannot be trusted."""
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """A loaded checkpoint: its content, where it came from, and a sentence if it is not the newest."""
+class Resumed(NamedTuple):
+    """A loaded checkpoint: its content, its path, and a sentence if it is not the newest."""
 
     state: dict[str, Any]
     path: Path
@@ -84,8 +83,8 @@ def load(path: Path) -> dict[str, Any]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint ({reason})") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
-        raise DamagedCheckpoint(f"{path}: not a checkpoint of this program (schema {found}, expected {SCHEMA})")
+        schema = state.get("schema") if isinstance(state, dict) else type(state).__name__
+        raise DamagedCheckpoint(f"{path}: not a checkpoint of this program (schema {schema}, expected {SCHEMA})")
     return state
 
 
@@ -94,18 +93,29 @@ def any_in(folder: Path) -> bool:
     return (folder / NAME).exists() or (folder / PREVIOUS).exists()
 
 
-def load_latest(folder: Path) -> tuple[dict[str, Any], Path, str | None]:
-    """The newest good checkpoint of a run: its content, its path, and a sentence if the newest is damaged or gone."""
+def load_latest(folder: Path) -> Resumed:
+    """The newest good checkpoint of a run, with a sentence if the newest one is damaged or gone."""
     sweep(folder / NAME)
     newest, previous = folder / NAME, folder / PREVIOUS
     if previous.exists() and not newest.exists():
-        return load(previous), previous, f"{newest} is gone; the one before it is used"
+        return Resumed(load(previous), previous, f"{newest} is gone; the one before it is used")
     try:
-        return load(newest), newest, None
+        return Resumed(load(newest), newest, None)
     except DamagedCheckpoint as error:
         if not previous.exists():
             raise
-        return load(previous), previous, f"{error}; the one before it is good and is used"
+        return Resumed(load(previous), previous, f"{error}; the one before it is good and is used")
+
+
+def to_resume(path: Path) -> Resumed:
+    """The checkpoint to go on from: the file `path`, or the newest good one of that folder.
+
+    UserError where it lacks something that a run needs.
+    """
+    resumed = load_latest(path) if path.is_dir() else Resumed(load(path), path, None)
+    if missing := CONTENT - resumed.state.keys():
+        raise UserError(f"{resumed.path} lacks {', '.join(sorted(missing))}: no checkpoint of a run. Take another copy")
+    return resumed
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -1,29 +1,26 @@
-"""The folder of a run: what lies in it, and whose it is."""
+"""The folder of a run: one run's files, and one process that trains into it."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from precompute.base.errors import UserError
+from precompute.base.errors import BadValue, UserError
 from precompute.base.files import sweep
-from trainer.model import export
-from trainer.record import checkpoint, metrics, model_card
+from trainer import record
+from trainer.record import metrics
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
 
-EVALUATION = "evaluation.json"
-FIGURE = "localisation.png"
-
 
 @contextmanager
 def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """The run's folder `out`, made where it is missing, for the first process alone; nothing for the others.
+    """Makes the run's folder `out` and locks it for the block, in the first process; nothing in the others.
 
-    What killed runs left half written is gone. A block that fails before it wrote anything leaves no folder behind.
+    Leftovers of killed runs are removed. A block that fails before it wrote anything leaves no folder behind.
     `resumed`: the checkpoint that the run goes on from. UserError where another run lies in the folder, or trains into
     it; one that was stopped before its first checkpoint makes room.
     """
@@ -33,10 +30,10 @@ def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str]
     _make_room(out, resumed, say)
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    for name in (metrics.NAME, checkpoint.NAME, export.NAME, EVALUATION, FIGURE, model_card.NAME):
+    for name in (record.METRICS, record.CHECKPOINT, record.ENCODER, record.EVALUATION, record.FIGURE, record.CARD):
         sweep(out / name)
     try:
-        with _alone_in(out):
+        with _locked(out):
             yield
     except BaseException:
         with suppress(OSError):  # not empty: then it stays
@@ -47,10 +44,12 @@ def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str]
 
 def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> None:
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
-    present = [n for n in (metrics.NAME, checkpoint.NAME, checkpoint.PREVIOUS, export.NAME) if (out / n).exists()]
+        raise BadValue("out", str(out), "a folder, and this is a file")
+    names = (record.METRICS, record.CHECKPOINT, record.PREVIOUS, record.ENCODER)
+    present = [name for name in names if (out / name).exists()]
     if present and (resumed is None or resumed.parent.resolve() != out.resolve()):
-        if present != [metrics.NAME] or any(row["kind"] != "config" for row in metrics.read(out / metrics.NAME)):
+        rows = metrics.read(out / record.METRICS) if present == [record.METRICS] else []
+        if present != [record.METRICS] or any(row["kind"] != "config" for row in rows):
             raise UserError(
                 f"--out {out} holds a run already ({', '.join(present)}). Go on with it: --resume {out}; "
                 "or name another folder, or remove this one"
@@ -59,10 +58,10 @@ def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> N
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """No other run trains into the folder meanwhile: torchrun's workers, for one, outlive a killed launcher.
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with the process, however that ends. UserError where another process has it.
 
-    A lock, which ends with its process, however that ends. UserError where another process holds it.
+    (Workers of torchrun outlive a launcher that was killed, for one.)
     """
     if fcntl is None:
         yield

@@ -3,19 +3,14 @@
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
-from trainer.parallel import collectives
+from trainer.record.__init__ import METRICS as NAME
 from trainer.record.tensorboard import Board
 
-NAME = "metrics.jsonl"
 # Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
 _NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
 _NONE = {"a line of no known kind"}
@@ -59,8 +54,13 @@ class Journal:
         if self.board:
             self.board.add({"kind": kind, **values})
 
+    def close(self) -> None:
+        """Ends the event file, if there is one."""
+        if self.board:
+            self.board.close()
+
     def sync(self) -> None:
-        """What was added so far survives a power cut: to be called before a checkpoint is made durable."""
+        """Makes all lines so far survive a power cut: to be called before a checkpoint is made durable."""
         with open(self.path, "rb+") as file:
             os.fsync(file.fileno())
 
@@ -80,12 +80,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def header(path: Path) -> dict[str, Any]:
     """The first line: what a run was. UserError where it is damaged."""
-    found = next((row for row in read(path) if row["kind"] == "config"), None)
-    if found is None:
-        raise UserError(
-            f"{path}: the run's first line is damaged, so nothing tells what the run was. Take another copy"
-        )
-    return found
+    first = next((row for row in read(path) if row["kind"] == "config"), None)
+    if first is None:
+        raise UserError(f"{path}: the run's first line is damaged, which says what the run was. Take another copy")
+    return first
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -99,66 +97,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Meter:
-    """Means over a log interval, summed on the device: reading them is the only sync, once an interval.
-
-    The sums are part of a checkpoint, so the first line after a resume equals that of the unbroken run.
-    """
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Time before now is not counted."""
-        self.started, self.waited, self.timed = time.perf_counter(), 0.0, 0
-
-    def add(self, terms: dict[str, Tensor], waited: float) -> None:
-        """One step's scalars (detached) and the seconds that its batch kept the loop waiting."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
-        self.waited += waited
-        self.timed += 1
-
-    def share(self) -> None:
-        """Gives all processes the mean of their sums; all must call it at the same step.
-
-        A checkpoint is one process's: with its own sums a resume would take those of the others for equal to them.
-        """
-        if collectives.world() > 1 and self.sums:
-            some = next(iter(self.sums.values()))
-            means = collectives.average({name: value.item() for name, value in self.sums.items()}, str(some.device))
-            self.sums = {name: torch.tensor(value, dtype=some.dtype).to(some.device) for name, value in means.items()}
-
-    def means(self) -> dict[str, float]:
-        """Means since the last `reset`, in float32."""
-        return {name: value.item() / self.count for name, value in self.sums.items()}
-
-    def timing(self, images_per_step: int) -> dict[str, float]:
-        """Wall-clock figures of the steps timed since `restart_clock`."""
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        return {
-            "images_per_second": round(self.timed * images_per_step / seconds, 2),
-            "step_ms": round(1e3 * seconds / max(self.timed, 1), 2),
-            "data_wait": round(self.waited / seconds, 4),
-        }
-
-    def reset(self) -> None:
-        """A new interval."""
-        self.sums, self.count = {}, 0
-        self.restart_clock()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of the interval so far."""
-        return {"sums": {k: v.detach().cpu() for k, v in self.sums.items()}, "count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any], device: str | torch.device = "cpu") -> None:
-        """Back to the middle of an interval."""
-        self.sums, self.count = {k: v.to(device) for k, v in state["sums"].items()}, state["count"]
 
 
 def log_line(row: dict[str, Any]) -> str:

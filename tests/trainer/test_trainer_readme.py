@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.compare import table
+from trainer.comparison.table import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -126,11 +126,15 @@ def test_maps_of_the_held_out_pictures_are_missed_before_the_training(
     assert run.program([*flags, "--out", str(tmp_path / "byol"), "--method", "byol"]) == 0  # which needs no views of it
 
 
+def usage(argv: list[str]) -> None:
+    run.config_of(run.parse(argv)[0])
+
+
 @pytest.mark.parametrize(
     ("program", "flags", "match"),
     [
-        (run.config_of, "--dim 1000000000000", "--dim 1000000000000: must be within 1 and 65536"),
-        (run.config_of, "--conv-hidden 65537", "--conv-hidden 65537: must be within 1 and 65536"),
+        (usage, "--dim 1000000000000", "--dim 1000000000000: must be within 1 and 65536"),
+        (usage, "--conv-hidden 65537", "--conv-hidden 65537: must be within 1 and 65536"),
         (evaluate.program, "random --size 4 --protocol linear", "--size 4: must be within 8 and 4096"),
         (evaluate.program, "random --batch-size 1 --protocol finetune", "--batch-size 1: --protocol finetune needs"),
         (evaluate.program, "random --batch-size 1 --protocol all", "--batch-size 1: --protocol finetune needs"),

@@ -38,9 +38,9 @@ def test_backgrounds_from_further_sets(demo_boxes: Path, demo_root: Path, tmp_pa
     assert run(tmp_path / "others", demo_boxes, demo_root, *more, "--no-own-backgrounds") != own
     with pytest.raises(UsageError, match="FILE DIR"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--backgrounds", demo_boxes)
-    with pytest.raises(UsageError, match="--no-own-backgrounds without --backgrounds"):
+    with pytest.raises(UsageError, match="--own-backgrounds off: must be on without --backgrounds FILE DIR"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--no-own-backgrounds")
-    with pytest.raises(UsageError, match="--cache-side 64 without a cache"):
+    with pytest.raises(UsageError, match="--cache-side 64: must be left out without a cache"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--cache-side", "64")
     with pytest.raises(UserError, match=r"nothing\.h5"):
         run(tmp_path / "none", demo_boxes, demo_root, "--backgrounds", tmp_path / "nothing.h5", demo_root)

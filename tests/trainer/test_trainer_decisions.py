@@ -9,50 +9,51 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_trainer_settings import CPU
+from test_trainer_choices import CPU
 from trainer_runs import TINY, assert_same_run, rows_of
 
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UsageError, UserError
 from precompute.base.options import as_json
 from trainer import compare, evaluate, run
-from trainer.compare import CompareConfig, command_of, folder_of, summarise, table
+from trainer.comparison.arms import arm_of, folder_of
 from trainer.comparison.checks import check_arm
+from trainer.comparison.table import summarise, table
 from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
 from trainer.engine.data import Data
+from trainer.engine.meter import Meter
 from trainer.engine.state import Saver, TrainingState
 from trainer.model.resnets import build_encoder
 from trainer.model.weights import load_encoder
 from trainer.record import checkpoint, metrics
-from trainer.record.folder import EVALUATION
-from trainer.record.metrics import Meter
+from trainer.record.__init__ import EVALUATION
 
 FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "--device", "cpu"]
 
 
 def test_warm_up_is_never_longer_than_the_run() -> None:
-    settings, reasons = decide(RunConfig(epochs=2, warmup_epochs=5.0), 114, 512, CPU)
+    settings, reasons = decide(RunConfig.of(epochs=2, warmup_epochs=5.0), 114, 512, CPU)
     assert settings.warmup == settings.steps
     assert any("--warmup-epochs 5 is the whole run" in reason for reason in reasons)
 
 
 def test_weight_decay_follows_method_and_length() -> None:
-    decay = lambda **given: decide(RunConfig(**given), 240, 512, CPU)[0].weight_decay  # noqa: E731
+    decay = lambda **given: decide(RunConfig.of(**given), 240, 512, CPU)[0].weight_decay  # noqa: E731
     assert (decay(epochs=300), decay(epochs=301)) == (1e-6, 1.5e-6)
     assert decay(method="mocov2") == 1e-4
 
 
 def test_parts_of_a_batch_are_equal_and_hold_two_images() -> None:
     with pytest.raises(UserError, match="leave at least 2 images each"):
-        decide(RunConfig(batch_size=2, accumulate=2), 30, 512, CPU)
-    settings, _ = decide(RunConfig(accumulate=3), 100, 512, CPU)
+        decide(RunConfig.of(batch_size=2, accumulate=2), 30, 512, CPU)
+    settings, _ = decide(RunConfig.of(accumulate=3), 100, 512, CPU)
     assert settings.batch_size % 3 == 0
 
 
 def test_cards_without_bfloat16_take_float16() -> None:
-    assert decide(RunConfig(), 1000, 512, Hardware("cuda:0", "T4", bf16=False))[0].amp == "fp16"
-    assert decide(RunConfig(), 1000, 512, Hardware("cuda:0", "A100", bf16=True))[0].amp == "bf16"
+    assert decide(RunConfig.of(), 1000, 512, Hardware("cuda:0", "T4", bf16=False))[0].amp == "fp16"
+    assert decide(RunConfig.of(), 1000, 512, Hardware("cuda:0", "A100", bf16=True))[0].amp == "bf16"
 
 
 def test_a_journals_lists_hold_no_nan() -> None:
@@ -98,15 +99,15 @@ def state_of(scaler: torch.amp.GradScaler) -> TrainingState:
     method = torch.nn.Module()
     method.online = network
     loader = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
-    settings, _ = decide(RunConfig(), 240, 512, CPU)
+    settings, _ = decide(RunConfig.of(), 240, 512, CPU)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    return TrainingState(RunConfig(), settings, method, optimizer, scaler, loader, Meter())  # type: ignore[arg-type]
+    return TrainingState(RunConfig.of(), settings, method, optimizer, scaler, loader, Meter(), {})  # type: ignore[arg-type]
 
 
 def test_the_gradient_scale_goes_on_where_it_was(tmp_path: Path) -> None:
     state = state_of(torch.amp.GradScaler("cpu", init_scale=8.0))
     state.scaler.scale(torch.ones(()))  # the scale is made at its first use
-    kept = checkpoint.Resumed(state.as_dict(), tmp_path / "checkpoint.pt", None)
+    kept = checkpoint.Resumed(state.state_dict(), tmp_path / "checkpoint.pt", None)
     fresh = state_of(torch.amp.GradScaler("cpu"))
     fresh.restore(kept)
     assert fresh.scaler.get_scale() == 8.0
@@ -175,7 +176,7 @@ def test_a_sets_digest_is_of_all_its_boxes(demo_boxes: Path, demo_root: Path) ->
 def done(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> list[str]:
     """Flags of a comparison's runs, of which seed 1 lies evaluated in tmp_path, by its files; no checkpoint is left."""
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *FLAGS]
-    config = run.config_of(command_of("byol:rrc", 1, flags, tmp_path))
+    config = arm_of("byol:rrc", flags, tmp_path).config(1)
     data = Data(BoxCache.open(demo_boxes), demo_boxes, demo_root).identity()
     header = {"kind": "config", "config": as_json(config), "settings": {}, "about": {"data": data}}
     folder = folder_of("byol:rrc", 1, tmp_path)
@@ -190,8 +191,7 @@ def done(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> list[str]:
 )
 def test_a_run_of_other_settings_is_no_part_of_a_comparison(done: list[str], other: list[str], tmp_path: Path) -> None:
     """Also one whose checkpoints were deleted; and it shows before the first seed has trained."""
-    same = command_of("byol:rrc", 1, done, tmp_path)
-    check_arm([(same, folder_of("byol:rrc", 1, tmp_path))])
+    check_arm([arm_of("byol:rrc", done, tmp_path).config(1)])
     command = ["--arms", "byol:rrc", "--seeds", "2", "--out", str(tmp_path), "--", *done, *other]
     with pytest.raises(
         UserError, match=f"seed1 was trained with {other[0]} .*and now it would be {other[0]} {other[1]}"
@@ -206,12 +206,13 @@ def test_a_control_for_all_arms_is_refused_in_either_spelling(tmp_path: Path) ->
             compare.program(["--arms", "cvsa:saliencyswap", "--out", str(tmp_path), "--", *flags])
 
 
-def written(tmp_path: Path, *evaluations: dict) -> CompareConfig:
+def written(tmp_path: Path, *evaluations: dict) -> dict:
+    """The summary of one arm's runs with these evaluations."""
     for seed, evaluation in enumerate(evaluations):
         folder = folder_of("cvsa:saliencyswap", seed, tmp_path)
         folder.mkdir()
         (folder / EVALUATION).write_text(json.dumps(evaluation))
-    return CompareConfig(arms=("cvsa:saliencyswap",), seeds=len(evaluations), out=str(tmp_path))
+    return summarise(["cvsa:saliencyswap"], len(evaluations), "cvsa:saliencyswap", tmp_path, [])
 
 
 def test_rolled_keys_that_do_harm_are_a_fall(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_rolled_keys_that_do_harm_are_a_fall(tmp_path: Path) -> None:
         {"knn": None, "localisation": {"views: C map": {"auc": c}, "views: C map, another image's keys": {"auc": r}}}
         for c, r in ((0.9, 0.7), (0.8, 0.59))
     ]
-    result = summarise(written(tmp_path, *runs), [])
+    result = written(tmp_path, *runs)
     assert result["rolled_keys"]["cvsa:saliencyswap"]["mean"] == pytest.approx(-0.205)
     assert "some correspondence" in table(result)
 
@@ -227,7 +228,7 @@ def test_rolled_keys_that_do_harm_are_a_fall(tmp_path: Path) -> None:
 def test_a_comparison_that_was_stopped_says_how_to_go_on(
     done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(run, "program", lambda argv: 130)
+    monkeypatch.setattr("trainer.train.train", lambda *_, **__: 130)
     assert compare.program(["--arms", "byol:rrc", "--seeds", "1", "--out", str(tmp_path), "--", *done]) == 130
     assert "give the same trainer.compare command again" in capsys.readouterr().out
 
@@ -239,4 +240,4 @@ def test_a_gallery_is_a_png() -> None:
 
 def test_a_measure_that_one_seed_lacks_is_left_out(tmp_path: Path) -> None:
     runs = {"knn": {"accuracy": 0.5}, "localisation": None}, {"knn": None, "localisation": None}
-    assert summarise(written(tmp_path, *runs), [])["measures"] == {}
+    assert written(tmp_path, *runs)["measures"] == {}

@@ -1,0 +1,53 @@
+"""Named sets of values: whole runs (`--preset`) and ways to compute the alignment loss (`--loss`)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+# What a preset sets instead of the defaults, by flag name. Flags that are given win over it.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # A narrow net on small views: two minutes on two CPU cores show that the alignment localises.
+    "demo": {
+        "dataset": "demo",
+        "arch": "resnet10w16",
+        "size": 64,
+        "scene": "whole",  # whose C maps are easier to learn: two minutes are short
+        "own": 0.0,
+        "batch_size": 32,
+        "epochs": 36,
+        "out": "runs/demo",
+    },
+    # The letter of the paper where METHOD.md departs from it, with its schedule for CUB and ResNet-50.
+    "paper": {
+        "arch": "resnet50",
+        "loss": "paper",
+        "scene": "whole",
+        "own": 0.0,
+        "box_cap": 1.0,
+        "colour": "torchvision",
+        "batch_size": 1024,
+        "epochs": 800,
+        "base_lr": 0.6,
+        "bias_lr": 1.0,
+        "warmup_epochs": 10.0,
+        "conv_hidden": 4096,
+    },
+}
+
+
+@dataclass(frozen=True)
+class LossPreset:
+    """How Eqs 3-5 are computed. See METHOD.md, "CVSA loss"."""
+
+    scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
+    temperature: float  # of "cosine" only
+    reduction: str  # over the cells of a map: the paper's norm is a "sum"; "mean" is weaker by the number of cells
+    weight: float  # of the alignment loss in Eq. 7
+    # δ of Eq. 5: "cover" is the exact share of each cell, "bilinear" the letter (off by up to 0.7 in a cell)
+    mask: str
+
+
+LOSS_PRESETS = {
+    "paper": LossPreset("raw", 1.0, "sum", 1.0, "bilinear"),
+    "stable": LossPreset("cosine", 0.1, "sum", 1.0, "cover"),
+}

@@ -1,0 +1,282 @@
+"""The start of a run: from its configuration to networks, optimizer and views that are ready for the first step."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from augment import Share, Source, open_views
+from augment.views.policy import Policy
+from precompute.base.options import as_json
+from precompute.base.program import count
+from precompute.base.ranks import Process
+from trainer.config.choices import Hardware, Settings, decide, find_hardware
+from trainer.config.run import RunConfig
+from trainer.engine.cost import restart_peak_memory
+from trainer.engine.data import Data, open_data
+from trainer.engine.meter import Meter
+from trainer.engine.optim import build_optimizer
+from trainer.engine.state import Saver, TrainingState
+from trainer.methods.base import Method
+from trainer.methods.byol import Alignment
+from trainer.model.networks import Heads, Network, freeze_stages, train_mode
+from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
+from trainer.model.weights import load_encoder
+from trainer.parallel import collectives
+from trainer.parallel.batchnorm import synchronise_batch_norm
+from trainer.record.checkpoint import Resumed
+from trainer.record.folder import run_folder
+from trainer.record.metrics import Journal
+from trainer.record.model_card import NAME
+from trainer.record.tensorboard import Board, require
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """A run that is ready for its next step."""
+
+    config: RunConfig
+    settings: Settings
+    hardware: Hardware
+    process: Process
+    data: Data
+    held_out: str | None  # split of the evaluation at the end; None: none is wanted, or the set has none for it
+    state: TrainingState
+    journal: Journal
+    saver: Saver
+    out: Path
+    say: Say  # prints a line, in the first process
+
+
+@contextmanager
+def start(config: RunConfig, resumed: Resumed | None = None, notes: Iterable[str] = ()) -> Iterator[Run]:
+    """The run of `config`, from its beginning or from a checkpoint; prints what was chosen, and `notes`.
+
+    In the block the run's folder is locked and its loader open. UserError where the run cannot begin: then it leaves
+    no folder behind.
+    """
+    if config.run.tensorboard:
+        require()
+    hardware, reasons = find_hardware(config.making.device)
+    process = collectives.start(hardware.device)
+    say = printed if process.first else unsaid
+    restart_peak_memory(hardware.device)
+    torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
+    with collectives.first_alone(process):
+        data = open_data(config.data.dataset, config.data.boxes, config.data.root, say)
+    for line in (*map("chosen: {}".format, reasons), *map("note: {}".format, notes)):
+        say(line)
+    out = Path(config.run.out)
+    with (
+        run_folder(out, resumed and resumed.path, process.first, say),
+        prepare(config, data, hardware, process, say, fresh=resumed is None) as (state, held_out),
+    ):
+        say(described(state))
+        board = Board(out) if config.run.tensorboard and process.first else None
+        journal = Journal(out, board)
+        saver = Saver(out, config.run.save_every, process.first)
+        run = Run(config, state.settings, hardware, process, data, held_out, state, journal, saver, out, say)
+        if resumed is not None:
+            _go_on(run, resumed)
+        if process.first:
+            _open_journal(run, resumed)
+        # Not over the previous checkpoint where that is the one that was good.
+        saver.save(state, keep=resumed is None or resumed.path.name == NAME)
+        yield run
+
+
+def rehearse(config: RunConfig, data: Data) -> None:
+    """Prepares a run in this process without a folder, and ends it: UserError where the run could not begin."""
+    hardware, _ = find_hardware(config.making.device)
+    with prepare(config, data, hardware, Process(), unsaid):
+        pass
+
+
+@contextmanager
+def prepare(
+    config: RunConfig, data: Data, hardware: Hardware, process: Process, say: Say, fresh: bool = True
+) -> Iterator[tuple[TrainingState, str | None]]:
+    """State and held-out split of a run before its first step; not `fresh`: to be filled from a checkpoint.
+
+    UserError for everything that the run would end with, also in its evaluation, hours later.
+    """
+    held_out = data.held_out(config.data.train_split, config.data.eval_split) if config.run.evaluate else None
+    if config.run.evaluate and held_out is None:
+        say(f"chosen: no evaluation: {data.nothing_held_out}")
+    if held_out is not None and config.maps_used and config.model.record.aligns:  # C maps are of views
+        data.require_maps(config.maps_used, held_out)
+    images = data.images(config.data.train_split, "train_split")
+    network, settings, reasons = build_network(config, images, hardware)
+    for reason in reasons:
+        say("chosen: " + reason)
+    with open_loader(config, data, settings, hardware.device, process, say) as loader:
+        yield make_state(config, settings, network, loader, process, hardware.device, say, fresh), held_out
+
+
+def build_network(config: RunConfig, images: int, hardware: Hardware) -> tuple[Network, Settings, list[str]]:
+    """The online network on the CPU, initialised from the seed alone; the run's settings and the reasons for them."""
+    torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - an earlier run here may have gone without
+    model, record = config.model, config.model.record
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        encoder = build_encoder(model.arch)
+        settings, reasons = decide(config, images, feature_widths(encoder)[4], hardware)
+        heads = Heads(
+            dim=record.dim(model.dim),
+            hidden=settings.hidden,
+            conv_hidden=settings.conv_hidden,
+            stages=config.loss.align_stages if record.aligns else (),
+            predictor=record.predictor,
+            direct=config.loss.control == "direct-head",
+        )
+        return Network(encoder, heads).to(memory_format=torch.channels_last), settings, reasons
+
+
+def open_loader(config: RunConfig, data: Data, settings: Settings, device: str, process: Process, say: Say) -> Any:
+    """The views that the run learns from."""
+    source = Source(
+        data.cache, data.root, data.split(config.data.train_split), config.data.backgrounds,
+        config.data.own_backgrounds, config.maps_used,
+    )  # fmt: skip
+    making = replace(config.making, device=device, say=lambda line: say("views: " + line))
+    return open_views(
+        source, policy=config.views, batch_size=settings.batch_size, seed=config.run.seed, making=making,
+        share=Share(process.rank, process.world),
+    )  # fmt: skip
+
+
+def make_method(config: RunConfig, settings: Settings, network: Network, say: Say, fresh: bool = True) -> Method:
+    """The method around its online network, which gets the weights of --init (a checkpoint holds all weights)."""
+    model, record = config.model, config.model.record
+    if model.init is not None and fresh:
+        encoder, _, remark = load_encoder(model.init, model.arch)
+        network.encoder.load_state_dict(encoder.state_dict())
+        say(remark)
+    freeze_stages(network, model.freeze_stages)
+    alignment = Alignment(config.loss.alignment, config.loss.control) if record.aligns else None
+    method = record.build(network, alignment, settings.queue)
+    for part in (method.online, method.target):
+        if part is not None:
+            train_mode(part, model.freeze_stages)
+    compile_networks(method, config.run.compile)
+    return method
+
+
+def compile_networks(method: Method, compiled: bool) -> None:
+    """Lets torch.compile run the networks, or not; what they compute and how they are saved stays the same."""
+    for network in (method.online, method.target):
+        if network is not None:
+            network.compiled = compiled
+
+
+def make_state(
+    config: RunConfig,
+    settings: Settings,
+    network: Network,
+    loader: Any,
+    process: Process,
+    device: str,
+    say: Say,
+    fresh: bool = True,
+) -> TrainingState:
+    """Networks and optimizer on their device, ready for the first step; not `fresh`: to be filled from a checkpoint."""
+    size, stages = config.views.size, config.model.record.mask_stages(config.loss.align_stages)
+    grids = {stage: grid_of(network.encoder, size, stage) for stage in stages}
+    torch.manual_seed(config.run.seed)  # some methods draw in the step; compare's runs follow each other in one process
+    method = make_method(config, settings, network, say, fresh).to(device)
+    if process.world > 1:
+        synchronise_batch_norm(method, device)
+        method.run_online_by(collectives.parallel(method.online, device))
+    schedule = config.schedule
+    return TrainingState(
+        config=config,
+        settings=settings,
+        method=method,
+        optimizer=build_optimizer(
+            settings.optimizer, [method.online], settings.weight_decay, schedule.momentum, schedule.bias_lr
+        ),
+        scaler=torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16"),
+        loader=loader,
+        meter=Meter(),
+        grids=grids,
+    )
+
+
+def _go_on(run: Run, resumed: Resumed) -> None:
+    state = run.state
+    state.restore(resumed)
+    run.saver.saved = state.step
+    left = "" if state.step < run.settings.steps else ": nothing is left to train"
+    run.say(f"resumed at step {state.step} of {run.settings.steps} from {resumed.path}{left}")
+    if resumed.remark:
+        run.say("note: " + resumed.remark)
+
+
+def _open_journal(run: Run, resumed: Resumed | None) -> None:
+    """Begins metrics.jsonl, or takes it back to the step that the run goes on from."""
+    about = surroundings(run.data, run.config.views)
+    header = {"config": as_json(run.config), "settings": as_json(run.settings), "about": about}
+    if resumed is None:
+        run.journal.begin(header)
+        return
+    began = run.journal.rewind(run.state.step, header, resumed.path.parent)["about"].get("threads")
+    if began != (now := about["threads"]):
+        run.say(
+            f"note: begun with {began} threads, now there are {now}; on a CPU only OMP_NUM_THREADS={began} is bit-equal"
+        )
+
+
+def described(state: TrainingState) -> str:
+    """What is trained, in a few lines."""
+    config, settings, grids = state.config, state.settings, state.grids
+    parameters = sum(p.numel() for p in state.method.online.encoder.parameters())
+    lines = [
+        f"training: {config.model.method}, {config.model.arch} ({parameters / 1e6:.2f} M parameters), {settings.steps} "
+        f"steps of {settings.batch_size} images in {count(config.schedule.epochs, 'epoch')}, {settings.optimizer}"
+    ]
+    if config.model.record.aligns:
+        a = config.loss.alignment
+        scale = f"cosine/{a.temperature:g}" if a.scale == "cosine" else a.scale
+        maps = ", ".join(f"{g}×{g} cells at stage {s}" for s, g in grids.items())
+        lines.append(f"alignment: {scale}, {a.reduction} over cells, weight {a.weight:g}, {a.mask} masks; {maps}")
+        if min(grids.values()) < 4:
+            lines.append(f"note: {maps} are few to localise on; larger --size, or a narrow --arch such as resnet10w16")
+        if config.loss.control != "none":
+            lines.append(f"control arm: {config.loss.control}")
+    return "\n".join(lines)
+
+
+def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
+    """What else is needed to make the run again: versions, commit, data."""
+    here = str(Path(__file__).parent)
+    describe = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
+    return {
+        "commit": commit or None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "data": data.identity(),
+        "policy": policy.to_json(),
+    }
+
+
+def printed(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
+def unsaid(line: str) -> None:
+    """Prints nothing."""
