@@ -58,7 +58,7 @@ class MethodRecord:
         return 1e-6 if epochs <= 300 else 1.5e-6
 
     def queue_length(self, images: int) -> int:
-        """At most one key an image: older keys of the query's own image would be its negatives. QUEUE without a queue."""
+        """At most one key an image: older keys of the query's own image would be negatives. QUEUE without a queue."""
         return min(images, QUEUE) if self.queue else QUEUE
 
     def target(self, ema: float) -> str:
