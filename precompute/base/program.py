@@ -78,8 +78,8 @@ def main(program: Callable[[list[str] | None], int | None], argv: list[str] | No
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        # Not within an import, which may lose the exception or hang: its callbacks hold locks, and C code clears errors
-        # (seen with torch's, in 1 of 40 random interrupts). SIGALRM tries again until the import is over.
+        # Not within an import, which may lose the exception: weak references' callbacks and C code swallow it (one of
+        # a dozen random interrupts of torch's import had no effect). SIGALRM tries again until the import is over.
         if any(f.f_code.co_filename == "<frozen importlib._bootstrap>" for f, _ in traceback.walk_stack(frame)):
             signal.setitimer(signal.ITIMER_REAL, 0.01)
         else:

@@ -28,10 +28,10 @@ def test_a_record_says_what_its_method_does(name: str, photos: PhotoBatch) -> No
     heads = Heads(record.dim(16), hidden=32, conv_hidden=24, stages=stages, predictor=record.predictor)
     method = record.build(build_model("resnet10w8", heads), Alignment(LOSS_PRESETS["stable"]), queue=24)
     assert record.name == name
-    assert (method.target is not None) == record.has_target
+    assert (method.target is None) == (record.target(0.996) == "no target network")
     assert hasattr(method, "queue") == record.queue
     assert (getattr(method, "alignment", None) is not None) == record.aligns
-    assert method.momentum(0.5) == (record.target_momentum or 0.5)
+    assert str(method.momentum(0.5) if record.queue else 0.996) in record.target(0.996) or method.target is None
     # Without the masks that it does not ask for: the record names all that are needed.
     masks = [{stage: photos.masks(view, 8) for stage in record.mask_stages((4,))} for view in range(2)]
     parts = list(method.parts(photos.views, masks))

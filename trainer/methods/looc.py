@@ -8,7 +8,6 @@ the differently rotated key a negative, so what it learns knows the rotation. Mo
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.methods.base import Masks, Part
@@ -33,7 +32,7 @@ class LooC(MocoV2):
         invariant, aware = out.projection.chunk(2, 1)
         negatives = self.queue.chunk(2, 1)
         first = info_nce(invariant, turned.chunk(2, 1)[0], negatives[0], self.temperature)
-        second = _nce_with_own(aware, same.chunk(2, 1)[1], turned.chunk(2, 1)[1], negatives[1], self.temperature)
+        second = info_nce(aware, same.chunk(2, 1)[1], negatives[1], self.temperature, turned.chunk(2, 1)[1])
         loss = 0.5 * (first + second)
         self.enqueue(same)
         yield Part(loss, {"contrastive": loss}, out)
@@ -46,11 +45,3 @@ def rotated(views: Tensor, turns: Tensor) -> Tensor:
         rows = (turns == turn).nonzero()[:, 0].to(views.device, non_blocking=True)
         out[rows] = views[rows].rot90(turn, (2, 3))
     return out
-
-
-def _nce_with_own(query: Tensor, positive: Tensor, own: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with one more negative for each query, `own` [N, d], beside the common ones [K, d]."""
-    with torch.autocast(query.device.type, enabled=False):
-        q, p, o, n = (F.normalize(x.float(), dim=1) for x in (query, positive, own, negatives))
-        logits = torch.cat([(q * p).sum(1, keepdim=True), (q * o).sum(1, keepdim=True), q @ n.T], 1) / temperature
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))

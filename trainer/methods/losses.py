@@ -67,11 +67,17 @@ def alignment_loss(correspondence: Tensor, mask: Tensor, reduction: str = "sum")
     raise ValueError(f"Unknown value {reduction!r} for reduction. Valid values are sum, mean.")
 
 
-def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """MoCo's loss: query and positive [N, d], negatives [K, d] to a scalar; all are normalised here."""
+def info_nce(
+    query: Tensor, positive: Tensor, negatives: Tensor, temperature: float, own_negative: Tensor | None = None
+) -> Tensor:
+    """MoCo's loss: query and positive [N, d], negatives [K, d] to a scalar; all are normalised here.
+
+    `own_negative` [N, d]: one more negative for each query alone.
+    """
     with torch.autocast(query.device.type, enabled=False):
         q, p, n = (F.normalize(_full(x), dim=1) for x in (query, positive, negatives))
-        logits = torch.cat([(q * p).sum(1, keepdim=True), q @ n.T], 1) / temperature
+        paired = [p] if own_negative is None else [p, F.normalize(_full(own_negative), dim=1)]
+        logits = torch.cat([*((q * x).sum(1, keepdim=True) for x in paired), q @ n.T], 1) / temperature
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 

@@ -28,14 +28,12 @@ class MethodRecord:
     optimizer: str = "lars"  # its paper's: "lars" or "sgd"
     predictor: str = "none"  # kind of `Heads.predictor`
     aligns: bool = False  # has conv heads and an `Alignment` with the masks, at the stages of --align-stages
-    queue: bool = False  # keeps a queue of keys
-    has_target: bool = False
-    target_momentum: float | None = None  # constant momentum of the target; None: --ema, rising to 1
+    queue: bool = False  # keeps a queue of keys, and moves the target that makes them by QUEUE_MOMENTUM
     embeddings: int = 1  # of --dim numbers each, side by side in a projection
     outputs: int | None = None  # width of the projector where --dim does not set it
     pools_at: tuple[int, ...] = ()  # stages whose features are pooled with the masks as weights
     refused: Mapping[str, str] = field(default_factory=dict)  # policy: why it cannot be, and what to do instead
-    options: frozenset[str] = frozenset({"dim"})  # it uses these of the options that not every method uses
+    options: frozenset[str] = frozenset({"dim"})  # those it uses of the options that not every method uses
 
     def build(self, online: "Network", alignment: "Alignment | None" = None, queue: int = QUEUE) -> "Method":
         """The method around an online network with its heads; takes `alignment` if it aligns, `queue` if it has one."""
@@ -60,19 +58,18 @@ class MethodRecord:
         return 1e-6 if epochs <= 300 else 1.5e-6
 
     def queue_length(self, images: int) -> int:
-        """At most one key an image: older keys of the query's own image would be its negatives."""
+        """At most one key an image: older keys of the query's own image would be negatives. QUEUE without a queue."""
         return min(images, QUEUE) if self.queue else QUEUE
 
     def target(self, ema: float) -> str:
         """How the target network moves, for the model card."""
-        if not self.has_target:
-            return "no target network"
-        if self.target_momentum is None:
-            return f"target momentum {ema} rising to 1"
-        return f"target momentum {self.target_momentum}"
+        if self.queue:
+            return f"target momentum {QUEUE_MOMENTUM}"
+        return f"target momentum {ema} rising to 1" if "ema" in self.options else "no target network"
 
 
 _NOTHING_PASTED = "without a pasted rectangle there is nothing to align with. Use --policy {}, or --method {}"
+_ALIGNED = "dim ema loss scale temperature reduction align_weight align_stages conv_hidden mask control"
 _RECORDS = (
     MethodRecord(
         "cvsa",
@@ -80,30 +77,14 @@ _RECORDS = (
         "byol, and correspondence maps between the views are aligned with the masks of the pasted object (Eq. 7)",
         predictor="mlp",
         aligns=True,
-        has_target=True,
         refused={"rrc": _NOTHING_PASTED.format("saliencyswap", "byol")},
-        options=frozenset(
-            {
-                "dim",
-                "ema",
-                "loss",
-                "scale",
-                "temperature",
-                "reduction",
-                "align_weight",
-                "align_stages",
-                "conv_hidden",
-                "mask",
-                "control",
-            }
-        ),
+        options=frozenset(_ALIGNED.split()),
     ),
     MethodRecord(
         "byol",
         "trainer.methods.byol:Byol",
         "the online network predicts the projections of its moving average, in both directions (Eq. 6)",
         predictor="mlp",
-        has_target=True,
         options=frozenset({"dim", "ema"}),
     ),
     MethodRecord(
@@ -112,8 +93,6 @@ _RECORDS = (
         "InfoNCE against a queue of the moving average's keys, in one direction",
         optimizer="sgd",
         queue=True,
-        has_target=True,
-        target_momentum=QUEUE_MOMENTUM,
     ),
     MethodRecord("simclr", "trainer.methods.simclr:SimClr", "NT-Xent between both views, without a target network"),
     MethodRecord(
@@ -122,12 +101,8 @@ _RECORDS = (
         "mocov2 with features that are pooled where the instance was pasted",
         optimizer="sgd",
         queue=True,
-        has_target=True,
-        target_momentum=QUEUE_MOMENTUM,
         pools_at=(4,),
-        refused={
-            "rrc": "without a pasted rectangle there is nothing to align with. Use --policy instloc, or --method mocov2"
-        },
+        refused={"rrc": _NOTHING_PASTED.format("instloc", "mocov2")},
         options=frozenset({"dim", "mask"}),
     ),
     MethodRecord(
@@ -136,8 +111,6 @@ _RECORDS = (
         "mocov2 in two embeddings, of which one is invariant to rotation and the other knows it",
         optimizer="sgd",
         queue=True,
-        has_target=True,
-        target_momentum=QUEUE_MOMENTUM,
         embeddings=2,
     ),
     MethodRecord(
