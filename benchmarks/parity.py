@@ -91,6 +91,7 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
     from augment.stream.imageset import ImageSet
     from precompute.base.device import find_device
 
+    assert config.boxes is not None  # ParityConfig has checked
     images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
     if len(images) < config.count:
         raise BadValue("count", config.count, f"at most {len(images)}, the box file's images")
