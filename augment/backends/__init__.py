@@ -1,4 +1,4 @@
-"""Backends: pure functions of (plan, image files) that make the pixels. All of them mean the same (see the tests).
+"""Backends: pure functions of (plan, image files) that make the pixels. The tests hold all of them to one reference.
 
 fused    decode, then the rest in one kernel: C++ built at its first use (CPU), or DALI's decoder and Triton (CUDA)
 eager    what `fused` falls back to without a compiler: plain torch, CPU only
@@ -35,13 +35,17 @@ class Backend(Protocol):
 
     name: str
 
-    def begin(self, plan: "Plan", files: Sequence[bytes]) -> None: ...
+    def begin(self, plan: "Plan", files: Sequence[bytes]) -> None:
+        """Nothing, for backends whose threads are all at work in `render`."""
 
     def render(self, plan: "Plan", files: Sequence[bytes]) -> "tuple[torch.Tensor, ...]": ...
 
-    def holds(self, row: int) -> bool: ...
+    def holds(self, row: int) -> bool:
+        """False, for backends that keep nothing from batch to batch."""
+        return False
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Nothing, for backends that a failed batch leaves as they were."""
 
     def close(self) -> None: ...
 
@@ -82,11 +86,10 @@ def choose(name: str, device: "torch.device", colour: str = "linear", cached: bo
 def why_no_dali() -> str | None:
     """None where DALI can be imported, else the reason and the remedy."""
     try:
-        found = importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        found = False
-    if found:
-        return None
+        if importlib.util.find_spec("nvidia.dali") is not None:
+            return None
+    except ModuleNotFoundError:  # not even the package nvidia
+        pass
     return "DALI is not installed (Linux only: pip install nvidia-dali-cuda130, or nvidia-dali-cuda120)"
 
 

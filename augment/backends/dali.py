@@ -7,17 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends import Backend
 from augment.backends.dali_runs import Runs
 from augment.views import colour
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
-# Share of a batch that the hardware JPEG decoder gets (DALI's own default; to be settled by benchmarks on a GPU).
+# Share of a batch that the hardware JPEG decoder gets (DALI's default; to be settled by benchmarks on a GPU).
 HW_DECODER_LOAD = 0.9
 LEAST_SIGMA = 0.25  # below it a blur moves no pixel by more than 0.35 of 255 levels: exp(-1/2σ²) · 4 neighbours
 
 
-class DaliBackend:
+class DaliBackend(Backend):
     """Pipelines for a policy; they are built for the first batch and, after a failure, again."""
 
     name = "dali"
@@ -44,12 +45,8 @@ class DaliBackend:
         self._runs.keep(views)
         return made
 
-    def holds(self, row: int) -> bool:
-        """Nothing is kept from batch to batch."""
-        return False
-
     def reset(self) -> None:
-        """After an error DALI's pipeline is of no use any more; the next batch builds a new one."""
+        """Drops the pipelines, which are unusable after an error; the next batch builds new ones."""
         self._runs.drop()
 
     def close(self) -> None:
@@ -87,14 +84,14 @@ class Decoder:
         self._runs = Runs(device, self._build)
 
     def begin(self, key: object, files: Sequence[bytes]) -> None:
-        """Starts decoding what `decode` will be asked for by the same key, where that can go on beside other work."""
+        """Starts decoding the files of a later `decode` with the same key, where that can overlap with other work."""
         if self._runs.ahead:
             self._begin(key, files)
 
     def decode(self, files: Sequence[bytes], key: object = None) -> list[Tensor]:
-        """Raises RuntimeError where a file cannot be decoded; the next call builds a new pipeline after `close`.
+        """The decoded files. Raises RuntimeError where one cannot be decoded; after `close` the next call starts anew.
 
-        The pictures must be given to `keep` when the last kernel that reads them is in torch's current stream.
+        Give the pictures to `keep` when the last kernel that reads them is in torch's current stream.
         """
         if not self._runs.begun(key):
             self._begin(key, files)
@@ -160,10 +157,10 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
 
 
 def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dict[str, np.ndarray]:
-    """What the graph is fed besides the files, [rows, ...] each: see `augment.backends.dali_graph.inputs`.
+    """The inputs of the graph besides files and alpha, [rows, ...] each: see `augment.backends.dali_graph.inputs`.
 
-    `slots`: which of the plan's images each sample of the pipeline decodes. The values of the scenes that views share
-    have a row for every sample, the others for every source.
+    `slots`: the plan's image that each sample of the pipeline decodes. Shared scenes have a row for every sample, the
+    other inputs a row for every source.
     """
     sample_of = np.empty(len(plan.images), np.int32)
     sample_of[slots[::-1]] = np.arange(len(slots), dtype=np.int32)[::-1]  # the first one that decodes it
@@ -177,8 +174,8 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
         if not covered:
             whole = np.full_like(shape, plan.size)
             empty = shape.min(axis=1) == 0
-            # Beyond the view where nothing is pasted: on CUDA an empty region inside of it would never be closed, and
-            # what lies beside it (at 0, 0: the whole view) be read from the patch, beyond its end.
+            # Where nothing is pasted the anchor lies beyond the view. On CUDA DALI never closes an empty region inside
+            # of it, and would read the pixels after it (from 0, 0: the whole view) beyond the patch's end.
             corner = np.where(empty[:, None], plan.size, rects[:, [1, 0]])
             out[f"background{v}"] = sample_of[plan.background_slot[:, v]]
             out[f"anchor{v}"] = np.stack((np.zeros_like(corner), corner), axis=1)
@@ -200,19 +197,19 @@ def filled(value: np.ndarray, rows: int, filler: int) -> np.ndarray:
 
 
 def _alphas(plan: Plan, v: int, rows: int) -> list[np.ndarray]:
-    """View v's alpha of every source, uint8 [size, size, 1] as it lies in the plan, and a pixel for the other rows."""
+    """View v's alpha of every source, uint8 [size, size, 1] in the plan's memory, and one pixel for the other rows."""
     whole = np.full((1, 1, 1), 255, np.uint8)
     alphas = [whole] * len(plan) if plan.alpha is None else list(plan.alpha[:, v, :, :, None])
     return alphas + [whole] * (rows - len(plan))
 
 
 def _roi(name: str, roi: np.ndarray) -> dict[str, np.ndarray]:
-    """x0, y0, x1, y1 as DALI's start and end, y first."""
+    """ROIs x0, y0, x1, y1 as DALI's start and end, y before x."""
     return {f"{name}_from": roi[:, [1, 0]], f"{name}_to": roi[:, [3, 2]]}
 
 
 def _scenes(plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
-    """Every sample's own scene, once; one pixel of those that no view has as its background."""
+    """The scene of every sample; one pixel for images that no view has as its background."""
     count = len(plan.images)
     roi = np.tile(np.array((0, 0, 1, 1), np.int32), (count, 1))
     side = np.ones((count, 2), np.float32)

@@ -1,4 +1,4 @@
-"""Runs of DALI pipelines that are begun ahead, and DALI's memory while kernels of torch still read it."""
+"""Runs of DALI pipelines begun ahead, and the lifetime of DALI's memory while kernels of torch read it."""
 
 from collections import deque
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-LANES = {"cpu": 1, "cuda": 2}  # pipelines in turns: on a CPU a second one would only want the same cores
+LANES = {"cpu": 1, "cuda": 2}  # pipelines that take turns: on a CPU a second one would compete for the same cores
 
 
 class Held:
     """DALI's memory that kernels of torch still read.
 
-    DALI gives memory to its next run as soon as the tensor over it dies, and knows nothing of torch's streams: so it is
-    kept until an event behind the last reader has passed, and no view that is handed out lies in it. On a CPU there is
-    nothing to wait for: views are handed out as they are, and die with their last holder.
+    DALI reuses memory as soon as the tensor over it dies, and does not know torch's streams. So the tensors are kept
+    until an event behind their last reader has passed, and views are copied out of them. On a CPU nothing has to wait:
+    views lie in DALI's memory and die with their last holder.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,7 +22,7 @@ class Held:
         self._kept: tuple[Any, torch.cuda.Event] | None = None
 
     def keep(self, tensors: Any) -> None:
-        """Until the work that is in torch's current stream now is done."""
+        """Keeps `tensors` until the work that is now in torch's current stream is done."""
         if self._device.type == "cuda":
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(self._device))
@@ -36,35 +36,35 @@ class Held:
 
 
 class _Lane:
-    """A pipeline with what it was fed and what is still read of its results."""
+    """A pipeline, its inputs, and its outputs that are still read."""
 
     def __init__(self, device: torch.device) -> None:
         self.pipe: Any = None
-        self.rows = 0  # the most samples that it takes
+        self.rows = 0  # the most samples of a run
         self.fed: dict[str, Any] = {}
         self.held = Held(device)
 
 
 class Runs:
-    """One pipeline, or on CUDA two in turns: one decodes the next batch while the other's pictures become views.
+    """One pipeline, or on CUDA two that take turns: one decodes the next batch while kernels read the other's pictures.
 
-    Two pipelines and not one with a queue: so a run's results are waited for without waiting for the next run, and what
-    kernels still read of one never holds up the other.
+    One pipeline with a queue would not do: waiting for a run's results would wait for the next run too, and memory that
+    kernels still read would delay it.
     """
 
     def __init__(self, device: torch.device, build: Callable[[int], tuple[Any, int]]) -> None:
-        """`build(rows)` gives a pipeline of depth 1 for that many samples or more, and how many it takes."""
+        """`build(rows)` returns a pipeline of depth 1 for at least that many samples, and its number of samples."""
         self.device, self._build = device, build
         self._free = deque(_Lane(device) for _ in range(LANES[device.type]))
         self._begun: deque[tuple[object, _Lane]] = deque()
-        self.ahead = len(self._free) > 1  # whether there is any use in beginning a run before it is needed
+        self.ahead = len(self._free) > 1  # whether beginning a run early is of use
 
     def begun(self, key: object) -> bool:
-        """Whether a run of that key is under way."""
+        """Whether a run with that key is under way."""
         return any(other is key for other, _ in self._begun)
 
     def begin(self, key: object, rows: int, fed: dict[str, Any]) -> None:
-        """Starts a run of `rows` samples on what is fed (nothing is copied) and returns."""
+        """Starts a run of `rows` samples on the inputs `fed`, which are not copied, and returns."""
         if not self._free:
             self._forget_first()
         lane = self._free.popleft()
@@ -78,9 +78,9 @@ class Runs:
         lane.pipe.schedule_run()
 
     def finish(self, key: object) -> Any:
-        """The outputs of the run of that key, once; on CUDA they are ready in torch's current stream.
+        """The outputs of the run with that key, once; on CUDA they are ready in torch's current stream.
 
-        Other runs stay under way: one that is never asked for gives up its lane when a new one needs it.
+        Other runs stay under way; a run that is never finished loses its lane when a new one needs it.
         """
         entry = next(entry for entry in self._begun if entry[0] is key)
         self._begun.remove(entry)
@@ -95,7 +95,7 @@ class Runs:
         self._free[-1].held.keep(tensors)
 
     def drop(self) -> None:
-        """Frees the pipelines; what was begun is lost. After an error a pipeline is of no use any more."""
+        """Frees the pipelines (after an error they are unusable); runs that were begun are lost."""
         while self._begun:
             self._free.append(self._begun.popleft()[1])
         for lane in self._free:

@@ -1,10 +1,10 @@
 """Decoded pictures kept from epoch to epoch, so that nothing is decoded twice.
 
-Of an image is kept just what views read, so they stay the same to the bit: the pixels of its box at full resolution
-(a patch never leaves the box; all of the picture for `rrc`, `instloc` and cropped scenes), and its scene at the size of
-a view. `side` caps the resolution: larger parts are kept scaled down, and views are then cut from those (edges move by
-at most half a kept pixel, and what was averaged stays averaged).
-Nothing is ever thrown out: what does not fit into the budget is decoded each time, as without a cache.
+The cache keeps the pixels that views read, so views stay the same to the bit: an image's box at full resolution (a
+patch never leaves the box; `rrc`, `instloc` and cropped scenes need the whole picture), and its scene at the size of a
+view. `side` caps the resolution: larger parts are kept scaled down, and views are cut from those (edges move by at most
+half a kept pixel).
+Nothing is evicted: images that do not fit into the budget are decoded in every epoch, as without a cache.
 """
 
 import threading
@@ -27,13 +27,13 @@ class Picture:
     """Decoded pixels of an image, or of a part of it."""
 
     pixels: Tensor  # uint8 [h, w, 3], packed
-    corner: tuple[int, int] = (0, 0)  # x, y of its first pixel in the image
+    corner: tuple[int, int] = (0, 0)  # x, y in the image of the first kept pixel
     scene: Tensor | None = None  # uint8 [size, size, 3], packed; None where scenes are cut from `pixels`
-    scale: tuple[float, float] = (1.0, 1.0)  # across and down: kept pixels for one of the image's
+    scale: tuple[float, float] = (1.0, 1.0)  # kept pixels per pixel of the image, across and down
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Its memory."""
         return self.pixels.numel() + (0 if self.scene is None else self.scene.numel())
 
 
@@ -47,7 +47,7 @@ def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
         return local
     exact = local * np.concatenate((scale, scale), axis=-1)
     local = np.rint(exact).astype(np.int32)
-    # Of one that would be empty, the pixel that holds its middle: the next one could lie beyond the picture.
+    # An empty ROI becomes the pixel that holds its middle: the next pixel could lie beyond the picture.
     middle = ((exact[:, :2] + exact[:, 2:]) / 2).astype(np.int32)
     empty = local[:, 2:] <= local[:, :2]
     return np.concatenate((np.where(empty, middle, local[:, :2]), np.where(empty, middle + 1, local[:, 2:])), axis=1)
@@ -57,7 +57,7 @@ class DecodedCache:
     """Pictures by row of the pool, up to a budget in bytes."""
 
     def __init__(self, policy: Policy, pool: Pool, budget: int, side: int | None = None) -> None:
-        """`side`: the most pixels that the longer side of a kept part has; None: as many as the image."""
+        """`side`: the most pixels of a kept part's longer side; None: full resolution."""
         self.policy, self.budget, self.used = policy, budget, 0
         self.keeps_scenes = policy.kind.pastes and policy.scene == "whole"
         whole = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), pool.boxes.shape)
@@ -81,14 +81,13 @@ class DecodedCache:
         return self._kept.get(row)
 
     def needed(self, rows: np.ndarray) -> int:
-        """Bytes that all of `rows` would take."""
+        """Bytes for all of `rows`."""
         return int(3 * self._sides[rows].prod(axis=1).sum() + len(rows) * self.keeps_scenes * 3 * self.policy.size**2)
 
     def keep(self, row: int, image: Tensor, resized: Callable[[Tensor, np.ndarray, int, int], Tensor]) -> Picture:
-        """The part of a decoded image [H, W, 3] that views need; it is kept if there is room.
+        """Cuts the part of a decoded image [H, W, 3] that views need, keeps it if there is room, and returns it.
 
-        `resized(image, roi, width, height)` cuts and resizes. Raises ValueError where the image is smaller than it was
-        planned with.
+        `resized(image, roi, width, height)` cuts and resizes. Raises ValueError for an image smaller than planned.
         """
         x0, y0, x1, y1 = self._regions[row].tolist()
         width, height = self._scene_sides[row].tolist()

@@ -1,6 +1,6 @@
-"""The fused backend's passes in plain torch, for machines without a compiler: one view at a time, few passes over it.
+"""The fused backend's passes in plain torch, for machines without a compiler: one view at a time, in few passes.
 
-Crops lie at addresses that the backend has laid out, as for the compiled passes.
+Crops lie at the addresses of the backend's layout, as for the compiled passes.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
 
 
 def _pixels_at(address: int, height: int, width: int) -> Tensor:
-    """uint8 [height, width, 3] over memory that somebody else keeps alive."""
+    """uint8 [height, width, 3] over memory at an address; the caller keeps the memory alive."""
     memory = (ctypes.c_uint8 * (3 * height * width)).from_address(address)
     return torch.frombuffer(memory, dtype=torch.uint8).view(height, width, 3)
 

@@ -1,7 +1,6 @@
-"""Decode, then everything else in one pass: the fastest way on a CPU.
+"""The fastest backend on a CPU: decodes an image, cuts its crops while its pixels are in cache, then finishes views.
 
-With a C++ compiler the passes are `crops.cpp` and `views.cpp`; without one, plain torch written with the same care
-(`eager`): one decode, crops as uint8 in channels-last memory while the picture is in the cache, then view after view.
+The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain torch (`eager`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import native
+from augment.backends import Backend, native
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
@@ -38,8 +37,8 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-class FusedBackend:
-    """A pool of threads; each decodes images and cuts what the views need of them, then finishes views."""
+class FusedBackend(Backend):
+    """A pool of threads that decode images, cut the crops that views need, and finish views."""
 
     def __init__(
         self,
@@ -68,9 +67,6 @@ class FusedBackend:
         self._buffer = np.empty(0, np.uint8)
         self._memory = Recycled(dtype)
 
-    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
-        """All threads are at work in `render`: there is nothing to gain."""
-
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)
@@ -97,11 +93,8 @@ class FusedBackend:
         return views
 
     def holds(self, row: int) -> bool:
-        """Whether the image's file is not needed any more."""
+        """See `augment.backends.Backend`."""
         return self._cache is not None and row in self._cache
-
-    def reset(self) -> None:
-        """Nothing is left over from a failed batch."""
 
     def close(self) -> None:
         """Ends the threads, frees the cache."""
@@ -110,17 +103,17 @@ class FusedBackend:
             self._cache.clear()
 
     def _share_out(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The function's answers to all tasks; all threads are done when it returns, for the buffer is used again."""
+        """The results for all tasks; all threads are done when it returns, since the buffer is used again."""
         return share_out(self._threads, self.workers, function, tasks)
 
     def _room(self, count: int) -> np.ndarray:
-        """uint8 [>= count], kept from batch to batch: fresh pages cost more than the pixels."""
+        """A buffer uint8 [>= count], reused for every batch: fresh pages cost more than the pixels."""
         if len(self._buffer) < count:
             self._buffer = np.empty(count + count // 8, np.uint8)
         return self._buffer
 
     def _pictures(self, plan: Plan, files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
-        """Of every image of the plan; decodes those that are not kept yet."""
+        """The pictures of all images of the plan; decodes those that are not kept yet."""
 
         def make(row: int, data: bytes) -> Picture:
             return cache.get(row) or cache.keep(row, _decoded(data), self._resized)

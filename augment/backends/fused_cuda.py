@@ -38,7 +38,7 @@ class FusedCudaBackend:
 
         self.policy, self.device, self.dtype, self._cache = policy, device, dtype, cache
         self._decoder = Decoder(device, workers, batch + 2 * policy.group)
-        # Plans, and which of their images are being decoded (may be none): as many as the decoder works on at once.
+        # Plans and their images that are being decoded (may be none): as many as the decoder works on at once.
         self._begun: deque[tuple[Plan, list[int]]] = deque(maxlen=LANES["cuda"])
 
     def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
@@ -51,7 +51,8 @@ class FusedCudaBackend:
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
         cache = self._cache
-        # Images that were begun, though fewer may be missing by now: so the decoder's key is the entry, not the plan.
+        # Since `begin`, the cache may have got some of the images. All that were begun must be finished, so the
+        # decoder's key is the entry with their list, not the plan.
         entry = next((entry for entry in self._begun if entry[0] is plan), None)
         if entry is None:
             entry = plan, self._missing(plan)
@@ -72,12 +73,12 @@ class FusedCudaBackend:
         return views
 
     def _missing(self, plan: Plan) -> list[int]:
-        """Which of the plan's images must be decoded."""
+        """The plan's images that must be decoded."""
         cache = self._cache
         return [slot for slot, row in enumerate(plan.images.tolist()) if cache is None or row not in cache]
 
     def holds(self, row: int) -> bool:
-        """Whether the image's file is not needed any more."""
+        """See `augment.backends.Backend`."""
         return self._cache is not None and row in self._cache
 
     def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
@@ -98,10 +99,10 @@ class FusedCudaBackend:
 
 
 def put(device: torch.device, **values: tuple[np.ndarray, type]) -> dict[str, Tensor]:
-    """NumPy arrays as tensors on the device, each as the type beside it, in one copy.
+    """Copies NumPy arrays to the device as tensors of the given types, all in one copy.
 
-    By way of pinned memory, which torch keeps and gives out again only when the copy is over: a copy from pageable
-    memory would wait for the kernels before it.
+    The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
+    would wait for the kernels before it.
     """
     arrays = {name: np.ascontiguousarray(value, kind) for name, (value, kind) in values.items()}
     ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()])
@@ -128,7 +129,7 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
     corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))
     roi = kept_rois(crops["roi"], corner, scale)
     if (roi[:, 2:] > sides[slot][:, ::-1]).any():
-        raise ValueError("an ROI leaves its image, which is not the one that the plan was drawn for")
+        raise ValueError("an ROI leaves its image: the plan was drawn for another one")
     address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
     shape = np.stack((crops["width"], crops["height"]), axis=1)
     first = pictures[0].pixels
@@ -177,7 +178,7 @@ def make_views(
     if plan.alpha is not None:
         of_views["alpha"] = plan.alpha, np.uint8
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
-    told = put(
+    given = put(
         device,
         scale=(scale, np.float32),
         shift=(shift, np.float32),
@@ -187,12 +188,12 @@ def make_views(
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
     grid, linear = (_programs(size * size), count), policy.colour == "linear"
-    canvas = (cuts, told.get("alpha"), *(told[name] for name in ("scene", "patch", "rect", "flip")))
-    jitter = [told[name] for name in ("jittered", "order", "jitter")]
-    blur, levels = (told["radius"], told["sigma"]), (told["scale"], told["shift"])
+    canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
+    jitter = [given[name] for name in ("jittered", "order", "jitter")]
+    blur, levels = (given["radius"], given["sigma"]), (given["scale"], given["shift"])
     kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK)
     kernels.view_kernel[grid](
-        *canvas, sums, *jitter, told["gray"], told["matrix"], told["offset"], *blur, half, out, *levels, size,
+        *canvas, sums, *jitter, given["gray"], given["matrix"], given["offset"], *blur, half, out, *levels, size,
         LINEAR=linear, BLOCK=BLOCK,
     )  # fmt: skip
     if len(half):

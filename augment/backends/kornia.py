@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends import Backend
 from augment.backends.torch_ops import crop_resize, decode, empty_views
 from augment.views import colour
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 
 
-class KorniaBackend:
+class KorniaBackend(Backend):
     """Decodes, crops and composes on the host, then colours, blurs and normalises whole batches on `device`."""
 
     name = "kornia"
@@ -24,9 +25,6 @@ class KorniaBackend:
     def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int) -> None:
         self.policy, self.device, self.dtype = policy, device, dtype
         self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="augment-kornia")
-
-    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
-        """All threads are at work in `render`: there is nothing to gain."""
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.Backend`."""
@@ -38,24 +36,16 @@ class KorniaBackend:
         composed = compose(plan, images, v).to(self.device)
         flip = torch.from_numpy(plan.flip[:, v]).to(self.device)
         view = torch.where(flip[:, None, None, None], composed.flip(-1), composed).float() / 255
-        jitter, order = plan.jitter[:, v], plan.order[:, v]
         if self.policy.colour == "linear":
-            view = linear_colour(view, *colour.collapse(jitter, plan.gray[:, v]))
+            view = linear_colour(view, *colour.collapse(plan.jitter[:, v], plan.gray[:, v]))
         else:
-            view = torchvision_colour(view, jitter, order, plan.jittered[:, v], plan.gray[:, v])
+            view = torchvision_colour(view, plan, v)
         view = blur(view, plan.sigma[:, v])
         mean, std = (
             torch.tensor(x, dtype=torch.float32, device=self.device)[:, None, None]
             for x in (self.policy.mean, self.policy.std)
         )
         return ((view - mean) / std).to(self.dtype).contiguous(memory_format=torch.channels_last)
-
-    def holds(self, row: int) -> bool:
-        """Nothing is kept from batch to batch."""
-        return False
-
-    def reset(self) -> None:
-        """Nothing is kept between batches."""
 
     def close(self) -> None:
         """Ends the threads."""
@@ -87,25 +77,23 @@ def linear_colour(view: Tensor, m: np.ndarray, k: np.ndarray) -> Tensor:
     return (torch.einsum("bij,bjhw->bihw", matrix, view) + shift).clamp_(0, 1)
 
 
-def torchvision_colour(
-    view: Tensor, jitter: np.ndarray, order: np.ndarray, jittered: np.ndarray, gray: np.ndarray
-) -> Tensor:
+def torchvision_colour(view: Tensor, plan: Plan, v: int) -> Tensor:
     """Brightness, contrast about the mean luma, saturation, HSV hue in each view's own order, clamped after each."""
     view = view.clone()
     for step in range(4):
         for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
-            rows = torch.from_numpy(np.flatnonzero((order[:, step] == op) & jittered)).to(view.device)
-            if len(rows):
-                factor = torch.from_numpy(jitter[rows.cpu().numpy(), op]).to(view.device)
-                view[rows] = _OPERATIONS[op](view[rows], factor)
-    rows = torch.from_numpy(np.flatnonzero(gray)).to(view.device)
+            chosen = np.flatnonzero((plan.order[:, v, step] == op) & plan.jittered[:, v])
+            if len(chosen):
+                rows = torch.from_numpy(chosen).to(view.device)
+                view[rows] = _OPERATIONS[op](view[rows], torch.from_numpy(plan.jitter[chosen, v, op]).to(view.device))
+    rows = torch.from_numpy(np.flatnonzero(plan.gray[:, v])).to(view.device)
     if len(rows):
         view[rows] = kornia.color.rgb_to_grayscale(view[rows]).expand(-1, 3, -1, -1)
     return view
 
 
 def _contrast(view: Tensor, factor: Tensor) -> Tensor:
-    """Kornia's, of two views where there is one: torch adds up a single mean in as many parts as it has threads."""
+    """Kornia's contrast. A single view is doubled: torch sums a single mean in as many parts as it has threads."""
     if len(view) > 1:
         return kornia.enhance.adjust_contrast_with_mean_subtraction(view, factor)
     return kornia.enhance.adjust_contrast_with_mean_subtraction(view.expand(2, -1, -1, -1), factor.expand(2))[:1]

@@ -1,4 +1,4 @@
-"""Where the fused backends put what they cut out of the images: one buffer of bytes a batch, scenes, then patches."""
+"""The buffer in which the fused backends collect a batch's crops: scenes first, then patches."""
 
 from dataclasses import dataclass
 
@@ -17,19 +17,19 @@ class Layout:
     total: int  # bytes of the buffer
     scenes: np.ndarray  # int64 [B, V]: the scene of each view, size × size, before the flip
     patches: np.ndarray  # int64 [B, V]
-    crops: np.ndarray  # CROP [n]: what has to be cut, in the order of the images
-    slot: np.ndarray  # int64 [n]: of which image
+    crops: np.ndarray  # CROP [n]: the crops to cut, ordered by image
+    slot: np.ndarray  # int64 [n]: the plan's image of each crop
 
 
 def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
-    """`shared`: the scene of an image is the same in all views, so one copy of it serves them all.
+    """The layout of a batch. `shared`: an image's scene is the same in all views, so one copy serves them all.
 
-    `scenes_exist`: they lie somewhere already (see `augment.backends.decoded`), only patches are cut.
+    `scenes_exist`: the scenes are in memory already (see `augment.backends.decoded`); only patches are cut.
     """
     size, area, uses = plan.size, 3 * plan.size**2, plan.background_slot.size
     shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
     patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
-    # A patch that covers its view needs no scene, unless one sees through it.
+    # A patch that covers its view needs no scene, unless it is transparent.
     needed = ((shape < size).any(axis=-1) | (plan.alpha is not None)) & (not scenes_exist)
     number = plan.background_slot if shared else np.arange(uses).reshape(needed.shape)
     count = (len(plan.images) if shared else uses) if needed.any() else 0

@@ -1,7 +1,7 @@
-"""Builds `crops.cpp` and `views.cpp` at their first use and calls them: no build system, only a compiler.
+"""Builds `crops.cpp` and `views.cpp` at their first use and calls them. Needs a compiler, and no build system.
 
-The library goes into the user's cache folder under a name made of everything that it depends on (source, compiler,
-flags, CPU), so that it is built once a machine; a home on a network may serve machines of several kinds.
+The library's name in the user's cache folder is a hash of source, compiler, flags and CPU. So it is built once per kind
+of machine, also where machines of several kinds share a home folder.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ def _open(path: Path) -> ctypes.CDLL:
 def _library(say: Callable[[str], None]) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        raise NotBuilt("no C++ compiler (g++ or clang++) was found")
+        raise NotBuilt("there is no C++ compiler (g++ or clang++)")
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -93,7 +93,7 @@ def _folders() -> list[Path]:
 
 
 def _processor() -> str:
-    """What -march=native looks at."""
+    """The CPU's model and features, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Soft pasting by saliency maps (`copy-paste`, as DiLo does: Zhao et al. 2021): how much of a pixel is the patch's.
+"""Opacities (alpha) of patches from saliency maps, for the policy `copy-paste` (DiLo, Zhao et al. 2021).
 
-A map is a grey image of its picture, whole and oriented, of any size; white is all patch. It is cut as the patch is and
-resized to the patch's rectangle, so a view's alpha is a pure function of plan and maps, the same for every backend.
+A map is a grey image of the whole, oriented picture, of any size; white is opaque. It is cut like the patch and resized
+to the patch's rectangle. So alpha is a pure function of plan and maps, the same for every backend.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class MapFolder:
             )
 
     def path(self, row: int) -> Path:
-        """Where the map of an image is: its path with .png for its ending, or else behind it."""
+        """The file of an image's map: the image's path with .png in place of its ending, else appended to it."""
         name = self.folder / self._images.path(row)
         instead = name.with_suffix(".png")
         return instead if instead.is_file() else name.with_name(name.name + ".png")

@@ -1,4 +1,4 @@
-"""What a loader hands to a training loop: views and the geometry that belongs to them."""
+"""`Batch`: views, and the geometry that belongs to them."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torchvision takes seconds to import
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """What was drawn for each view, on the views' device: for losses that must know it (leave-one-out contrast)."""
+    """The values drawn for each view, on the views' device, for losses that need them (leave-one-out contrast)."""
 
     patch: Tensor  # int32 [N, V, 4]: the patch's ROI in its source, pixels x0, y0, x1, y1 (relative positions)
     scene: Tensor  # int32 [N, V, 4]: the background's ROI
@@ -37,7 +37,7 @@ class Batch:
     sources: Tensor  # int64 [N]
     backgrounds: Tensor  # int64 [N, V]
     labels: Tensor  # int64 [N], -1 where unknown
-    plan: Plan  # everything that was drawn
+    plan: Plan  # all drawn values
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -63,7 +63,7 @@ class Batch:
 
     @property
     def parameters(self) -> Parameters:
-        """What was drawn for each view, as tensors."""
+        """The values drawn for each view, as tensors."""
         names = (f.name for f in fields(Parameters))
         return Parameters(*(put(from_numpy(getattr(self.plan, n).copy()), self.sources.device) for n in names))
 

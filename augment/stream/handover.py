@@ -1,7 +1,7 @@
-"""How batches go from the producing thread to the training loop on CUDA: streams of their own, and no waiting host.
+"""The handover of batches from the producing thread to the training loop on CUDA; the host never waits.
 
-Views are made on a stream of high priority beside the one that trains. In one stream they would queue behind the
-training step's kernels, which the host launches far ahead, and the decoder behind them.
+Views are made on a CUDA stream of their own, with high priority. In the training loop's stream they, and the decoder
+after them, would queue behind the training step's kernels, which the host launches far ahead.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from torch import Tensor
 
 
 def put(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on `device`, without waiting for what its stream does; on a CPU the tensor itself.
+    """Copies a tensor of the host to `device` without waiting for its stream; on a CPU returns the tensor itself.
 
-    By way of pinned memory: a copy from pageable memory would wait.
+    The copy goes through pinned memory: one from pageable memory would wait.
     """
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 class Handover:
-    """The producing side's stream; on a CPU there is none and nothing happens."""
+    """The stream of the producing side. On a CPU there is no stream, and nothing happens."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream: Any = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     def producing(self) -> AbstractContextManager:
-        """Within it, torch works on the stream that makes views."""
+        """A context in which torch works on the stream that makes views."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def put(self, values: Tensor) -> Tensor:
@@ -36,15 +36,15 @@ class Handover:
         return put(values, self.device)
 
     def give(self) -> Any:
-        """An event behind all that has been asked of the stream so far; None on a CPU."""
+        """An event behind all work that the stream has been given so far; None on a CPU."""
         return None if self._stream is None else self._stream.record_event()
 
     @staticmethod
     def take(event: Any, tensors: Sequence[Tensor]) -> None:
-        """Lets the caller's current stream wait for `event` before it goes on, and the memory of `tensors` wait for it.
+        """Makes the caller's current stream wait for `event`, and ties the memory of `tensors` to that stream.
 
         Without `record_stream` the allocator would give their memory to the next batch as soon as the caller drops
-        them, while its kernels are still to run.
+        them, though the caller's kernels have yet to run.
         """
         if event is None:
             return

@@ -1,6 +1,6 @@
-"""The images of one or several box files as one numbered set, and how their bytes reach a decoder.
+"""The images of one or several box files as one numbered set, and the checked bytes of their files.
 
-Nothing unchecked goes to a decoder: one undecodable file would end a DALI pipeline for good, and without its name.
+Every file is checked before a decoder gets it: one undecodable file would end a DALI pipeline, and not be named.
 """
 
 import bisect
@@ -22,12 +22,12 @@ def _has_jpeg_ends(data: bytes) -> bool:
 
 
 class ImageSet:
-    """Rows of all box files one after the other: image i of the set is row `i - offset` of its file."""
+    """The rows of all box files in sequence: image i of the set is row `i - offset` of its file."""
 
     def __init__(self, parts: Sequence[tuple[BoxCache, Path]]) -> None:
         self.parts = list(parts)
         self.offsets = np.cumsum([0, *(len(cache) for cache, _ in self.parts)])
-        self._offsets: list[int] = self.offsets.tolist()  # looking up one number is faster in a list
+        self._offsets: list[int] = self.offsets.tolist()  # lists are faster for single look-ups
         pools = [Pool.of(cache) for cache, _ in self.parts]
         self.pool = Pool(
             *(np.concatenate([getattr(p, name) for p in pools]) for name in ("widths", "heights", "boxes", "has_box"))
@@ -36,9 +36,9 @@ class ImageSet:
 
     @staticmethod
     def open(boxes: Path | str | BoxCache, root: Path | str | None) -> "ImageSet":
-        """One box file and the folder that its paths are relative to (None: the one that it was made with).
+        """The set of one box file; `root` is the folder of its paths (None: the folder it was made with).
 
-        Raises UserError where either is missing, or none of sixteen of the images is below the folder.
+        Raises UserError where either is missing, or where none of 16 sampled images is below the folder.
         """
         if not isinstance(boxes, str | os.PathLike | BoxCache):
             raise BadValue("boxes", boxes, "a box file's path, or a BoxCache")
@@ -60,13 +60,13 @@ class ImageSet:
         return int(self.offsets[-1])
 
     def digest(self, rows: np.ndarray) -> str:
-        """16 hex digits of what these images are and where their boxes lie: other views come of another one."""
-        found = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes())
+        """A 16-digit fingerprint of the images in `rows` and their boxes; if it changes, so do the views."""
+        fingerprint = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes())
         for (cache, _), offset in zip(self.parts, self._offsets, strict=False):
             own = rows[(rows >= offset) & (rows < offset + len(cache))] - offset
             for column, kind in ((cache.hashes, "u1"), (cache.boxes, "<f4"), (cache.banners, "<i2")):
-                found.update(np.ascontiguousarray(column[own], kind).tobytes())
-        return found.hexdigest()[:16]
+                fingerprint.update(np.ascontiguousarray(column[own], kind).tobytes())
+        return fingerprint.hexdigest()[:16]
 
     def path(self, i: int) -> str:
         """Image i's path relative to its root."""
@@ -91,20 +91,21 @@ class ImageSet:
                 return pixels.to_png(data)
             except pixels.BadImage as error:
                 raise BadFile(cache.path(row), str(error)) from error
-        # Cut and filled up, or foreign? Some good files end oddly too, and those precompute has decoded.
+        # A file without the markers may be cut off or another format. Some good files lack them too; precompute has
+        # decoded those, so their hash decides.
         odd = check == "size" and not _has_jpeg_ends(data)
         if odd and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
             raise BadFile(cache.path(row), "changed since the boxes were made: its JPEG start or end is missing")
         return data
 
     def diagnose(self, i: int, data: bytes) -> str | None:
-        """Decodes image i's bytes by the slow, careful way: the reason why a decoder stumbled, or None."""
+        """The reason why image i's bytes cannot be decoded as planned, or None; decodes them the slow, careful way."""
         try:
-            found = pixels.decode(data).shape[:2]
+            shape = pixels.decode(data).shape[:2]
         except pixels.BadImage as error:
             return str(error)
-        if found != self.shape(i):
-            return f"decodes to {found[1]}x{found[0]} pixels, the box file says {self.shape(i)[1]}x{self.shape(i)[0]}"
+        if shape != self.shape(i):
+            return f"decodes to {shape[1]}x{shape[0]} pixels, the box file says {self.shape(i)[1]}x{self.shape(i)[0]}"
         return None
 
     def _row(self, i: int) -> tuple[BoxCache, Path, int]:

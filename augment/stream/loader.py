@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ class ViewLoader:
     and starting another begins the same epoch again; `state_dict` and `load_state_dict` go on in the middle of one, and
     make the loader a `torch.distributed.checkpoint.stateful.Stateful`. Close it, or use it in a `with` statement.
 
-    A file that went bad after the boxes were made is named on stderr, counted in `report()`, and replaced by the next
-    good image of its group in the epoch's order (`on_bad="replace"`, the default; as a background, by the next one
-    that is not the source), or raises `BadFile` (`on_bad="fail"`). The other views do not change.
+    A file that went bad after the boxes were made is reported once and counted in `report()`. With on_bad="replace"
+    (the default) the next good image of its group in the epoch's order replaces it (a background: the next that is not
+    the source); with on_bad="fail" it raises `BadFile`. The other views do not change.
     """
 
     def __init__(self, schedule: Schedule, images: ImageSet, maker: Maker, prefetch: int = 2) -> None:
@@ -39,9 +39,9 @@ class ViewLoader:
         self._start = 0  # where the next loop begins
         self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self._maker = maker
-        self._producers: list[Producer] = []  # the present one, if any
-        # Also when the loader is forgotten, and before the interpreter ends: threads in the midst of native code then
-        # would take it down.
+        self._producers: list[Producer] = []  # the present producer, if there is one
+        # Runs also when the loader is garbage, and before the interpreter ends: it would crash if threads were then in
+        # native code.
         self._end = weakref.finalize(self, _shut_down, maker, self._producers)
 
     @property
@@ -107,31 +107,25 @@ class ViewLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, on any backend and number of ranks.
+        """Makes the next loop go on where `state_dict` was taken, on any backend and number of ranks.
 
-        Raises UserError where the seed, policy, images, their boxes or global batch differ, since the views would then
-        differ too. A state of a version that kept nothing of the boxes is taken as it is. The state is for the next
-        loop: one that is not left goes on as it was.
+        Raises UserError where the seed, policy, images, boxes or global batch differ, since the views would then differ
+        too. States of older versions have no fingerprint of the boxes; they are accepted without it.
         """
-        mine = self.state_dict()
-        what = "" if isinstance(state, dict) else f"is a {type(state).__name__}"
-        if not what and (missing := sorted(mine.keys() - {"boxes"} - state.keys())):
-            what = f"lacks {', '.join(missing)}"
-        if what:
-            raise UserError(f"cannot resume: the state {what}; give load_state_dict what state_dict returned")
-        if state.get("boxes", mine["boxes"]) != mine["boxes"]:
+        now = self.state_dict()
+        wrong = "" if isinstance(state, dict) else f"is a {type(state).__name__}"
+        if not wrong and (missing := sorted(now.keys() - {"boxes"} - state.keys())):
+            wrong = f"lacks {', '.join(missing)}"
+        if wrong:
+            raise UserError(f"cannot resume: the state {wrong}; give load_state_dict what state_dict returned")
+        if state.get("boxes", now["boxes"]) != now["boxes"]:
             raise UserError(
                 "cannot resume: the images or their boxes are not those that the views began with. Use the box file of "
                 "then, or start anew"
             )
-        for name in ("seed", "batch_size", "drop_last", "images", "backgrounds", "policy"):
-            was = Policy.from_json(state[name]).to_json() if name == "policy" else state[name]
-            if was != mine[name] and name == "policy":
-                differ = (key for key in was if was[key] != mine[name][key])
-                told = "; ".join(f"{key} was {was[key]}, now it is {mine[name][key]}" for key in differ)
-                raise UserError(f"cannot resume: the policy's {told}")
-            if was != mine[name]:
-                raise UserError(f"cannot resume: {name} was {was}, now it is {mine[name]}")
+        policy = Policy.from_json(state["policy"]).to_json()
+        _compare("the policy's ", policy, now["policy"], policy)
+        _compare("", state, now, ("seed", "batch_size", "drop_last", "images", "backgrounds"))
         for name, end in (("epoch", float("inf")), ("step", len(self))):
             if not isinstance(state[name], int) or not 0 <= state[name] < end:
                 last = "" if end == float("inf") else f", below {end}"
@@ -143,6 +137,12 @@ class ViewLoader:
         """Counts so far: batches, samples, images decoded, views whose rectangle was capped, images replaced."""
         bad = {self.images.path(row): reason for row, reason in sorted(self._maker.bad.items())}
         return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
+
+
+def _compare(what: str, was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises UserError with all values of those names that differ."""
+    if changes := [f"{name} was {was[name]}, now it is {now[name]}" for name in names if was[name] != now[name]]:
+        raise UserError(f"cannot resume: {what}{'; '.join(changes)}")
 
 
 def _shut_down(maker: Maker, producers: list[Producer]) -> None:

@@ -1,8 +1,8 @@
 """All randomness of the views, drawn outside the pixel code ("draw, then apply").
 
-A `Plan` is a frozen record of arrays that says everything about a batch of views in absolute pixels; a backend is a
-pure function of (plan, image files). Every number comes from a stream of its own, keyed by (seed, epoch, sample, view),
-so a view does not depend on batch, worker, rank, thread or history.
+A `Plan` is a frozen record of arrays that fully describes a batch of views in absolute pixels; a backend is a pure
+function of (plan, image files). Each view has its own stream of numbers, keyed by (seed, epoch, sample, view), so it
+does not depend on batch, worker, rank, thread or history.
 """
 
 import itertools
@@ -44,12 +44,12 @@ _SHARED = {  # the words that `Policy.shared` copies from the first view
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What drawing needs to know of the images: row i is image i."""
+    """Sizes and boxes of the images, for drawing: row i is image i."""
 
     widths: np.ndarray  # int32 [N] pixels, oriented
     heights: np.ndarray  # int32 [N] pixels, without the banner
     boxes: np.ndarray  # float32 [N, 4]
-    has_box: np.ndarray  # bool [N]: False where the "box" is the whole image for want of a better one
+    has_box: np.ndarray  # bool [N]: False where no box is known, and `boxes` has the whole image
 
     @staticmethod
     def of(cache: "BoxCache") -> "Pool":
@@ -214,7 +214,7 @@ def draw(
 
 
 def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Words [B, V, n] and backgrounds [B, V] in which later views have from the first one what `policy.shared` says."""
+    """Words [B, V, n] and backgrounds [B, V], with what `policy.shared` names copied from the first view to others."""
     bits, backgrounds = bits.copy(), backgrounds.copy()
     for v, name in enumerate(policy.shared, start=1):
         same_words = _SHARED[name][_SHARED[name] < bits.shape[-1]]
@@ -225,7 +225,7 @@ def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[n
 
 
 def _own(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """bool [B, V]: the views that show their source in its own scene; never where its object is not known."""
+    """bool [B, V]: the views that show their source in its own scene; False for sources without a box."""
     if not policy.own:
         return np.zeros(u.shape[:2], bool)
     return (u[..., _OWN] < policy.own) & pool.has_box[sources][:, None]
@@ -256,7 +256,7 @@ def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.
 def _compose(
     policy: Policy, pool: Pool, backgrounds: np.ndarray, patch: np.ndarray, own: np.ndarray, u: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The background's ROI, the patch's rectangle in the view, where the object is, and where the cap bit."""
+    """`scene`, `rects`, `objects` and `capped` of the plan."""
     width, height = pool.widths[backgrounds], pool.heights[backgrounds]
     zero = np.zeros_like(width)
     scene = np.stack((zero, zero, width, height), axis=-1).astype(np.int32)

@@ -1,6 +1,6 @@
-"""Which images make which batch: the epoch's order cut into global batches, and those into ranks.
+"""`Schedule`: the images of every batch. The epoch's order is cut into global batches, and those into ranks.
 
-A pure function of (n, seed, epoch, step): nothing depends on workers, prefetch, backend or history.
+It is a pure function of (n, seed, epoch, step) and does not depend on workers, prefetch, backend or history.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Schedule:
         return self.rows[epoch_order(len(self.rows), self.seed, epoch)]
 
     def positions(self, step: int) -> np.ndarray:
-        """This rank's places in the epoch's order: a run, so that a group stays on one rank where batches allow it."""
+        """This rank's positions in the epoch's order: consecutive, so that groups stay on one rank if batches allow."""
         start, end = step * self.batch_size, min((step + 1) * self.batch_size, len(self.rows))
         return np.array_split(np.arange(start, end), self.world_size)[self.rank]
 
@@ -86,14 +86,14 @@ class Schedule:
         assert self.backgrounds is not None
         if epoch not in self._pool_orders:  # drawn once an epoch: of a million images it takes as long as a batch
             self._pool_orders.clear()
-            found = self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
-            return self._pool_orders.setdefault(epoch, found)
+            order = self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
+            return self._pool_orders.setdefault(epoch, order)
         return self._pool_orders[epoch]
 
     def stand_ins(self, order: np.ndarray, row: int, epoch: int) -> Iterator[int]:
-        """Who takes the place of a bad image: the next ones of its group, cyclically, then of the whole order.
+        """The images that may replace a bad one: the next of its group, cyclically, then the next of the whole order.
 
-        A background that is none of the sources is replaced in the order of the backgrounds.
+        The order is the sources', or the backgrounds' for an image that is not a source.
         """
         if self.backgrounds is not None and row not in order:
             order = self._pool_order(epoch)

@@ -1,4 +1,4 @@
-"""What a caller may hand over or have set around the loader: NumPy's numbers, other defaults, autocast, slivers."""
+"""Unusual arguments (NumPy's numbers, slivers of pictures) and settings of torch (dtype, autocast, threads)."""
 
 import json
 import shutil
@@ -171,6 +171,7 @@ def test_torchvision_colour_does_not_depend_on_the_number_of_threads(module):
     levels, threads = torch.rand(3, 224 * 224), torch.get_num_threads()
     rows = np.arange(8)
     plan = draw(policy, pool, rows, rows[::-1, None].copy(), seed=0, epoch=0)
+    each = [(rows[i : i + 1], rows[::-1, None][i : i + 1].copy()) for i in rows]
     found = []
     try:
         for count in (1, 2, 3):
@@ -178,8 +179,8 @@ def test_torchvision_colour_does_not_depend_on_the_number_of_threads(module):
             if module is eager:
                 found.append([eager.torchvision_colour(255 * levels, plan, i, 0) for i in range(8)])
             else:
-                each = [(x[i : i + 1, 0] for x in (plan.jitter, plan.order, plan.jittered, plan.gray)) for i in rows]
-                found.append([kornia.torchvision_colour(levels.view(1, 3, 224, 224), *values) for values in each])
+                singles = [draw(policy, pool, row, backgrounds, seed=0, epoch=0) for row, backgrounds in each]
+                found.append([kornia.torchvision_colour(levels.view(1, 3, 224, 224), one, 0) for one in singles])
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:

@@ -101,7 +101,7 @@ def test_a_forked_process_gets_an_error_and_never_hangs(demo, loop):
 
 
 def test_a_thread_that_is_gone_is_an_error_within_seconds():
-    """Whatever ends it without a word, an interpreter that shuts down for one."""
+    """For example at the shutdown of the interpreter."""
     from augment.stream.producer import Producer
 
     ended: Any = SimpleNamespace(make=lambda places: iter(()))  # a maker that ends without a batch

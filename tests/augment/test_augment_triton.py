@@ -106,7 +106,7 @@ def test_an_image_that_is_not_the_planned_one_is_refused():
     policy, order = Policy(size=SIZE, blur_sigma=(0.1, 1.0)), np.arange(2)
     plan = draw(policy, pool, order, partners(order, order, 2, 2, 0, 0), seed=0, epoch=0)
     small = [Picture(torch.zeros(20, 20, 3, dtype=torch.uint8))] * 2
-    with pytest.raises(ValueError, match="not the one that the plan was drawn for"):
+    with pytest.raises(ValueError, match="the plan was drawn for another one"):
         make_views(policy, plan, small, torch.device("cpu"), torch.float32)
 
 
