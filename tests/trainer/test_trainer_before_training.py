@@ -186,8 +186,8 @@ def test_a_file_that_fails_a_run_is_told_with_its_way_out(
     [
         ("--init nofile.pth", "nofile.pth"),
         ("--batch-size 100", "--batch-size 100 is more than the 48 images"),
-        ("--pipeline dali --colour torchvision", "--pipeline dali .*--colour linear"),
-        ("--cache gpu --device cpu", "--cache gpu for views on cpu"),
+        ("--pipeline dali --colour torchvision", "dali.*colour.*linear"),
+        ("--cache gpu --device cpu", "cache=.?gpu.*ram or off"),
         ("--workers 1 --backgrounds none.h5 .", "none.h5"),
         ("--arch resnet99", "resnet99"),
     ],
