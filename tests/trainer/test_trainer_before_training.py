@@ -116,7 +116,7 @@ def test_maps_of_the_held_out_pictures_are_missed_before_the_training(
         Image.new("L", (8, 8), 255).save(path)
     flags = ["--boxes", str(demo_boxes), "--root", str(demo_root), *SHORT, "--policy", "copy-paste",
              "--maps", str(tmp_path / "maps")]  # fmt: skip
-    with pytest.raises(UserError, match=r"no map for \d+ of \d+ images.*views of split 'test'.*--no-evaluate"):
+    with pytest.raises(UserError, match=r"maps of split 'test' too.*no map for \d+ of \d+ images.*--no-evaluate"):
         run.program([*flags, "--out", str(tmp_path / "run")])
     assert "step 1/" not in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
