@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def loop(run: Run) -> bool:
     state, settings, saver, meter = run.state, run.settings, run.saver, run.state.meter
     autocast = autocast_of(settings.amp, run.hardware.device)
     flops = step_flops(state.method, run.config.views.size)
-    views = _batches(state.loader)
+    views = chain.from_iterable(repeat(state.loader))  # epoch after epoch from where the loader stands
     vote = StopVote(run.process)
     meter.restart_clock()
     stopped = False
@@ -140,12 +141,6 @@ def _pieces(views: Sequence[Tensor], masks: Masks, pieces: int) -> Iterator[tupl
     for first in range(0, length * pieces, length):
         rows = slice(first, first + length)
         yield [v[rows] for v in views], [{s: m[rows] for s, m in per_view.items()} for per_view in masks]
-
-
-def _batches(loader: Any) -> Iterator[Any]:
-    """Batches without end: epoch after epoch from where the loader stands."""
-    while True:
-        yield from loader
 
 
 def _log(run: Run, flops: float, health: dict[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ def test_kept_pictures_train_the_same_network(demo_boxes: Path, demo_root: Path,
     assert "decoded pictures take" in capsys.readouterr().out
     a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in ("off", "ram"))
     assert all(a[k].equal(b[k]) for k in a)
-    with pytest.raises(UserError, match="use ram or off"):
+    with pytest.raises(UserError, match="ram or off"):
         run(tmp_path / "gpu", demo_boxes, demo_root, "--cache", "gpu")
 
 

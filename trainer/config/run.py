@@ -182,7 +182,7 @@ class RunConfig:
     # localise better at no cost in kNN accuracy. With a quarter of the views in their own scene they localise better
     # still, kNN within the noise (trainer/README.md).
     views: Policy = group(Policy, "views", hidden=("views", "mean", "std", "shared", "rotate"), scene="zoom", own=0.25)
-    making: Making = group(Making, "making of views (speed and care; the views stay the same)")
+    making: Making = group(Making, "making of views")
     model: ModelConfig = group(ModelConfig, "method and networks")
     loss: LossConfig = group(LossConfig, "alignment loss (of methods that align)")
     schedule: ScheduleConfig = group(ScheduleConfig, "schedule and optimizer")

@@ -117,8 +117,21 @@ def prepare(
     network, settings, reasons = build_network(config, images, hardware)
     for reason in reasons:
         say("chosen: " + reason)
-    with open_loader(config, data, settings, hardware.device, process, say) as loader:
-        yield make_state(config, settings, network, loader, process, hardware.device, say, fresh), held_out
+    device, schedule = hardware.device, config.schedule
+    stages = config.model.record.mask_stages(config.loss.align_stages)
+    grids = {stage: grid_of(network.encoder, config.views.size, stage) for stage in stages}
+    with open_loader(config, data, settings, device, process, say) as loader:
+        # Some methods draw in the step, and runs of trainer.compare follow each other in one process.
+        torch.manual_seed(config.run.seed)
+        method = make_method(config, settings, network, say, fresh).to(device)
+        if process.world > 1:
+            synchronise_batch_norm(method, device)
+            method.run_online_by(collectives.parallel(method.online, device))
+        optimizer = build_optimizer(
+            settings.optimizer, [method.online], settings.weight_decay, schedule.momentum, schedule.bias_lr
+        )
+        scaler = torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16")
+        yield TrainingState(config, settings, method, optimizer, scaler, loader, Meter(), grids), held_out
 
 
 def build_network(config: RunConfig, images: int, hardware: Hardware) -> tuple[Network, Settings, list[str]]:
@@ -175,39 +188,6 @@ def compile_networks(method: Method, compiled: bool) -> None:
     for network in (method.online, method.target):
         if network is not None:
             network.compiled = compiled
-
-
-def make_state(
-    config: RunConfig,
-    settings: Settings,
-    network: Network,
-    loader: Any,
-    process: Process,
-    device: str,
-    say: Say,
-    fresh: bool = True,
-) -> TrainingState:
-    """Networks and optimizer on their device, ready for the first step; not `fresh`: to be filled from a checkpoint."""
-    size, stages = config.views.size, config.model.record.mask_stages(config.loss.align_stages)
-    grids = {stage: grid_of(network.encoder, size, stage) for stage in stages}
-    torch.manual_seed(config.run.seed)  # some methods draw in the step; compare's runs follow each other in one process
-    method = make_method(config, settings, network, say, fresh).to(device)
-    if process.world > 1:
-        synchronise_batch_norm(method, device)
-        method.run_online_by(collectives.parallel(method.online, device))
-    schedule = config.schedule
-    return TrainingState(
-        config=config,
-        settings=settings,
-        method=method,
-        optimizer=build_optimizer(
-            settings.optimizer, [method.online], settings.weight_decay, schedule.momentum, schedule.bias_lr
-        ),
-        scaler=torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16"),
-        loader=loader,
-        meter=Meter(),
-        grids=grids,
-    )
 
 
 def _go_on(run: Run, resumed: Resumed) -> None:
