@@ -231,7 +231,7 @@ class RunConfig:
             yield "backgrounds", "policies that paste, and rrc does not"
         if self.views.name != "copy-paste":
             yield "maps", "--policy copy-paste"
-        for name in METHOD_OPTIONS - self.model.record.options:
+        for name in sorted(METHOD_OPTIONS.difference(self.model.record.options)):
             yield name, f"--method {methods_with(name)}"
         optimizer = self.schedule.optimizer or self.model.record.optimizer
         if optimizer != "lars":

@@ -9,6 +9,7 @@ from torch import Tensor
 from trainer.config.presets import LossPreset
 from trainer.methods.base import Masks, Method, Part
 from trainer.methods.losses import alignment_loss, correspondence, negative_cosine
+from trainer.methods.registry import method
 from trainer.model.networks import Network, Projections
 from trainer.parallel.collectives import rolled
 
@@ -46,6 +47,23 @@ class Alignment:
         return correspondence(predicted, key, self.settings)
 
 
+@method(
+    "cvsa",
+    "byol, and correspondence maps between the views are aligned with the masks of the pasted object (Eq. 7)",
+    predictor="mlp",
+    aligns=True,
+    refused={"rrc": "nothing is pasted, so nothing to align with. Use --policy saliencyswap, or --method byol"},
+    options=(
+        "dim", "ema", "loss", "scale", "temperature", "reduction", "align_weight", "align_stages", "conv_hidden",
+        "mask", "control",
+    ),
+)  # fmt: skip
+@method(
+    "byol",
+    "the online network predicts the projections of its moving average, in both directions (Eq. 6)",
+    predictor="mlp",
+    options=("dim", "ema"),
+)
 class Byol(Method):
     """Both directions of Eq. 6, and of Eq. 5 where an alignment is given."""
 

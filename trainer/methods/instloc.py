@@ -10,8 +10,18 @@ from torch import Tensor
 
 from trainer.methods.base import Masks, Part
 from trainer.methods.moco import MocoV2
+from trainer.methods.registry import method
 
 
+@method(
+    "instloc",
+    "mocov2 with features that are pooled where the instance was pasted",
+    optimizer="sgd",
+    queue=True,
+    pools_at=(4,),
+    refused={"rrc": "nothing is pasted, so there is nowhere to pool. Use --policy instloc, or --method mocov2"},
+    options=("dim", "mask"),
+)
 class InstLoc(MocoV2):
     """InfoNCE between the instance's features in both views, a queue of keys as negatives."""
 

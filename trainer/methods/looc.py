@@ -13,9 +13,17 @@ from torch import Tensor
 from trainer.methods.base import Masks, Part
 from trainer.methods.losses import info_nce
 from trainer.methods.moco import MocoV2
+from trainer.methods.registry import method
 from trainer.parallel.collectives import own_rows, world
 
 
+@method(
+    "looc",
+    "mocov2 in two embeddings, of which one is invariant to rotation and the other knows it",
+    optimizer="sgd",
+    queue=True,
+    embeddings=2,
+)
 class LooC(MocoV2):
     """Projections are two embeddings side by side: [N, d] invariant to rotation, [N, d] that knows it."""
 

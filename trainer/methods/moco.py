@@ -8,11 +8,17 @@ from torch import Tensor
 
 from trainer.methods.base import Masks, Method, Part
 from trainer.methods.losses import info_nce
-from trainer.methods.registry import QUEUE, QUEUE_MOMENTUM
+from trainer.methods.registry import QUEUE, QUEUE_MOMENTUM, method
 from trainer.model.networks import Network, Projections
 from trainer.parallel.collectives import gather
 
 
+@method(
+    "mocov2",
+    "InfoNCE against a queue of the moving average's keys, in one direction",
+    optimizer="sgd",
+    queue=True,
+)
 class MocoV2(Method):
     """Temperature 0.2, momentum 0.999, a queue of 65,536 keys."""
 

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.methods.base import Masks, Method, Part
+from trainer.methods.registry import method
 
 TURNS, PLACES = 4, 8
 
 
+@method("rotpred", "by how many quarter turns a view was rotated", optimizer="sgd", outputs=4, options=())
 class RotPred(Method):
     """A view in all four quarter turns; the projector has an output for each turn."""
 
@@ -26,6 +28,7 @@ class RotPred(Method):
         yield Part(loss, {"contrastive": loss}, out)
 
 
+@method("relloc", "where a patch lies beside another one of the same view", optimizer="sgd", predictor="pairs")
 class RelLoc(Method):
     """Nine patches of a view; from the middle patch and a neighbour the pair head predicts where the neighbour lies."""
 

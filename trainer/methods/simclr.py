@@ -7,10 +7,12 @@ from torch import Tensor
 
 from trainer.methods.base import Masks, Method, Part
 from trainer.methods.losses import nt_xent
+from trainer.methods.registry import method
 from trainer.model.networks import Network
 from trainer.parallel.collectives import gather
 
 
+@method("simclr", "NT-Xent between both views, without a target network")
 class SimClr(Method):
     """Both views in one forward (their BN statistics are shared, as in the original), temperature 0.2 as MoCo v2's."""
 
