@@ -107,7 +107,7 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
 
 def _of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
     """The cache of these rows, some of which may come more than once."""
-    from trainer.evaluation.gallery import COLUMNS
+    from precompute.base.boxfile import COLUMNS
 
     return replace(cache, **{name: getattr(cache, name)[rows] for name in COLUMNS} | changes)
 

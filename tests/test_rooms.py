@@ -55,6 +55,28 @@ def test_packages_import_one_way():
             assert any(f"{name}.".startswith(f"{root}.") for root in roots), f"{module} imports {name}"
 
 
+# The rooms of a package from the ground up: each imports only from those before it (and from programs nothing does).
+ROOMS = {
+    "augment": ("views", "backends", "stream"),
+    "trainer": ("parallel", "model", "methods", "config", "record", "engine", "evaluation", "comparison"),
+}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_stand_on_those_below_them(package):
+    floors = {f"{package}.{room}": floor for floor, room in enumerate(ROOMS[package])}
+
+    def floor_of(module: str) -> int | None:
+        """None for another package's module; the top for programs and what else lies beside the rooms."""
+        name = ".".join(module.split(".")[:2])
+        return floors.get(name, len(floors)) if module.split(".")[0] == package and module != package else None
+
+    for module, imports in IMPORTS.items():
+        for name in imports:
+            if (above := floor_of(module)) is not None and (below := floor_of(name)) is not None:
+                assert below <= above, f"{module} imports {name}, which stands above it"
+
+
 def test_no_circle_of_imports():
     """Neither at the top of files nor within functions."""
     below: dict[str, set[str]] = {}

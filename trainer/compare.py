@@ -25,7 +25,7 @@ from trainer import record
 from trainer.comparison.arms import Arm, arm_of, folder_of, refuse_taken, split_arm
 from trainer.comparison.table import MEASURES, summarise, table
 from trainer.config.choices import let_idle_threads_sleep
-from trainer.run import continued
+from trainer.config.command_line import continued
 
 
 @dataclass(frozen=True)

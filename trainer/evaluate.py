@@ -152,7 +152,8 @@ def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:
 
 def _measure(name: str, encoder: "Encoder", bench: "Bench", config: EvaluateConfig) -> dict[str, Any]:
     """One protocol's result, printed too."""
-    from trainer.evaluation import figures, protocols
+    from trainer.evaluation import protocols
+    from trainer.record import figures
 
     if name == "localise":
         result = protocols.localise(encoder, bench)

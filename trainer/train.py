@@ -19,10 +19,10 @@ from trainer.engine.start import Run, compile_networks, start
 from trainer.engine.state import TrainingState
 from trainer.methods.base import Masks
 from trainer.methods.losses import bilinear_masks
-from trainer.model.export import save_encoder
 from trainer.parallel import collectives
 from trainer.parallel.stop_vote import StopVote
 from trainer.record.checkpoint import Resumed
+from trainer.record.export import save_encoder
 from trainer.record.metrics import log_line
 from trainer.record.model_card import write_card
 

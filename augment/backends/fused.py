@@ -17,8 +17,8 @@ from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
 from augment.backends.recycled import Recycled
+from augment.backends.threads import share_out
 from augment.backends.torch_ops import decode
-from augment.stream.threads import share_out
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from augment.backends import Backend
+from augment.backends.threads import share_out
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.batch import Batch
 from augment.stream.handover import Handover
 from augment.stream.imageset import ImageSet
 from augment.stream.producer import Made, Place, check_process
 from augment.stream.request import Making
-from augment.stream.threads import share_out
 from augment.views.plan import Plan, draw
 from augment.views.schedule import Schedule
 from precompute.base.errors import BadFile, UserError

@@ -16,6 +16,7 @@ from augment.stream.request import Making
 from precompute.base.boxfile import BoxCache, write
 from precompute.base.errors import UsageError, UserError
 from trainer import compare, evaluate, run
+from trainer.config import command_line
 from trainer.engine.data import Data
 from trainer.evaluation.bench import Bench
 from trainer.evaluation.protocols import features
@@ -127,7 +128,7 @@ def test_maps_of_the_held_out_pictures_are_missed_before_the_training(
 
 
 def usage(argv: list[str]) -> None:
-    run.config_of(run.parse(argv)[0])
+    command_line.config_of(command_line.parse(argv)[0])
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config.presets import LOSS_PRESETS
 from trainer.engine.diagnostics import diagnose
 from trainer.engine.start import compile_networks
 from trainer.methods.base import Method
 from trainer.methods.byol import Alignment, Byol
+from trainer.methods.loss_presets import LOSS_PRESETS
 from trainer.model.networks import Heads, build_model
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config.presets import LOSS_PRESETS
 from trainer.engine.cost import peak_flops, step_flops
 from trainer.engine.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
 from trainer.methods.byol import Alignment, Byol
+from trainer.methods.loss_presets import LOSS_PRESETS
 from trainer.model.networks import Heads, build_model, freeze_stages
 
 HEADS = Heads(dim=16, hidden=32, conv_hidden=24)

@@ -9,13 +9,13 @@ from trainer_photos import PhotoBatch
 from trainer_runs import TINY
 
 from trainer import run
-from trainer.config.presets import LOSS_PRESETS, LossPreset
 from trainer.config.run import RunConfig
 from trainer.engine.diagnostics import diagnose, gradient_ratio
 from trainer.engine.optim import build_optimizer, ema_momentum, set_lr
 from trainer.methods import base
 from trainer.methods.base import Part
 from trainer.methods.byol import Alignment, Byol
+from trainer.methods.loss_presets import LOSS_PRESETS, LossPreset
 from trainer.methods.losses import correspondence
 from trainer.methods.moco import MocoV2
 from trainer.methods.registry import METHODS

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from trainer_photos import PhotoBatch
 
-from trainer.config.presets import LOSS_PRESETS, LossPreset
 from trainer.methods.byol import Alignment, Byol
+from trainer.methods.loss_presets import LOSS_PRESETS, LossPreset
 from trainer.methods.losses import (
     alignment_loss,
     attention,

@@ -15,6 +15,7 @@ from precompute.base.boxfile import BoxCache, write
 from precompute.base.errors import UsageError, UserError
 from precompute.base.options import as_json
 from trainer import compare, evaluate, run
+from trainer.config import command_line
 from trainer.config.run import RunConfig
 from trainer.model.auc import cell_auc
 from trainer.model.resnets import build_encoder
@@ -52,12 +53,12 @@ def whole(demo_boxes: Path, tmp_path: Path) -> Path:
 )
 def test_values_that_no_run_could_have_are_usage_errors(flags: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        run.config_of(run.parse(flags.split())[0])
+        command_line.config_of(command_line.parse(flags.split())[0])
 
 
 def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        run.parse(["--no-eval"])
+        command_line.parse(["--no-eval"])
     assert "--no-eval" in capsys.readouterr().err
 
 

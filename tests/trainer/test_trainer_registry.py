@@ -8,8 +8,8 @@ import pytest
 import torch
 from trainer_photos import PhotoBatch
 
-from trainer.config.presets import LOSS_PRESETS
 from trainer.methods.byol import Alignment
+from trainer.methods.loss_presets import LOSS_PRESETS
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, methods_with
 from trainer.model.networks import Heads, build_model
 

@@ -13,9 +13,9 @@ from trainer_runs import TINY
 from precompute.base.errors import UserError
 from trainer import compare, evaluate
 from trainer.comparison.table import missing_controls
-from trainer.evaluation.figures import area_shares, keys_sentence, localisation_table
 from trainer.evaluation.localise import Figures
 from trainer.record import metrics, model_card
+from trainer.record.figures import area_shares, keys_sentence, localisation_table
 from trainer.run import program
 
 CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")

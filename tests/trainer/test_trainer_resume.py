@@ -16,9 +16,8 @@ from trainer_runs import TINY, assert_same_run, rows_of
 from precompute.base.errors import UserError
 from trainer.config.run import RunConfig
 from trainer.engine.state import Saver
-from trainer.model import export
 from trainer.model.resnets import build_encoder
-from trainer.record import checkpoint, metrics
+from trainer.record import checkpoint, export, metrics
 from trainer.record.folder import run_folder
 from trainer.run import program
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from precompute.base.errors import UserError
 from trainer.config.run import RunConfig
 from trainer.methods.byol import Byol
-from trainer.model.export import save_encoder
 from trainer.model.networks import Heads, build_model
 from trainer.model.resnets import build_encoder
 from trainer.model.weights import load_encoder
+from trainer.record.export import save_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from augment.views.policy import NAMES as POLICIES
 from precompute.base.errors import BadValue, UsageError
+from trainer.config.command_line import config_of, parse
 from trainer.config.run import CONTROLS, RunConfig
 from trainer.methods.registry import METHODS
-from trainer.run import config_of, parse
 
 # What compare sets for every run itself.
 TAKEN = {"--out", "--seed", "--method", "--policy", "--control", "--resume", "--evaluate", "--no-evaluate"}

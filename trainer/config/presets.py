@@ -1,6 +1,5 @@
-"""Named sets of values: whole runs (`--preset`) and ways to compute the alignment loss (`--loss`)."""
+"""Named sets of values for whole runs (`--preset`)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 # What a preset sets instead of the defaults, by flag name. Flags that are given win over it.
@@ -32,22 +31,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 10.0,
         "conv_hidden": 4096,
     },
-}
-
-
-@dataclass(frozen=True)
-class LossPreset:
-    """How Eqs 3-5 are computed. See METHOD.md, "CVSA loss"."""
-
-    scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
-    temperature: float  # of "cosine" only
-    reduction: str  # over the cells of a map: the paper's norm is a "sum"; "mean" is weaker by the number of cells
-    weight: float  # of the alignment loss in Eq. 7
-    # δ of Eq. 5: "cover" is the exact share of each cell, "bilinear" the letter (off by up to 0.7 in a cell)
-    mask: str
-
-
-LOSS_PRESETS = {
-    "paper": LossPreset("raw", 1.0, "sum", 1.0, "bilinear"),
-    "stable": LossPreset("cosine", 0.1, "sum", 1.0, "cover"),
 }

@@ -15,7 +15,7 @@ from augment.views.policy import BOXED, Policy
 from augment.views.policy import NAMES as POLICIES
 from precompute.base.errors import BadValue
 from precompute.base.options import build, group, option, option_of, values_of
-from trainer.config.presets import LOSS_PRESETS, LossPreset
+from trainer.methods.loss_presets import LOSS_PRESETS, LossPreset
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
 
 CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from augment.views.geometry import masks as cell_cover
 from precompute.base.boxmath import iou
-from trainer.evaluation.figures import shown
 from trainer.model.auc import cell_auc
+from trainer.record.figures import shown
 
 
 @dataclass(frozen=True)

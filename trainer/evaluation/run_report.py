@@ -15,13 +15,13 @@ from precompute.base.program import count
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
 from trainer.evaluation.bench import Bench
-from trainer.evaluation.figures import NOTHING_TO_FIND, area_shares, keys_sentence
 from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, probe_maps
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import MOST_IMAGES, knn, localise
 from trainer.model.auc import cell_auc
 from trainer.model.resnets import build_encoder
-from trainer.record.__init__ import EVALUATION, FIGURE
+from trainer.record import EVALUATION, FIGURE
+from trainer.record.figures import NOTHING_TO_FIND, area_shares, keys_sentence
 from trainer.record.metrics import finite
 
 Say = Callable[[str], None]

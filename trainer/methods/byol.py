@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.config.presets import LossPreset
 from trainer.methods.base import Masks, Method, Part
+from trainer.methods.loss_presets import LossPreset
 from trainer.methods.losses import alignment_loss, correspondence, negative_cosine
 from trainer.methods.registry import method
 from trainer.model.networks import Network, Projections

@@ -6,9 +6,9 @@ from typing import Any
 
 from precompute.base.files import replacing
 from precompute.base.program import count
-from trainer.evaluation.figures import MEASURES, area_shares, keys_sentence, shown
 from trainer.methods.registry import METHODS, MethodRecord
 from trainer.record import metrics
+from trainer.record.figures import MEASURES, area_shares, keys_sentence, shown
 
 NAME = "MODEL_CARD.md"
 

@@ -1,0 +1,21 @@
+"""Named ways to compute the alignment loss (`--loss`). Imports nothing heavy."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LossPreset:
+    """How Eqs 3-5 are computed. See METHOD.md, "CVSA loss"."""
+
+    scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
+    temperature: float  # of "cosine" only
+    reduction: str  # over the cells of a map: the paper's norm is a "sum"; "mean" is weaker by the number of cells
+    weight: float  # of the alignment loss in Eq. 7
+    # δ of Eq. 5: "cover" is the exact share of each cell, "bilinear" the letter (off by up to 0.7 in a cell)
+    mask: str
+
+
+LOSS_PRESETS = {
+    "paper": LossPreset("raw", 1.0, "sum", 1.0, "bilinear"),
+    "stable": LossPreset("cosine", 0.1, "sum", 1.0, "cover"),
+}
