@@ -179,7 +179,10 @@ def test_features_that_are_no_numbers_make_no_figure(bench: Bench, value: float)
 def test_a_runs_accuracy_is_printed_beside_an_untrained_nets_and_chance(bench: Bench) -> None:
     said: list[str] = []
     encoder = build_encoder("resnet10w4")
-    state: Any = SimpleNamespace(config=SimpleNamespace(seed=3, arch="resnet10w4"), method=SimpleNamespace())
+    state: Any = SimpleNamespace(
+        config=SimpleNamespace(run=SimpleNamespace(seed=3), model=SimpleNamespace(arch="resnet10w4")),
+        method=SimpleNamespace(),
+    )
     state.method.online = SimpleNamespace(encoder=encoder)
     found = run_report._knn(state, bench, said.append)
     assert found is not None
