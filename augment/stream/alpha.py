@@ -28,7 +28,9 @@ class MapFolder:
         missing = [path for path in map(pictures.path, rows.tolist()) if find_map(str(folder), path) is None]
         if missing:
             first = map_names(str(folder), missing[0])[0]
-            raise UserError(f"maps={folder}: no map for {len(missing)} of {len(rows)} images; {first} would be the first")
+            raise UserError(
+                f"maps={folder}: no map for {len(missing)} of {len(rows)} images; {first} would be the first"
+            )
 
     def __call__(self, row: int) -> np.ndarray:
         """uint8 [h, w]. Raises UserError for a file that is missing or no picture."""

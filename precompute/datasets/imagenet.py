@@ -26,9 +26,7 @@ def read(dataset: Dataset, root: Path) -> Listing:
     notes: Counter[str] = Counter()
     rows = [row for split, folder in folders.items() for row in _rows(root, split, folder, notes)]
     unboxed = "pictures without an XML file of boxes" if any(row.file for row in rows) else ""
-    return listing_of(
-        dataset, root, rows, splits=tuple(folders), read_box=largest_box, notes=notes, unboxed=unboxed
-    )  # fmt: skip
+    return listing_of(dataset, root, rows, splits=tuple(folders), read_box=largest_box, notes=notes, unboxed=unboxed)
 
 
 def _rows(root: Path, split: str, folder: str, notes: Counter[str]) -> Iterator[Row]:

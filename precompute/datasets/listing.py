@@ -48,7 +48,7 @@ class Listing:
     wheres: Sequence[str]  # where each of `edges` is written
     box_faults: Mapping[int, str]
     files: Sequence[str | None]  # the file, relative to the root, that only this picture's box is read from
-    read_box: "Callable[[Path, str], Box | None] | None"  # reads one of `files`; None: there are none
+    read_box: Callable[[Path, str], Box | None] | None  # reads a file of `files`; None: there are none
     read_mask: "Callable[[Path, str], np.ndarray] | None"
     boxes_in: str  # the file or files that hold a box of every picture; "": pictures may have none
     banner: int  # rows at the foot of every picture that do not belong to it
@@ -76,8 +76,7 @@ class Listing:
         if i in self.box_faults:
             raise BadRow(self.box_faults[i])
         if self.edges is not None and not math.isnan(self.edges[i, 0]):
-            x0, y0, x1, y1 = self.edges[i].tolist()
-            return Box((x0, y0, x1, y1), self.wheres[i])
+            return Box(tuple(self.edges[i].tolist()), self.wheres[i])
         if self.every_has_box:
             raise BadRow(f"{self.boxes_in} has no box for it")
         return None
@@ -102,16 +101,15 @@ def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, flo
     written = f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g}"
     if not all(map(math.isfinite, box.edges)):
         raise BadRow(f"{written} is not of finite numbers")
-    if box.same_shape and box.size is not None:
-        wide, high = box.size
-        if abs(width * high - height * wide) > max(width, height, wide, high):  # more than rounding to whole pixels
-            raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
-    if box.size is not None and min(box.size) > 0 and box.size != (width, height):
-        across, down = width / box.size[0], height / box.size[1]
+    wide, high = box.size or (width, height)
+    # The bound allows for rounding to whole pixels.
+    if box.same_shape and abs(width * high - height * wide) > max(width, height, wide, high):
+        raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
+    if min(wide, high) > 0 and (wide, high) != (width, height):
+        across, down = width / wide, height / high
         x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
-    inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+    inside = left, top, right, bottom = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    if right - left < 1 or bottom - top < 1:
         kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
         raise BadRow(f"{written} {kind}")
-    relative = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
-    return relative, inside != (x0, y0, x1, y1)
+    return (left / width, top / height, right / width, bottom / height), inside != (x0, y0, x1, y1)
