@@ -6,6 +6,7 @@
 Exit status 1 where a picture is missing or has changed.
 """
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +17,9 @@ from precompute.base.errors import BadValue, UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main, progress
 
-MAP = "its map"  # caption on a sheet
-
 if TYPE_CHECKING:
-    import numpy as np
-
     from precompute.base.boxfile import BoxCache
+    from precompute.base.sheet import Tile
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def program(argv: list[str] | None = None) -> int:
     facts = summary(cache)
     print_summary(parsed.file, cache, facts)
     if config.quarantine:
-        print_quarantine(cache)
+        print("\n".join(f"  {bad.path}: {bad.reason}" for bad in cache.quarantine) or "  nothing was left out")
     root = find_root(cache, config)
     problems: list[str] = []
     if root is not None:
@@ -122,12 +120,11 @@ def summary(cache: "BoxCache") -> dict[str, Any]:
 
 
 def print_summary(file: str, cache: "BoxCache", facts: dict[str, Any]) -> None:
-    config = cache.provenance.get("config", {})
     counts = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
     sources = ", ".join(f"{count} {name}" for name, count in facts["sources"].items() if count)
     print(f"{file}: {cache.dataset}, {len(cache)} pictures ({counts}), {len(cache.class_names)} classes")
     print(f"boxes       {sources}")
-    for key, value in config.items():
+    for key, value in cache.provenance.get("config", {}).items():
         print(f"  {key:<9} {value}")
     quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
     print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
@@ -135,23 +132,14 @@ def print_summary(file: str, cache: "BoxCache", facts: dict[str, Any]) -> None:
     for i, count in enumerate(facts["area_histogram"]):
         print(f"  {i / 10:.1f}-{(i + 1) / 10:.1f} {'#' * round(40 * count / largest):<40} {count}")
     print(f"off centre  {facts['off_centre']:.0%} (centre more than 0.15 of a side from the middle)")
-    if "agreement" in facts and facts["agreement"]["pictures"]:
-        a = facts["agreement"]
+    if (a := facts.get("agreement", {"pictures": 0}))["pictures"]:
         print(f"agreement with the set's annotated boxes, {a['pictures']} pictures:")
         print(f"  these boxes        mean IoU {a['mean_iou']:.3f}, IoU >= 0.5: {a['iou_at_least_half']:.2f}")
         middle = a["centred_mean_iou"], a["centred_iou_at_least_half"]
         print(f"  best centred box   mean IoU {middle[0]:.3f}, IoU >= 0.5: {middle[1]:.2f}")
     for what, count in cache.provenance.get("notes", {}).items():
         print(f"note        {count} {what}")
-    more = "" if not cache.quarantine else " (--quarantine lists them)"
-    print(f"left out    {len(cache.quarantine)}{more}")
-
-
-def print_quarantine(cache: "BoxCache") -> None:
-    for bad in cache.quarantine:
-        print(f"  {bad.path}: {bad.reason}")
-    if not cache.quarantine:
-        print("  nothing was left out")
+    print(f"left out    {len(cache.quarantine)}" + (" (--quarantine lists them)" if cache.quarantine else ""))
 
 
 def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
@@ -174,12 +162,11 @@ def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
     with ThreadPoolExecutor(8) as pool:
         texts = progress(pool.map(problem, range(len(cache))), total=len(cache), what="compared", unit="image")
         problems = [text for text in texts if text is not None]
-    how = "contents" if check == "hash" else "sizes"
     if problems:
         print(f"pictures    {len(problems)} of {len(cache)} below {root} are missing or have changed:")
-        for text in problems[:10]:
-            print(f"  {text}")
+        print("\n".join(f"  {text}" for text in problems[:10]))
     else:
+        how = "contents" if check == "hash" else "sizes"
         print(f"pictures    all {len(cache)} below {root} are as they were ({how} compared)")
     return problems
 
@@ -217,66 +204,58 @@ def detector_of(cache: "BoxCache", weights: str | None):
     return make_detector(name, weights=weights)
 
 
-def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np.ndarray", list[float]]:
-    """A picture's map as uint8 [grid, grid, 3], and the box of Eq. 2 taken literally: one bright pixel."""
-    import numpy as np
-
-    from precompute.base import pixels
-    from precompute.scan import detect_maps
-    from precompute.search.forms import Form, find_boxes, quantise
-
-    small = pixels.thumbnail(data, detector.side, banner=banner)[1]
-    maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
-    literal = (find_boxes(maps, Form("literal"))[0] / grid).tolist()
-    return np.repeat(maps[0][..., None], 3, 2), literal
-
-
 def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
     """Pictures spread evenly over the set: box green; a detector's with the annotated box white, the literal red."""
     import numpy as np
-    from PIL import Image
 
     from precompute.base import pixels
     from precompute.base.errors import BadFile
-    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
+    from precompute.base.sheet import contact_sheet, save
 
     rows = cache.indices(config.split)
     if not len(rows):
         raise UserError(f"--split {config.split}: no picture in it")
     chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
     detector = detector_of(cache, config.weights)
-    grid = cache.provenance.get("config", {}).get("grid", 64)
-    tiles = []
+    pictures = []
     for i in chosen.tolist():
-        try:
-            data = cache.read(root, i)
-            rgb = pixels.decode(data)[: cache.heights[i]]
-        except (BadFile, pixels.BadImage):
-            continue  # named by verify
-        boxes = [(cache.boxes[i].tolist(), GREEN)]
-        if cache.truths is not None and cache.sources[i] != 0 and not np.isnan(cache.truths[i, 0]):
-            boxes.insert(0, (cache.truths[i].tolist(), WHITE))
-        shown = None
-        if detector is not None:
-            shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
-            boxes.append((literal, RED))
-        score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
-        tiles.append(Tile(rgb, score + Path(cache.path(i)).name, boxes))
-        if shown is not None:
-            height, width = rgb.shape[:2]
-            map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
-            tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
-    if not tiles:
+        with contextlib.suppress(BadFile, pixels.BadImage):  # `verify` names them
+            pictures.append(tiles_of(cache, i, cache.read(root, i), detector))
+    if not pictures:
         raise UserError(f"--sheet: none of the chosen pictures below {root} is the picture that was cached")
     title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if cache.truths is not None else "")
     if (cache.sources[chosen] != 0).any():
         title += ", mean saliency inside before the name"
     if detector is not None:
         title += ", Eq. 2 taken literally red; maps beside"
-    picture = contact_sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], title=title)
-    save(picture, config.sheet or "")
-    count = sum(tile.caption != MAP for tile in tiles)
-    print(f"sheet       {config.sheet}: {count} pictures, {picture.width}x{picture.height} px")
+    tiles = [tile for picture in pictures for tile in picture]
+    sheet = contact_sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], title=title)
+    save(sheet, config.sheet or "")
+    print(f"sheet       {config.sheet}: {len(pictures)} pictures, {sheet.width}x{sheet.height} px")
+
+
+def tiles_of(cache: "BoxCache", i: int, data: bytes, detector: Any) -> "list[Tile]":
+    """Picture i with its boxes and, where there is a `detector`, its map with the box and the literal box."""
+    import numpy as np
+
+    from precompute.base import pixels
+    from precompute.base.sheet import GREEN, RED, WHITE, Tile
+    from precompute.scan import detect_maps
+    from precompute.search.forms import Form, find_boxes, quantise
+
+    rgb = pixels.decode(data)[: cache.heights[i]]
+    caption, truth, boxes = Path(cache.path(i)).name, [], [(cache.boxes[i].tolist(), GREEN)]
+    if cache.sources[i] != 0:  # annotated boxes are the truth, and their score is always 1
+        caption = f"{cache.scores[i]:.2f} {caption}"
+        if cache.truths is not None and not np.isnan(cache.truths[i, 0]):
+            truth = [(cache.truths[i].tolist(), WHITE)]
+    if detector is None:
+        return [Tile(rgb, caption, truth + boxes)]
+    grid = cache.provenance.get("config", {}).get("grid", 64)
+    small = pixels.thumbnail(data, detector.side, banner=int(cache.banners[i]))[1]
+    maps = quantise(detect_maps(detector, small[None], grid, "cpu"))
+    boxes.append(((find_boxes(maps, Form("literal"))[0] / grid).tolist(), RED))
+    return [Tile(rgb, caption, truth + boxes), Tile(rgb, "its map", boxes, heat=maps[0].astype(np.float32))]
 
 
 if __name__ == "__main__":
