@@ -253,7 +253,7 @@ def tiles_of(cache: "BoxCache", i: int, data: bytes, detector: Any) -> "list[Til
         return [Tile(rgb, caption, truth + boxes)]
     grid = cache.provenance.get("config", {}).get("grid", 64)
     small = pixels.thumbnail(data, detector.side, banner=int(cache.banners[i]))[1]
-    maps = quantise(detect_maps(detector, small[None], grid, "cpu"))
+    maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
     boxes.append(((find_boxes(maps, Form("literal"))[0] / grid).tolist(), RED))
     return [Tile(rgb, caption, truth + boxes), Tile(rgb, "its map", boxes, heat=maps[0].astype(np.float32))]
 

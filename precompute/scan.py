@@ -1,11 +1,12 @@
 """The scan of the pictures: every file is read, hashed and decoded once; damaged files are named and left out."""
 
+import contextlib
 import hashlib
 import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy as np
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache, Quarantined
 from precompute.base.maps import find_map
-from precompute.datasets.listing import BadRow, Box, Listing, clip_box
+from precompute.datasets.listing import BadRow, Listing, clip_box
 from precompute.kept_maps import KeptMaps
 from precompute.saliency import Detector, make_detector
 from precompute.search.forms import Form, find_boxes, quantise
@@ -135,39 +136,35 @@ class Scan:
         """Reads and checks a picture; its small version (or its ready map) only where a map must give the box."""
         data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
         banner, limit = self.listing.banner, self.settings.max_pixels
-        box = self._annotated(row, notes)
-        model = None
+        box = truth = model = small = None
+        with self._unusable(notes):
+            box = self.listing.box(row)
         searched = self.settings.detector is not None and not (self.settings.truth and box is not None)
         if searched and (model := self.settings.model) is not None:
             info, small = pixels.thumbnail(data, model.side, banner=banner, max_pixels=limit)
         else:
-            info, small = pixels.check(data, max_pixels=limit), None
+            info = pixels.check(data, max_pixels=limit)
             if info.height <= banner:
                 raise pixels.BadImage(f"{info.height} rows, all of them within the banner of {banner}")
             if searched:
                 small = self._ready_map(row, notes)
-        truth = None
         if box is not None:
-            try:
+            with self._unusable(notes):
                 truth, clipped = clip_box(box, info.width, info.height - banner)
                 notes.update({"annotated boxes clipped to their pictures": 1} if clipped else {})
-            except BadRow:
-                if self.settings.truth:
-                    raise
-                notes[UNUSABLE] += 1
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
 
-    def _annotated(self, row: int, notes: Counter[str]) -> Box | None:
-        """The annotated box. Where it makes no sense, that is a fault only if boxes come from the annotation."""
+    @contextlib.contextmanager
+    def _unusable(self, notes: Counter[str]) -> Iterator[None]:
+        """An annotated box that makes no sense is a fault only if boxes come from the annotation, else a note."""
         try:
-            return self.listing.box(row)
+            yield
         except BadRow:
             if self.settings.truth:
                 raise
             notes[UNUSABLE] += 1
-            return None
 
     def _ready_map(self, row: int, notes: Counter[str]) -> np.ndarray:
         """The map uint8 [grid, grid] that lies ready for a picture; all 0 (no box) where there is none."""

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 
 from precompute.base.boxfile import COLUMNS, BoxCache, write
 from precompute.base.errors import UserError
-from precompute.datasets.listing import Listing
+from precompute.datasets.listing import Box, Listing
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
@@ -50,11 +51,15 @@ def fingerprint(listing: Listing) -> tuple[str, str]:
 
 def annotations(listing: Listing) -> str:
     """A hash of what the set's own files say: classes, labels, splits, boxes and their faults."""
-    about = [listing.class_names, listing.split_names, sorted(listing.box_faults.items()), listing.banner]
+    boxes = listing.boxes or ()
+    faults = [(i, box) for i, box in enumerate(boxes) if isinstance(box, str)]
+    edges = np.array([box.edges if isinstance(box, Box) else (math.nan,) * 4 for box in boxes], np.float64)
+    about = [listing.class_names, listing.split_names, faults, listing.banner]
     about += [[(bad.path, bad.reason) for bad in listing.quarantine], sorted(listing.notes.items())]
     digest = hashlib.sha256(json.dumps(about).encode())
-    for column in (listing.labels, listing.splits, listing.edges):
-        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    for column in (listing.labels, listing.splits):
+        digest.update(column.tobytes())
+    digest.update(b"none" if listing.boxes is None else edges.tobytes())
     return digest.hexdigest()
 
 

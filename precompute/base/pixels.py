@@ -57,16 +57,17 @@ class ImageInfo:
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Reads the header only. Raises BadImage where there is no picture, or one of more than `max_pixels`."""
-    return _info(data, read_jpeg_header(data), max_pixels)
-
-
-def _info(data: bytes, header: JpegHeader | None, max_pixels: int) -> ImageInfo:
+    header = read_jpeg_header(data)
     if header is None:
         with _quiet, _open(data) as picture:
             size, orientation = picture.size, _orientation_by_pillow(picture)
     else:
         size, orientation = (header.width, header.height), header.orientation
     _check_size(*size, max_pixels)
+    return _info(size, orientation, header)
+
+
+def _info(size: tuple[int, int], orientation: int, header: JpegHeader | None) -> ImageInfo:
     width, height = size if orientation < 5 else size[::-1]
     return ImageInfo(width, height, header is not None)
 
@@ -77,18 +78,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     CMYK is converted as Pillow does, 16 bits keep their upper 8, transparency is dropped, animations give their first
     picture.
     """
-    with _loaded(data, max_pixels, read_jpeg_header(data)) as (picture, orientation):
+    with _loaded(data, max_pixels) as (picture, orientation, _):
         return np.ascontiguousarray(_turn(np.asarray(_to_rgb(picture)), orientation))
 
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """`probe`, then decodes every pixel without returning them: raises BadImage exactly when `decode` would."""
-    header = read_jpeg_header(data)
-    info = _info(data, header, max_pixels)
-    with _loaded(data, max_pixels, header) as (picture, _):
+    with _loaded(data, max_pixels) as (picture, _, info):
         if picture.mode not in ("RGB", "L"):
             _to_rgb(picture)
-    return info
+        return info
 
 
 def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[ImageInfo, np.ndarray]:
@@ -96,11 +95,9 @@ def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_
 
     `banner`: rows at the foot of the picture that are cut off first. Raises BadImage, also where nothing is left.
     """
-    header = read_jpeg_header(data)
-    info = _info(data, header, max_pixels)
-    if info.height <= banner:
-        raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
-    with _loaded(data, max_pixels, header) as (picture, orientation):
+    with _loaded(data, max_pixels) as (picture, orientation, info):
+        if info.height <= banner:
+            raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
         picture = _to_rgb(picture)
         if banner and orientation != 1:
             picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
@@ -117,8 +114,9 @@ def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator[tuple[ImageFile, int]]:
-    """The decoded picture as Pillow holds it (not turned, any mode) and its orientation 1-8."""
+def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, ImageInfo]]:
+    """The decoded picture as Pillow has it (not turned, any mode), its orientation 1-8 and what `probe` returns."""
+    header = read_jpeg_header(data)
     with _quiet, _open(data) as picture:
         _check_size(*picture.size, max_pixels)
         orientation = header.orientation if header else _orientation_by_pillow(picture)
@@ -128,7 +126,7 @@ def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator
         if picture.size != expected:
             decoded = "{}x{}".format(*picture.size)
             raise BadImage(f"the header says {expected[0]}x{expected[1]} pixels, {decoded} were decoded")
-        yield picture, orientation
+        yield picture, orientation, _info(expected, orientation, header)
 
 
 @contextlib.contextmanager
@@ -138,7 +136,8 @@ def _open(data: bytes) -> Iterator[ImageFile]:
         raise BadImage("empty file (0 bytes)")
     plugin = next((name for magic, name in _FORMATS if data.startswith(magic)), None)
     if plugin is None or (plugin == "WebP" and data[8:12] != b"WEBP"):
-        raise BadImage(_what_else(data))
+        unknown = f"no known image format (begins with {data[:8]!r})"
+        raise BadImage(next((what for magic, what in _NOT_PICTURES if data.lstrip().startswith(magic)), unknown))
     with _bad_when_failing():
         # The plugin's class instead of Image.open: that would warn of large pictures (we have our own limit),
         # and would try formats that run other programs.
@@ -159,13 +158,6 @@ def _bad_when_failing() -> Iterator[None]:
         if "unpack" in message:  # the struct module's words, often rewrapped by Pillow
             message = "the header is cut or damaged"
         raise BadImage(f"cannot be decoded: {_PLAINER.get(message, message)}") from error
-
-
-def _what_else(data: bytes) -> str:
-    for magic, meaning in _NOT_PICTURES:
-        if data.lstrip().startswith(magic):
-            return meaning
-    return f"no known image format (begins with {data[:8]!r})"
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

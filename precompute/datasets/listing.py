@@ -34,7 +34,7 @@ class Box:
 class Listing:
     """The pictures of a data set. Row i of every column is picture i; `rows.listing_of` makes it.
 
-    Faults of boxes are kept apart from the quarantine, since they do not matter when boxes come from a detector.
+    Faults of boxes are no quarantine, since they do not matter when boxes come from a detector.
     """
 
     dataset: str
@@ -44,9 +44,7 @@ class Listing:
     paths: list[str]
     labels: "np.ndarray"  # int32 [N]; -1 unknown
     splits: "np.ndarray"  # uint8 [N]
-    edges: "np.ndarray | None"  # float64 [N, 4]: annotated boxes in pixels (NaN: none); None: not listed
-    wheres: Sequence[str]  # where each of `edges` is written
-    box_faults: Mapping[int, str]
+    boxes: Sequence[Box | str | None] | None  # annotated; a string: why that cannot be used; None: not listed
     files: Sequence[str | None]  # the file, relative to the root, that only this picture's box is read from
     read_box: Callable[[Path, str], Box | None] | None  # reads a file of `files`; None: there are none
     read_mask: "Callable[[Path, str], np.ndarray] | None"
@@ -61,7 +59,7 @@ class Listing:
     @property
     def has_boxes(self) -> bool:
         """Whether the set comes with boxes (not: whether every picture has one)."""
-        return self.edges is not None or any(file is not None for file in self.files)
+        return self.boxes is not None or any(file is not None for file in self.files)
 
     @property
     def every_has_box(self) -> bool:
@@ -73,13 +71,12 @@ class Listing:
         file = self.annotation_path(i)
         if file is not None and self.read_box is not None:
             return self.read_box(self.root, file)
-        if i in self.box_faults:
-            raise BadRow(self.box_faults[i])
-        if self.edges is not None and not math.isnan(self.edges[i, 0]):
-            return Box(tuple(self.edges[i].tolist()), self.wheres[i])
-        if self.every_has_box:
-            raise BadRow(f"{self.boxes_in} has no box for it")
-        return None
+        box = self.boxes[i] if self.boxes is not None else None
+        if box is None and self.every_has_box:
+            box = f"{self.boxes_in} has no box for it"
+        if isinstance(box, str):
+            raise BadRow(box)
+        return box
 
     def annotation_path(self, i: int) -> str | None:
         """The file (relative to the root) that only picture i's box is read from; None: there is no such file."""

@@ -18,7 +18,6 @@ from precompute.datasets.listing import Box, Listing
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 )
-_NO_BOX = Box((math.nan, math.nan, math.nan, math.nan), "")
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ def listing_of(
 
     from precompute.base.boxfile import Quarantined
 
-    paths, labels, split_of, edges, wheres, files = [], [], [], [], [], []
-    box_faults: dict[int, str] = {}
+    paths, labels, split_of, boxes, files = [], [], [], [], []
     quarantine, seen = [], set()
     for row in rows:
         path, fault = folder + row.path, row.fault
@@ -121,30 +119,23 @@ def listing_of(
         if fault:
             quarantine.append(Quarantined(path, fault))
             continue
-        if isinstance(row.box, str):
-            box_faults[len(paths)] = row.box
-        if boxed:
-            box = row.box if isinstance(row.box, Box) else _NO_BOX
-            edges.append(box.edges)
-            wheres.append(box.where)
-        if read_box is not None:
-            files.append(row.file)
         seen.add(path)
         paths.append(path)
         labels.append(row.label)
         split_of.append(splits.index(row.split))
+        boxes.append(row.box)
+        files.append(row.file)
     if classes is None:
         classes = {label: label for label in sorted(set(labels) - {None})}
     index_of = {None: -1} | {label: i for i, label in enumerate(classes)}
     columns = np.array([index_of[label] for label in labels], np.int32), np.array(split_of, np.uint8)
-    boxes = np.array(edges, np.float64).reshape(-1, 4) if boxed else None
     counts = Counter(notes or {})
     counts[unlabelled] += labels.count(None)
-    counts[unboxed] += files.count(None) if boxes is None else int(np.isnan(boxes[:, 0]).sum())
+    counts[unboxed] += sum(not isinstance(box, Box) for box in boxes) if boxed else files.count(None)
     counts = {what: count for what, count in counts.items() if what and count}
     return Listing(
-        dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes, wheres, box_faults, files,
-        read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
+        dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes if boxed else None,
+        files if read_box else (), read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
     )  # fmt: skip
 
 

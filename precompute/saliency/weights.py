@@ -55,7 +55,7 @@ def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
 
 
 def fold(
-    state: dict[str, torch.Tensor], name: str, norm: str | None, biased: bool = True
+    state: dict[str, torch.Tensor], name: str, norm: str | None = None, biased: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the convolution `name`, with its batch normalisation `norm` (evaluation mode) folded in.
 
