@@ -13,22 +13,23 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precompute.base.device import check_device, find_device
 from precompute.base.errors import BadValue, UsageError, UserError
-from precompute.base.options import Parser, add_options, option, read_options
+from precompute.base.files import sweep
+from precompute.base.options import Parser, add_options, option, read_options, whole
 from precompute.base.program import command, cores, main
 from precompute.base.ranks import Process, this_process
 from precompute.datasets import DATASETS, download, read_dataset
-from precompute.saliency import DETECTORS, needs_weights
+from precompute.datasets.listing import Listing
+from precompute.saliency import DETECTORS, make_detector, needs_weights
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # NumPy and h5py come with these
     from precompute.base.boxfile import BoxCache
-    from precompute.datasets.listing import Listing
     from precompute.kept_maps import KeptMaps
     from precompute.scan import Scan, ScanSettings
     from precompute.shards import Shards
@@ -70,8 +71,9 @@ class BoxSettings:
     json: bool = option(False, "print the summary as one JSON document at the end")
 
     def __post_init__(self) -> None:
-        if self.source not in ("auto", "gt", "maps", *DETECTORS) and ":" not in self.source:
-            raise BadValue("source", self.source, ["auto", "gt", "maps", *DETECTORS, "module:Class"])
+        sources = ("auto", "gt", "maps", *DETECTORS, "module:Class")
+        if self.source not in sources and ":" not in self.source:
+            raise BadValue("source", self.source, sources)
         if (self.source == "maps") != (self.maps is not None):
             raise UsageError("--source maps and --maps DIR belong together")
         if self.weights is not None and self.source != "auto" and not needs_weights(self.source):
@@ -79,9 +81,8 @@ class BoxSettings:
             raise BadValue("weights", self.weights, f"left out: --source {self.source} has none; {takers} take them")
         if self.keep_maps is not None and self.source in ("gt", "maps"):
             raise BadValue("keep_maps", self.keep_maps, f"left out: --source {self.source} makes no maps")
-        for name, least in (("workers", 0), ("shard", 0)):
-            if getattr(self, name) < least:
-                raise BadValue(name, getattr(self, name), f"at least {least}")
+        for name in ("workers", "shard"):
+            whole(name, getattr(self, name))
         if not 2 <= self.grid <= 1024:
             raise BadValue("grid", self.grid, "from 2 to 1024 (64 is enough, see the documentation)")
         if self.value is not None and not 0 <= self.value <= 1:
@@ -121,8 +122,8 @@ def make_boxes(settings: BoxSettings | str = "demo", *, say: Say = print, **opti
 
         make_boxes("cub", root="data/CUB_200_2011", out="cache/cub.h5")
 
-    `settings`: all of them, or the data set's name; `options`: further fields of `BoxSettings`. `say` gets every line
-    of the command's report. This process works alone, under torchrun too. Raises UserError.
+    `settings`: all of them, or the data set's name; `options`: further fields of `BoxSettings`. `say` prints a line of
+    the report. This process works alone, under torchrun too. Raises UserError.
     """
     if isinstance(settings, str):
         settings = BoxSettings(dataset=settings)
@@ -147,9 +148,8 @@ def _made(settings: BoxSettings, ranks: Process, say: Say) -> "tuple[BoxCache, d
     return cache, report(cache, not written, out, listing.root, time.perf_counter() - started, say)
 
 
-def choose(settings: BoxSettings, listing: "Listing", ranks: Process) -> tuple["ScanSettings", str]:
+def choose(settings: BoxSettings, listing: Listing, ranks: Process) -> tuple["ScanSettings", str]:
     """The scan's settings for this set, and the reasons in words. UserError for a source that the set does not have."""
-    from precompute.saliency import make_detector
     from precompute.scan import ScanSettings
     from precompute.search.forms import Form
 
@@ -166,21 +166,19 @@ def choose(settings: BoxSettings, listing: "Listing", ranks: Process) -> tuple["
             if given:
                 raise UserError(f"{flag}: annotated boxes are not searched for; take a detector with --source")
         return ScanSettings(truth=True, detector=None), why
-    detector = settings.source
-    if detector == "auto":
-        detector = "u2net" if settings.weights else FALLBACK
+    asked = settings.source != "auto"
+    detector = settings.source if asked else "u2net" if settings.weights else FALLBACK
     device, device_why = ("cpu", "it only reads files") if detector == "maps" else _device(settings.device, ranks)
     value = settings.value
     if value is None and settings.form == "tempered":
         value = 0.02 if detector == "maps" else make_detector(detector, weights=settings.weights).gamma
     form, grid = Form(settings.form, value), settings.grid
-    scan_settings = ScanSettings(truth, detector, form, grid, settings.weights, device, settings.maps)
     why = f"{detector} on {device} ({device_why}), Eq. 2 {form.name} {form.number:g}, {grid}x{grid} maps"
     if truth:
         why = f"the set's annotation (gt) where a picture has one, else {why}"
-    elif settings.source == "auto":
+    elif not asked:
         why = f"{why}: the set has no annotated boxes"
-    return scan_settings, why
+    return ScanSettings(truth, detector, form, grid, settings.weights, device, settings.maps), why
 
 
 def _device(name: str, ranks: Process) -> tuple[str, str]:
@@ -195,90 +193,64 @@ def _device(name: str, ranks: Process) -> tuple[str, str]:
     return str(device), "as asked"
 
 
-def _write(settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings", ranks: Process, say: Say) -> bool:
+def _write(settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings", ranks: Process, say: Say) -> bool:
     """Writes the box file, all ranks together; False where the file that is there is what they would write."""
     from precompute.base.boxfile import write
-    from precompute.base.files import sweep
     from precompute.scan import Scan
-    from precompute.shards import Shards, merge
+    from precompute.shards import merge
 
-    out = settings.path
-    decision = ranks.decide(lambda: _decide(settings, listing, scan_settings))
-    if decision is None:
+    plan = ranks.decide(lambda: _decide(settings, listing, scan_settings))
+    if plan is None:
         return False
-    provenance, key = decision
-    shards = Shards(out, key, len(listing), settings.shard)
+    provenance, shards, keep = plan
     shards.prepare()
-    keep = _kept_maps(settings, provenance, scan_settings)
     scan = Scan(listing, scan_settings, settings.workers or max(1, cores() // ranks.local_world), keep)
-    with single_threaded(scan_settings.model is not None and scan_settings.device == "cpu"):
+
+    def finish() -> None:
+        # A shard that another run has removed meanwhile is made again.
+        parts = [shards.load(k) or scan.run(*shards.span(k)) for k in range(len(shards))]
+        write(settings.path, merge(listing, parts, provenance))
+        shards.remove()
+        sweep(settings.path)
+        if keep is not None:
+            keep.sweep()
+
+    with contextlib.ExitStack() as stack:
+        if scan_settings.model is not None and scan_settings.device == "cpu":
+            import torch
+
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)  # every thread of the scan has a batch of its own
         _make_shards(scan, shards, keep, ranks, say)
         ranks.wait()
-
-        def finish() -> None:
-            # A shard that another run has tidied away meanwhile is made once more.
-            parts = [shards.load(k) or scan.run(*shards.span(k)) for k in range(len(shards))]
-            write(out, merge(listing, parts, provenance))
-            shards.remove()
-            sweep(out)
-            if keep is not None:
-                keep.sweep()
-
         ranks.decide(finish)
     return True
 
 
 def _decide(
-    settings: BoxSettings, listing: "Listing", scan_settings: "ScanSettings"
-) -> tuple[dict[str, Any], str] | None:
-    """Provenance and the key of the shards; None where the file that is there will do."""
-    from precompute.base.files import sweep
+    settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings"
+) -> "tuple[dict[str, Any], Shards, KeptMaps | None] | None":
+    """Provenance, shards and the folder for maps of a new file; None where the file that is there will do."""
+    from precompute.kept_maps import KeptMaps
     from precompute.provenance import described, digest, reusable, versions
     from precompute.shards import Shards, annotations, fingerprint
 
     lasting, passing = fingerprint(listing)
-    provenance = {
-        "config": described(settings.dataset, listing, scan_settings),
-        "fingerprint": lasting,
-        "annotations": annotations(listing),
-        "versions": versions(scan_settings),
-    }
-    key = digest([provenance, passing, scan_settings.device.split(":")[0]])
+    config, device = described(settings.dataset, listing, scan_settings), scan_settings.device.split(":")[0]
+    provenance = {"config": config, "fingerprint": lasting, "annotations": annotations(listing)}
+    provenance["versions"] = versions(scan_settings)
+    shards = Shards(settings.path, digest([provenance, passing, device]), len(listing), settings.shard)
     old = None if settings.rebuild else reusable(settings.path, provenance, listing)
-    keep = _kept_maps(settings, provenance, scan_settings)
-    if keep is not None:
+    keep = None
+    if settings.keep_maps is not None:
+        about = {name: config[name] for name in ("dataset", "detector", "grid")}
+        keep = KeptMaps(settings.keep_maps, about | {"device": device, "fingerprint": lasting})
         keep.prepare(listing.root)
-    if old is None or not (keep is None or keep.complete(old)):
-        return provenance, key
-    Shards(settings.path, key, len(listing), settings.shard).tidy()
+    if old is None or (keep is not None and not keep.complete(old)):
+        return provenance, shards, keep
+    shards.tidy()
     sweep(settings.path)
     return None
-
-
-def _kept_maps(settings: BoxSettings, provenance: dict[str, Any], scan_settings: "ScanSettings") -> "KeptMaps | None":
-    from precompute.kept_maps import KeptMaps
-
-    if settings.keep_maps is None:
-        return None
-    about = {name: provenance["config"][name] for name in ("dataset", "detector", "grid")}
-    device = scan_settings.device.split(":")[0]
-    return KeptMaps(settings.keep_maps, about | {"device": device, "fingerprint": provenance["fingerprint"]})
-
-
-@contextlib.contextmanager
-def single_threaded(needed: bool) -> Iterator[None]:
-    """Torch works with one thread in the block where that is `needed`: every thread of the scan has its own batch."""
-    if not needed:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks: Process, say: Say) -> None:
@@ -293,16 +265,16 @@ def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks:
     ranks.wait()  # every rank has looked before the first new shard appears
     if len(wanted) < len(shards):
         say(f"an earlier run was interrupted: {len(shards) - len(wanted)} of {len(shards)} parts are there already")
-    wanted = wanted[ranks.rank :: ranks.world]
-    total = sum(b - a for a, b in map(shards.span, wanted))
-    look: dict[str, Any] = {"unit": "image", "dynamic_ncols": True, "leave": False, "disable": None}  # no terminal: off
-    with tqdm(total=total, desc="pictures", **look) as bar:
-        for k in wanted:
-            shards.store(k, scan.run(*shards.span(k), on_done=bar.update))
+    spans = {k: shards.span(k) for k in wanted[ranks.rank :: ranks.world]}
+    total = sum(stop - start for start, stop in spans.values())
+    # `disable=None`: no bar where stderr is no terminal.
+    with tqdm(total=total, desc="pictures", unit="image", dynamic_ncols=True, leave=False, disable=None) as bar:
+        for k, span in spans.items():
+            shards.store(k, scan.run(*span, on_done=bar.update))
 
 
 def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, say: Say) -> dict[str, Any]:
-    """Says the summary, for people; returns it as JSON values."""
+    """Prints the summary by `say`; returns it as JSON values."""
     splits, sources = cache.counts()
     sources = {name: count for name, count in sources.items() if count}
     shown = ", ".join(f"{count} {name}" for name, count in sources.items())
@@ -321,8 +293,8 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
     else:
         size = out.stat().st_size / 1e6
         say(f"{out} written: {size:.2f} MB in {seconds:.1f} s ({len(cache) / seconds:.0f} pictures/s)")
-        look = command("precompute.inspect", out, "--root", root, "--sheet", out.with_suffix(".png"))
-        say(f"Look at it: {look}")
+        sheet = out.with_suffix(".png")
+        say(f"Look at it: {command('precompute.inspect', out, '--root', root, '--sheet', sheet)}")
     facts = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
     facts |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
     return facts | {"notes": notes, "reused": reused, "seconds": round(seconds, 3)}

@@ -7,21 +7,11 @@ Exit status 1 where a picture is missing or has changed.
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import BadValue, UserError
+from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, option, read_options
-from precompute.base.program import check_out, main, progress
-
-MAP = "its map"  # caption on a sheet
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from precompute.base.boxfile import BoxCache
+from precompute.base.program import check_out, main
 
 
 @dataclass(frozen=True)
@@ -56,227 +46,27 @@ def program(argv: list[str] | None = None) -> int:
         check_format(config.sheet, "--sheet")
     check_out(config.sheet, "--sheet")
 
+    from precompute import inspection
     from precompute.base.boxfile import BoxCache
 
     cache = BoxCache.open(parsed.file)
     cache.indices(config.split)  # an unknown split shows before all pictures are read
-    facts = summary(cache)
-    print_summary(parsed.file, cache, facts)
+    facts = inspection.summary(cache)
+    inspection.print_summary(parsed.file, cache, facts)
     if config.quarantine:
-        print_quarantine(cache)
-    root = find_root(cache, config)
+        print("\n".join(f"  {bad.path}: {bad.reason}" for bad in cache.quarantine) or "  nothing was left out")
+    root = inspection.find_root(cache, config.root, config.check, needed=config.sheet is not None)
     problems: list[str] = []
     if root is not None:
-        problems = verify(cache, root, config.check)
-        facts["foreground"] = print_foreground(cache, root)
+        problems = inspection.verify(cache, root, config.check)
+        facts["foreground"] = inspection.print_foreground(cache, root)
         facts["verified"] = {"root": str(root), "check": config.check, "problems": problems}
         if config.sheet:
-            write_sheet(cache, root, config)
+            inspection.write_sheet(cache, root, config.sheet, config.images, config.split, config.weights)
             facts["sheet"] = config.sheet
     if config.json:
         print(json.dumps(facts))
     return 1 if problems else 0
-
-
-def find_root(cache: "BoxCache", config: Config) -> Path | None:
-    """The folder of the pictures; None where it is not needed and not there. Raises UserError."""
-    given = config.root or cache.provenance.get("config", {}).get("root")
-    if given is not None and Path(given).is_dir():
-        return Path(given)
-    if config.root or config.sheet:
-        raise UserError(f"--root {given}: there is no such folder; say where the pictures of {cache.dataset} are")
-    if config.check != "none":
-        print(f"pictures not compared: {given} is not here (say where they are with --root)")
-    return None
-
-
-def summary(cache: "BoxCache") -> dict[str, Any]:
-    """Counts, shape of the boxes and their agreement with the truth, as JSON values."""
-    import numpy as np
-
-    from precompute.base.boxmath import agreement
-
-    areas = (cache.boxes[:, 2:] - cache.boxes[:, :2]).astype(np.float64).prod(1)
-    centres = (cache.boxes[:, 2:] + cache.boxes[:, :2]) / 2
-    splits, sources = cache.counts()
-    facts: dict[str, Any] = {
-        "dataset": cache.dataset,
-        "images": len(cache),
-        "classes": len(cache.class_names),
-        "labelled": int((cache.labels >= 0).sum()),
-        "splits": splits,
-        "sources": sources,
-        "quarantined": len(cache.quarantine),
-        "not_plain": int((~cache.plain).sum()),
-        "area": {str(q): float(np.quantile(areas, q / 100)) for q in (5, 25, 50, 75, 95)},
-        "area_mean": float(areas.mean()),
-        "area_histogram": np.histogram(areas, 10, (0, 1 + 1e-6))[0].tolist(),
-        "off_centre": float((np.abs(centres - 0.5).max(1) > 0.15).mean()),
-        "score_mean": float(cache.scores.mean()),
-        "provenance": dict(cache.provenance),
-    }
-    detected = cache.sources != 0  # annotated boxes would only agree with themselves
-    if cache.truths is not None and detected.any():
-        facts["agreement"] = agreement(cache.boxes[detected], cache.truths[detected])
-    return facts
-
-
-def print_summary(file: str, cache: "BoxCache", facts: dict[str, Any]) -> None:
-    config = cache.provenance.get("config", {})
-    counts = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
-    sources = ", ".join(f"{count} {name}" for name, count in facts["sources"].items() if count)
-    print(f"{file}: {cache.dataset}, {len(cache)} pictures ({counts}), {len(cache.class_names)} classes")
-    print(f"boxes       {sources}")
-    for key, value in config.items():
-        print(f"  {key:<9} {value}")
-    quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
-    print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
-    largest = max(facts["area_histogram"])
-    for i, count in enumerate(facts["area_histogram"]):
-        print(f"  {i / 10:.1f}-{(i + 1) / 10:.1f} {'#' * round(40 * count / largest):<40} {count}")
-    print(f"off centre  {facts['off_centre']:.0%} (centre more than 0.15 of a side from the middle)")
-    if "agreement" in facts and facts["agreement"]["pictures"]:
-        a = facts["agreement"]
-        print(f"agreement with the set's annotated boxes, {a['pictures']} pictures:")
-        print(f"  these boxes        mean IoU {a['mean_iou']:.3f}, IoU >= 0.5: {a['iou_at_least_half']:.2f}")
-        middle = a["centred_mean_iou"], a["centred_iou_at_least_half"]
-        print(f"  best centred box   mean IoU {middle[0]:.3f}, IoU >= 0.5: {middle[1]:.2f}")
-    for what, count in cache.provenance.get("notes", {}).items():
-        print(f"note        {count} {what}")
-    more = "" if not cache.quarantine else " (--quarantine lists them)"
-    print(f"left out    {len(cache.quarantine)}{more}")
-
-
-def print_quarantine(cache: "BoxCache") -> None:
-    for bad in cache.quarantine:
-        print(f"  {bad.path}: {bad.reason}")
-    if not cache.quarantine:
-        print("  nothing was left out")
-
-
-def verify(cache: "BoxCache", root: Path, check: str) -> list[str]:
-    """Reads every picture and compares it with the file; returns the differences and prints the first ten."""
-    from precompute.base.errors import BadFile
-
-    if check == "none":
-        return []
-
-    def problem(i: int) -> str | None:
-        try:
-            if check == "size":
-                cache.check_size(root, i)
-            else:
-                cache.read(root, i, "hash")
-        except BadFile as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(8) as pool:
-        texts = progress(pool.map(problem, range(len(cache))), total=len(cache), what="compared", unit="image")
-        problems = [text for text in texts if text is not None]
-    how = "contents" if check == "hash" else "sizes"
-    if problems:
-        print(f"pictures    {len(problems)} of {len(cache)} below {root} are missing or have changed:")
-        for text in problems[:10]:
-            print(f"  {text}")
-    else:
-        print(f"pictures    all {len(cache)} below {root} are as they were ({how} compared)")
-    return problems
-
-
-def print_foreground(cache: "BoxCache", root: Path) -> dict[str, Any]:
-    """Prints the share of foreground in SaliencySwap's patches, where the set has masks; returns it as JSON values."""
-    from precompute.datasets import DATASETS, read_dataset
-    from precompute.patches import foreground
-
-    if cache.dataset not in DATASETS or not DATASETS[cache.dataset].masks:
-        return {}
-    try:
-        shares = foreground(cache, read_dataset(cache.dataset, root))
-    except UserError as error:
-        print(f"foreground  not measured: {str(error).splitlines()[0]}")
-        return {}
-    if shares:
-        print("foreground in SaliencySwap's patches: mean share, and share of patches with a quarter of it or more")
-        for name, share in shares.items():
-            print(f"  {name:<18} {share['mean']:.3f}  {share['quarter_or_more']:.3f}")
-    return shares
-
-
-def detector_of(cache: "BoxCache", weights: str | None):
-    """The detector that made the boxes, or None: annotated boxes, maps from a folder, weights not at hand."""
-    from precompute.saliency import DETECTORS, make_detector
-
-    name = cache.provenance.get("config", {}).get("detector", {}).get("detector", "")
-    name = "u2net" if name == "u2netp" else name
-    if name not in DETECTORS:
-        return None
-    if DETECTORS[name].needs_weights and weights is None:
-        print("sheet       without maps: their detector needs --weights FILE")
-        return None
-    return make_detector(name, weights=weights)
-
-
-def saliency_of(detector: Any, data: bytes, banner: int, grid: int) -> tuple["np.ndarray", list[float]]:
-    """A picture's map as uint8 [grid, grid, 3], and the box of Eq. 2 taken literally: one bright pixel."""
-    import numpy as np
-
-    from precompute.base import pixels
-    from precompute.scan import detect_maps
-    from precompute.search.forms import Form, find_boxes, quantise
-
-    small = pixels.thumbnail(data, detector.side, banner=banner)[1]
-    maps = quantise(detect_maps(detector, np.stack([small]), grid, "cpu"))
-    literal = (find_boxes(maps, Form("literal"))[0] / grid).tolist()
-    return np.repeat(maps[0][..., None], 3, 2), literal
-
-
-def write_sheet(cache: "BoxCache", root: Path, config: Config) -> None:
-    """Pictures spread evenly over the set: box green; a detector's with the annotated box white, the literal red."""
-    import numpy as np
-    from PIL import Image
-
-    from precompute.base import pixels
-    from precompute.base.errors import BadFile
-    from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
-
-    rows = cache.indices(config.split)
-    if not len(rows):
-        raise UserError(f"--split {config.split}: no picture in it")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(config.images, len(rows))).round().astype(int)]
-    detector = detector_of(cache, config.weights)
-    grid = cache.provenance.get("config", {}).get("grid", 64)
-    tiles = []
-    for i in chosen.tolist():
-        try:
-            data = cache.read(root, i)
-            rgb = pixels.decode(data)[: cache.heights[i]]
-        except (BadFile, pixels.BadImage):
-            continue  # named by verify
-        boxes = [(cache.boxes[i].tolist(), GREEN)]
-        if cache.truths is not None and cache.sources[i] != 0 and not np.isnan(cache.truths[i, 0]):
-            boxes.insert(0, (cache.truths[i].tolist(), WHITE))
-        shown = None
-        if detector is not None:
-            shown, literal = saliency_of(detector, data, int(cache.banners[i]), grid)
-            boxes.append((literal, RED))
-        score = f"{cache.scores[i]:.2f} " if cache.sources[i] != 0 else ""  # annotated boxes have none to speak of
-        tiles.append(Tile(rgb, score + Path(cache.path(i)).name, boxes))
-        if shown is not None:
-            height, width = rgb.shape[:2]
-            map_pixels = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST))
-            tiles.append(Tile(map_pixels, MAP, boxes[-2:]))
-    if not tiles:
-        raise UserError(f"--sheet: none of the chosen pictures below {root} is the picture that was cached")
-    title = f"{cache.dataset}: boxes green" + (", annotated boxes white" if cache.truths is not None else "")
-    if (cache.sources[chosen] != 0).any():
-        title += ", mean saliency inside before the name"
-    if detector is not None:
-        title += ", Eq. 2 taken literally red; maps beside"
-    picture = contact_sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], title=title)
-    save(picture, config.sheet or "")
-    count = sum(tile.caption != MAP for tile in tiles)
-    print(f"sheet       {config.sheet}: {count} pictures, {picture.width}x{picture.height} px")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
 from precompute.base.files import replacing, sweep
 from precompute.base.maps import map_names
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from precompute.base.boxfile import BoxCache
 
 _ABOUT = "maps.json"
 
@@ -48,14 +47,12 @@ class KeptMaps:
             with replacing(stamp) as temporary:
                 temporary.write_text(json.dumps(self._about, indent=1) + "\n")
 
-    def write(self, path: str, grid: "np.ndarray") -> None:
+    def write(self, path: str, grid: np.ndarray) -> None:
         """Writes the map of the picture `path`."""
-        from PIL import Image
-
         with replacing(self._name(path)) as temporary:
             Image.fromarray(grid).save(temporary, format="PNG")
 
-    def complete(self, rows: "BoxCache") -> bool:
+    def complete(self, rows: BoxCache) -> bool:
         """Whether every picture of `rows` whose box is not annotated has its map here."""
         return all(self._name(rows.path(i)).is_file() for i in (rows.sources != 0).nonzero()[0].tolist())
 

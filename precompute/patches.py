@@ -1,5 +1,6 @@
 """The share of foreground in the patches that SaliencySwap would cut, for sets that come with masks."""
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import numpy as np
 from precompute.base.boxfile import BoxCache
 from precompute.base.boxmath import best_centred, centred
 from precompute.datasets.listing import BadRow, Listing
+from precompute.datasets.masks import extent
 
 _LAMBDA = 0.5  # a patch covers U(λ, 1) of its box (METHOD.md), aspect 3/4 to 4/3 in pixels
 _RRC = 0.2  # MoCo v2's crop, the baseline: U(0.2, 1) of the whole picture
@@ -44,16 +46,12 @@ def foreground(cache: BoxCache, listing: Listing, most: int = 500) -> dict[str, 
     rows = np.unique(np.linspace(0, len(cache) - 1, min(most, len(cache))).round().astype(int)).tolist()
     masks, boxes, truths = [], [], []
     for i in rows:
-        try:
-            mask = listing.mask(row_of[cache.path(i)]) if cache.path(i) in row_of else None
-        except BadRow:
-            continue
-        if mask is not None and mask.any():
-            ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            size = np.array([mask.shape[1], mask.shape[0]] * 2)
-            masks.append(mask)
-            boxes.append(cache.boxes[i].astype(np.float64))
-            truths.append(np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1]) / size)
+        path = cache.path(i)
+        with contextlib.suppress(BadRow):
+            if path in row_of and (mask := listing.mask(row_of[path])) is not None:
+                truths.append(extent(mask, path).edges / np.tile(mask.shape[::-1], 2))
+                masks.append(mask)
+                boxes.append(cache.boxes[i].astype(np.float64))
     if not masks:
         return {}
     middle, _ = best_centred(np.array(truths))

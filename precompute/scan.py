@@ -1,11 +1,12 @@
 """The scan of the pictures: every file is read, hashed and decoded once; damaged files are named and left out."""
 
+import contextlib
 import hashlib
 import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy as np
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache, Quarantined
 from precompute.base.maps import find_map
-from precompute.datasets.listing import BadRow, Box, Listing, clip_box
+from precompute.datasets.listing import BadRow, Listing, clip_box
 from precompute.kept_maps import KeptMaps
 from precompute.saliency import Detector, make_detector
 from precompute.search.forms import Form, find_boxes, quantise
@@ -24,8 +25,6 @@ from precompute.search.forms import Form, find_boxes, quantise
 UNUSABLE = "annotated boxes that make no sense (boxes come from a detector here)"
 GT_CHUNK = 32  # pictures one thread takes at a time when it only decodes
 _GT, _WHOLE, _DETECTED = range(3)  # where a box comes from: indices into `source_names`
-_EVERYTHING = (0.0, 0.0, 1.0, 1.0)
-
 Edges = tuple[float, float, float, float]
 
 
@@ -55,28 +54,22 @@ class ScanSettings:
 
 
 class _Picture(NamedTuple):
-    """A good picture before its box is known. `truth`: its annotated box in [0, 1]."""
+    """A good picture: a row of the box file. `truth`: its annotated box in [0, 1]."""
 
-    row: int
+    row: int  # of the listing
     size: int
     digest: bytes
     info: pixels.ImageInfo
     truth: Edges | None
-
-
-class _Boxed(NamedTuple):
-    """A picture with its box: one row of the box file."""
-
-    picture: _Picture
-    box: Edges = _EVERYTHING
+    box: Edges = (0.0, 0.0, 1.0, 1.0)
     source: int = _WHOLE
     score: float = 0.0
 
 
 class _Chunk(NamedTuple):
-    """The result of some rows: good pictures, damaged ones, and how often something was mended."""
+    """The result of some rows: good pictures, damaged pictures, and how often something was mended."""
 
-    rows: list[_Boxed]
+    rows: list[_Picture]
     bad: list[Quarantined]
     notes: Counter[str]
 
@@ -89,10 +82,7 @@ class Scan:
 
     def __init__(self, listing: Listing, settings: ScanSettings, workers: int, keep: KeptMaps | None = None) -> None:
         """`keep`: where the maps of a detector go."""
-        self.listing = listing
-        self.settings = settings
-        self.workers = workers
-        self._keep = keep
+        self.listing, self.settings, self.workers, self._keep = listing, settings, workers, keep
         self._stop = threading.Event()
 
     def run(self, start: int, stop: int, on_done: Callable[[int], object] = lambda count: None) -> BoxCache:
@@ -134,51 +124,47 @@ class Scan:
                 unboxed.append(picture)
                 small.append(small_rgb)
             elif picture.truth is not None:
-                out.rows.append(_Boxed(picture, picture.truth, _GT, 1.0))
+                out.rows.append(picture._replace(box=picture.truth, source=_GT, score=1.0))
             else:
-                out.rows.append(_Boxed(picture))
+                out.rows.append(picture)
         if small:
             out.rows.extend(self._detect(unboxed, np.stack(small)))
-            out.rows.sort(key=lambda boxed: boxed.picture.row)
+            out.rows.sort()  # by `row`, which no two share
         return out
 
     def _picture(self, row: int, notes: Counter[str]) -> tuple[_Picture, np.ndarray | None]:
-        """Reads and judges one picture; its small version (or its ready map) only where a map must give the box."""
+        """Reads and checks a picture; its small version (or its ready map) only where a map must give the box."""
         data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
         banner, limit = self.listing.banner, self.settings.max_pixels
-        box = self._annotated(row, notes)
-        model = None
+        box = truth = model = small = None
+        with self._unusable(notes):
+            box = self.listing.box(row)
         searched = self.settings.detector is not None and not (self.settings.truth and box is not None)
         if searched and (model := self.settings.model) is not None:
             info, small = pixels.thumbnail(data, model.side, banner=banner, max_pixels=limit)
         else:
-            info, small = pixels.check(data, max_pixels=limit), None
+            info = pixels.check(data, max_pixels=limit)
             if info.height <= banner:
                 raise pixels.BadImage(f"{info.height} rows, all of them within the banner of {banner}")
             if searched:
                 small = self._ready_map(row, notes)
-        truth = None
         if box is not None:
-            try:
+            with self._unusable(notes):
                 truth, clipped = clip_box(box, info.width, info.height - banner)
                 notes.update({"annotated boxes clipped to their pictures": 1} if clipped else {})
-            except BadRow:
-                if self.settings.truth:
-                    raise
-                notes[UNUSABLE] += 1
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
 
-    def _annotated(self, row: int, notes: Counter[str]) -> Box | None:
-        """The annotated box. One that makes no sense is a fault only where boxes come from the annotation."""
+    @contextlib.contextmanager
+    def _unusable(self, notes: Counter[str]) -> Iterator[None]:
+        """An annotated box that makes no sense is a fault only if boxes come from the annotation, else a note."""
         try:
-            return self.listing.box(row)
+            yield
         except BadRow:
             if self.settings.truth:
                 raise
             notes[UNUSABLE] += 1
-            return None
 
     def _ready_map(self, row: int, notes: Counter[str]) -> np.ndarray:
         """The map uint8 [grid, grid] that lies ready for a picture; all 0 (no box) where there is none."""
@@ -193,7 +179,7 @@ class Scan:
         except pixels.BadImage as error:
             raise pixels.BadImage(f"its map {path}: {error}") from error
 
-    def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[_Boxed]:
+    def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[_Picture]:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""
         model, grid = self.settings.model, self.settings.grid
         maps = quantise(small if model is None else detect_maps(model, small, grid, self.settings.device))
@@ -202,19 +188,16 @@ class Scan:
         for picture, grid_map, (x0, y0, x1, y1) in zip(pictures, maps, rects.tolist(), strict=True):
             if self._keep is not None:
                 self._keep.write(self.listing.paths[picture.row], grid_map)
-            if not x1:  # an empty map
-                out.append(_Boxed(picture))
-                continue
-            score = int(grid_map[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255
-            out.append(_Boxed(picture, (x0 / grid, y0 / grid, x1 / grid, y1 / grid), _DETECTED, score))
+            if x1:  # else an empty map
+                score = int(grid_map[y0:y1, x0:x1].sum(dtype=np.int64)) / ((x1 - x0) * (y1 - y0)) / 255
+                box = (x0 / grid, y0 / grid, x1 / grid, y1 / grid)
+                picture = picture._replace(box=box, source=_DETECTED, score=score)
+            out.append(picture)
         return out
 
     def _table(self, whole: _Chunk) -> BoxCache:
-        listing, rows = self.listing, whole.rows
-        pictures = [boxed.picture for boxed in rows]
+        listing, pictures = self.listing, whole.rows
         index = np.array([p.row for p in pictures], np.int64)
-        paths = [listing.paths[i].encode() for i in index]
-        width_of_path = max((len(p) for p in paths), default=1)
         truths = None
         if listing.has_boxes and self.settings.detector:
             truths = np.array([p.truth or (np.nan,) * 4 for p in pictures], np.float32).reshape(-1, 4)
@@ -223,7 +206,7 @@ class Scan:
             class_names=listing.class_names,
             split_names=listing.split_names,
             source_names=self.settings.source_names,
-            paths=np.array(paths, dtype=f"S{width_of_path}"),
+            paths=np.array([listing.paths[i].encode() for i in index], np.bytes_),
             file_sizes=np.array([p.size for p in pictures], np.int64),
             hashes=np.frombuffer(b"".join(p.digest for p in pictures), np.uint8).reshape(-1, 16),
             widths=np.array([p.info.width for p in pictures], np.int32),
@@ -231,9 +214,9 @@ class Scan:
             banners=np.full(len(pictures), listing.banner, np.int16),
             labels=listing.labels[index],
             splits=listing.splits[index],
-            boxes=np.array([boxed.box for boxed in rows], np.float32).reshape(-1, 4),
-            sources=np.array([boxed.source for boxed in rows], np.uint8),
-            scores=np.array([boxed.score for boxed in rows], np.float32),
+            boxes=np.array([p.box for p in pictures], np.float32).reshape(-1, 4),
+            sources=np.array([p.source for p in pictures], np.uint8),
+            scores=np.array([p.score for p in pictures], np.float32),
             plain=np.array([p.info.plain for p in pictures], bool),
             truths=truths,
             quarantine=tuple(whole.bad),
@@ -256,7 +239,7 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
 def read_file(path: str) -> bytes:
     """A regular file's bytes. Raises BadImage where it cannot be read: no file is worth the end of a long run."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe, on which reading would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe, which might block for ever
             raise pixels.BadImage("not a regular file")
         with open(path, "rb") as file:
             return file.read()

@@ -6,10 +6,13 @@ Any process may make any shard; two processes that make the same shard write the
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import numpy as np
 
 from precompute.base.boxfile import COLUMNS, BoxCache, write
 from precompute.base.errors import UserError
-from precompute.datasets.listing import Listing
+from precompute.datasets.listing import Box, Listing
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
@@ -48,12 +51,15 @@ def fingerprint(listing: Listing) -> tuple[str, str]:
 
 def annotations(listing: Listing) -> str:
     """A hash of what the set's own files say: classes, labels, splits, boxes and their faults."""
-    digest = hashlib.sha256()
-    about = [listing.class_names, listing.split_names, sorted(listing.box_faults.items()), listing.banner]
+    boxes = listing.boxes or ()
+    faults = [(i, box) for i, box in enumerate(boxes) if isinstance(box, str)]
+    edges = np.array([box.edges if isinstance(box, Box) else (math.nan,) * 4 for box in boxes], np.float64)
+    about = [listing.class_names, listing.split_names, faults, listing.banner]
     about += [[(bad.path, bad.reason) for bad in listing.quarantine], sorted(listing.notes.items())]
-    digest.update(json.dumps(about).encode())
-    for column in (listing.labels, listing.splits, listing.edges):
-        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for column in (listing.labels, listing.splits):
+        digest.update(column.tobytes())
+    digest.update(b"none" if listing.boxes is None else edges.tobytes())
     return digest.hexdigest()
 
 
@@ -76,10 +82,10 @@ class Shards:
         return k * self.length, min((k + 1) * self.length, self.rows)
 
     def prepare(self) -> None:
-        """Makes the folder: where it cannot be made or written, that is said before the work and not after it."""
+        """Makes the folder. Raises OSError where it cannot be made or written: before the work and not after it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"probe.{os.getpid()}").touch()
-        (self.folder / f"probe.{os.getpid()}").unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
 
     def path(self, k: int) -> Path:
         return self.folder / f"{k:06d}.h5"
@@ -109,7 +115,7 @@ class Shards:
 
 
 def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) -> BoxCache:
-    """One box file of all shards, in their order. Equal shards give an equal result. UserError without any picture."""
+    """The box file of all shards, in their order. Raises UserError where no picture is left."""
     quarantine = [*listing.quarantine, *(bad for shard in shards for bad in shard.quarantine)]
     if not sum(map(len, shards)):
         reasons = "\n".join(f"{bad.path}: {bad.reason}" for bad in quarantine[:5])
@@ -120,12 +126,5 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
     columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
     if shards[0].truths is not None:
         columns["truths"] = np.concatenate([shard.truths for shard in shards if shard.truths is not None])
-    return BoxCache(
-        dataset=listing.dataset,
-        class_names=listing.class_names,
-        split_names=listing.split_names,
-        source_names=shards[0].source_names,
-        quarantine=tuple(quarantine),
-        provenance=provenance | {"notes": dict(notes)},
-        **columns,
-    )
+    provenance = provenance | {"notes": dict(notes)}
+    return dataclasses.replace(shards[0], quarantine=tuple(quarantine), provenance=provenance, **columns)

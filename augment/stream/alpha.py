@@ -14,6 +14,7 @@ from augment.stream.imageset import ImageSet
 from augment.views.plan import Plan
 from precompute.base import pixels
 from precompute.base.errors import UserError
+from precompute.base.maps import find_map, map_names
 
 
 class MapFolder:
@@ -24,24 +25,21 @@ class MapFolder:
         self.folder, self._images = Path(folder), pictures
         if not self.folder.is_dir():
             raise UserError(f"maps={folder}: no such folder; it should hold a grey PNG a picture")
-        missing = [path for row in rows.tolist() if not (path := self.path(row)).is_file()]
+        missing = [path for path in map(pictures.path, rows.tolist()) if find_map(str(folder), path) is None]
         if missing:
+            first = map_names(str(folder), missing[0])[0]
             raise UserError(
-                f"maps={folder}: no map for {len(missing)} of {len(rows)} images; {missing[0]} would be the first"
+                f"maps={folder}: no map for {len(missing)} of {len(rows)} images; {first} would be the first"
             )
 
-    def path(self, row: int) -> Path:
-        """The file of an image's map: the image's path with .png in place of its ending, else appended to it."""
-        name = self.folder / self._images.path(row)
-        instead = name.with_suffix(".png")
-        return instead if instead.is_file() else name.with_name(name.name + ".png")
-
     def __call__(self, row: int) -> np.ndarray:
-        """uint8 [h, w]. Raises UserError for a file that is no picture."""
+        """uint8 [h, w]. Raises UserError for a file that is missing or no picture."""
+        path = self._images.path(row)
+        file = Path(find_map(str(self.folder), path) or map_names(str(self.folder), path)[0])
         try:
-            return pixels.decode(self.path(row).read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
+            return pixels.decode(file.read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
         except (OSError, pixels.BadImage) as error:
-            raise UserError(f"{self.path(row)}: cannot be read as a map: {error}") from error
+            raise UserError(f"{file}: cannot be read as a map: {error}") from error
 
 
 def with_alpha(plan: Plan, maps: Callable[[int], np.ndarray], sides: np.ndarray) -> Plan:

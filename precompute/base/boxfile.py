@@ -15,11 +15,12 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,6 +31,7 @@ from precompute.base.files import replacing
 SCHEMA = 1
 _BLOCK = 512  # HDF5 wants a power of two from 512 on
 _MAGIC = b"saliencyswap boxes, schema "
+_AGAIN = "make it again with: python -m precompute.boxes --rebuild"
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of one row; BoxCache says what they mean
     "paths": ("S", ()),
     "file_sizes": ("int64", ()),
@@ -44,7 +46,7 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of on
     "scores": ("float32", ()),
     "plain": ("bool", ()),
 }
-_HEADER = ("dataset", "class_names", "split_names", "source_names", "quarantine", "provenance")
+_NAMES = ("class_names", "split_names", "source_names")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class BoxCache:
     dataset: str
     class_names: tuple[str, ...]
     split_names: tuple[str, ...]
-    source_names: tuple[str, ...]
+    source_names: tuple[str, ...]  # "gt", "whole" (the whole picture, for want of a box) and the detector, if any
     paths: np.ndarray  # S [N]: UTF-8, relative to the root, '/' between folders
     file_sizes: np.ndarray  # int64 [N]: bytes
     hashes: np.ndarray  # uint8 [N, 16]: the first half of the file's SHA-256
@@ -76,7 +78,7 @@ class BoxCache:
     labels: np.ndarray  # int32 [N]: index into class_names, -1 unknown
     splits: np.ndarray  # uint8 [N]: index into split_names
     boxes: np.ndarray  # float32 [N, 4]
-    sources: np.ndarray  # uint8 [N]: index into source_names: "gt", a detector, or "whole" (no box was found)
+    sources: np.ndarray  # uint8 [N]: index into source_names
     scores: np.ndarray  # float32 [N]: mean saliency in the box, in [0, 1]; 1 for gt, 0 for whole
     plain: np.ndarray  # bool [N]: any decoder takes the file's bytes; else feed it pixels.to_png(bytes)
     truths: np.ndarray | None = None  # float32 [N, 4]: annotated boxes (NaN: none), where `boxes` are a detector's
@@ -104,21 +106,21 @@ class BoxCache:
         return Path(given or self.provenance.get("config", {}).get("root") or f"data/{self.dataset}")
 
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        """How many images each split has, and how many boxes each source; those with none are in it too."""
-        splits, sources = (
-            np.bincount(column, minlength=len(names)).tolist()
-            for names, column in ((self.split_names, self.splits), (self.source_names, self.sources))
-        )
-        return dict(zip(self.split_names, splits, strict=True)), dict(zip(self.source_names, sources, strict=True))
+        """The number of images of each split, and of boxes of each source; also where it is 0."""
+
+        def by_name(names: tuple[str, ...], column: np.ndarray) -> dict[str, int]:
+            return dict(zip(names, np.bincount(column, minlength=len(names)).tolist(), strict=True))
+
+        return by_name(self.split_names, self.splits), by_name(self.source_names, self.sources)
 
     def path(self, i: int) -> str:
         """Image i's path relative to the root."""
         return self.paths[i].decode()
 
     def indices(self, split: str | None = None) -> np.ndarray:
-        """int64 rows of one split, ascending (None: all). Raises UserError for a name the set does not have.
+        """int64 rows of a split, ascending (None: all). Raises UserError for a name the set does not have.
 
-        `NAME/dev` is every third image of each class of the split, `NAME/fit` the others: for choosing settings without
+        `NAME/dev` is every third image of each class of the split, `NAME/fit` the rest: for choosing settings without
         a look at the images that are held out.
         """
         if split is None:
@@ -127,7 +129,7 @@ class BoxCache:
         if name not in self.split_names or split not in (name, f"{name}/fit", f"{name}/dev"):
             raise UserError(
                 f"the set {self.dataset!r} has no split {split!r}; it has: {', '.join(self.split_names) or 'none'} "
-                "(and of each NAME/fit and NAME/dev, two thirds and one third of it)"
+                "(and of each NAME/fit and NAME/dev, two thirds and a third of it)"
             )
         rows = np.flatnonzero(self.splits == self.split_names.index(name))
         if not part:
@@ -143,28 +145,30 @@ class BoxCache:
 
         `check`: "size" compares the length, "hash" the contents too, "none" nothing.
         """
+        if check not in ("size", "hash", "none"):
+            raise BadValue("check", check, ["size", "hash", "none"])
         path = self.path(i)
         try:
             data = _contents(os.path.join(root, path), int(self.file_sizes[i]))
         except OSError as error:
             raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
-        if check not in ("size", "hash", "none"):
-            raise BadValue("check", check, ["size", "hash", "none"])
-        if check != "none" and len(data) != self.file_sizes[i]:
-            raise BadFile(path, f"changed since the boxes were made: {len(data)} bytes, not {self.file_sizes[i]}")
+        if check != "none":
+            self._compare_size(i, len(data))
         if check == "hash" and hashlib.sha256(data).digest()[:16] != self.hashes[i].tobytes():
             raise BadFile(path, "changed since the boxes were made: same size, other contents")
         return data
 
     def check_size(self, root: Path | str, i: int) -> None:
         """Raises BadFile where image i is missing or its size has changed; does not read it."""
-        path = self.path(i)
         try:
-            size = os.stat(Path(root, path)).st_size
+            size = os.stat(Path(root, self.path(i))).st_size
         except OSError as error:
-            raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
+            raise BadFile(self.path(i), f"cannot be read below {root}: {error.strerror or error}") from error
+        self._compare_size(i, size)
+
+    def _compare_size(self, i: int, size: int) -> None:
         if size != self.file_sizes[i]:
-            raise BadFile(path, f"changed since the boxes were made: {size} bytes, not {self.file_sizes[i]}")
+            raise BadFile(self.path(i), f"changed since the boxes were made: {size} bytes, not {self.file_sizes[i]}")
 
     @staticmethod
     def open(path: Path | str) -> "BoxCache":
@@ -172,25 +176,27 @@ class BoxCache:
         try:
             with open(path, "rb") as file:
                 _verify(file, path)
-                header, columns = _from_hdf5(file)
+                h5: Any  # h5py's item access is a union of everything a file may hold
+                with h5py.File(file, "r") as h5:
+                    header = json.loads(h5["header"][()].tobytes())
+                    # Further columns, which earlier versions wrote, are not read.
+                    columns = {name: h5["columns"][name][()] for name in (*COLUMNS, "truths") if name in h5["columns"]}
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; make it with: python -m precompute.boxes --dataset NAME --root DIR --out {path}"
             ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
-        quarantine = tuple(Quarantined(*pair) for pair in header.pop("quarantine"))
         if len(bad := np.flatnonzero(~np.isfinite(columns["boxes"]).all(1))):
-            raise UserError(
-                f"{path}: the box of {columns['paths'][bad[0]].decode()} is not of finite numbers ({len(bad)} in all); "
-                "make it again with: python -m precompute.boxes --rebuild"
-            )
-        names = {key: tuple(header.pop(key)) for key in ("class_names", "split_names", "source_names")}
-        return BoxCache(**header, **names, **columns, quarantine=quarantine)
+            first = columns["paths"][bad[0]].decode()
+            raise UserError(f"{path}: the box of {first} is not of finite numbers ({len(bad)} in all); {_AGAIN}")
+        header |= {name: tuple(header[name]) for name in _NAMES}
+        header["quarantine"] = tuple(Quarantined(*pair) for pair in header["quarantine"])
+        return BoxCache(**header, **columns)
 
 
 def _contents(path: str, size: int) -> bytes:
-    """The whole file, which should have `size` bytes: then it is one call, half as long as `Path.read_bytes`."""
+    """The whole file. Where it has `size` bytes, a single call reads it, in half the time of `Path.read_bytes`."""
     with io.FileIO(path) as file:
         data = file.read(size + 1)
         return data if len(data) == size else data + file.readall()
@@ -211,7 +217,7 @@ def write(path: Path | str, cache: BoxCache) -> None:
 
 
 def _to_hdf5(cache: BoxCache) -> bytes:
-    header = {name: getattr(cache, name) for name in _HEADER}
+    header = {name: getattr(cache, name) for name in ("dataset", *_NAMES, "provenance")}
     header["quarantine"] = [[bad.path, bad.reason] for bad in cache.quarantine]
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, indent=1).encode()
     memory = io.BytesIO()
@@ -220,21 +226,11 @@ def _to_hdf5(cache: BoxCache) -> bytes:
         # A dataset, for attributes end at 64 KiB: less than the class names of iNaturalist.
         h5.create_dataset("header", data=np.frombuffer(text, np.uint8))
         group = h5.create_group("columns")
-        for name in COLUMNS:
-            group.create_dataset(name, data=getattr(cache, name))
-        if cache.truths is not None:
-            group.create_dataset("truths", data=cache.truths)
+        for name in (*COLUMNS, "truths"):
+            if (column := getattr(cache, name)) is not None:
+                group.create_dataset(name, data=column)
     # Not getbuffer(): where writing fails, the view is freed with the traceback after its BytesIO, and CPython crashes.
     return memory.getvalue()
-
-
-def _from_hdf5(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header and the columns of a verified file; columns that earlier versions wrote beside them are not read."""
-    h5: Any  # h5py's item access is a union of everything a file may hold
-    with h5py.File(file, "r") as h5:
-        group = h5["columns"]
-        columns = {name: group[name][()] for name in (*COLUMNS, "truths") if name in group}
-        return json.loads(h5["header"][()].tobytes()), columns
 
 
 def _user_block(length: int, sha256: str) -> bytes:
@@ -245,26 +241,15 @@ def _verify(file: BufferedReader, path: Path | str) -> None:
     """Compares the user block with what it must be for the bytes that follow; leaves `file` at its start."""
     block = file.read(_BLOCK)
     if not block.startswith(_MAGIC):
-        raise UserError(f"{path}: not a box file of python -m precompute.boxes{_what_is(block)}")
-    schema = block[len(_MAGIC) :].split(b",", 1)[0]
-    if schema != b"%d" % SCHEMA:
-        raise UserError(
-            f"{path}: written in schema {schema.decode(errors='replace')}, this version reads schema {SCHEMA}; "
-            "make it again with: python -m precompute.boxes --rebuild"
-        )
+        kind = " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else "" if block else " (it is empty)"
+        raise UserError(f"{path}: not a box file of python -m precompute.boxes{kind}")
+    schema = block[len(_MAGIC) :].split(b",", 1)[0].decode(errors="replace")
+    if schema != str(SCHEMA):
+        raise UserError(f"{path}: written in schema {schema}, this version reads schema {SCHEMA}; {_AGAIN}")
     length = os.fstat(file.fileno()).st_size - _BLOCK
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if block != _user_block(length, digest):
-        said = block.split(b", ")[2:3]
-        cut = said and said[0].split(b" ")[0].isdigit() and int(said[0].split(b" ")[0]) > length
-        raise UserError(
-            f"{path}: damaged ({'its end is missing' if cut else 'its checksum does not match its contents'}); "
-            "copy it again, or make it again with: python -m precompute.boxes --rebuild"
-        )
+    if block != _user_block(length, hashlib.file_digest(file, "sha256").hexdigest()):
+        written = re.search(rb", (\d+) bytes follow", block)
+        cut = written is not None and int(written[1]) > length
+        reason = "its end is missing" if cut else "its checksum does not match its contents"
+        raise UserError(f"{path}: damaged ({reason}); copy it again, or {_AGAIN}")
     file.seek(0)
-
-
-def _what_is(block: bytes) -> str:
-    if not block:
-        return " (it is empty)"
-    return " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else ""

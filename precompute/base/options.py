@@ -26,8 +26,6 @@ def option(default: Any, help: str, *, choices: Iterable[Any] | None = None, fla
 
     `flags`: its names on the command line, with underscores, where they are not the field's; the first one counts.
     """
-    if isinstance(default, list | dict | set):
-        raise TypeError("mutable default")
     metadata = {"help": help, "choices": None if choices is None else tuple(choices), "flags": flags}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -119,13 +117,8 @@ class Parser(argparse.ArgumentParser):
     """argparse's, as the programs want it: flags in full only, and an error is one line, without all flags."""
 
     def __init__(self, module: str, words: str | None, epilog: str | None = None) -> None:
-        super().__init__(
-            prog=f"python -m {module}",
-            description=words,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        look = argparse.RawDescriptionHelpFormatter
+        super().__init__(f"python -m {module}", None, words, epilog, formatter_class=look, allow_abbrev=False)
         self.module = module
 
     def error(self, message: str) -> typing.NoReturn:
@@ -143,31 +136,25 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         _flags[field.name] = names[0]
-        kind, many = _value_type(hint)
+        kind, several = _value_type(hint)
+        choices = field.metadata["choices"]
         shown = "" if default in (None, ()) else f" (default: {_show(default)})"
         kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": names[0]}
         kwargs["help"] = (field.metadata["help"] + shown).replace("%", "%%")
         if kind is bool:
             kwargs["action"] = argparse.BooleanOptionalAction
         else:
-            kwargs["type"] = kind
-            kwargs["metavar"] = None if field.metadata["choices"] else names[0].upper()
-            if field.metadata["choices"]:
-                kwargs["choices"] = field.metadata["choices"]
-            if many:
-                kwargs["nargs"] = "+"
+            kwargs |= {"type": kind, "choices": choices, "metavar": None if choices else names[0].upper()}
+            kwargs["nargs"] = "+" if several else None
         groups[title].add_argument(*("--" + name.replace("_", "-") for name in names), **kwargs)
 
 
 def read_options(config: type[T], given: argparse.Namespace | Mapping[str, Any]) -> T:
     """The dataclass `config` of the flags that were given; a value that its checks refuse is a `UsageError`."""
-    values = given if isinstance(given, Mapping) else vars(given)
     try:
-        return build(config, values)
-    except BadValue as error:
-        raise UsageError(as_flag(error)) from error
+        return build(config, given if isinstance(given, Mapping) else vars(given))
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(as_flag(error) if isinstance(error, BadValue) else str(error)) from error
 
 
 def as_flag(error: BadValue) -> str:
@@ -177,7 +164,7 @@ def as_flag(error: BadValue) -> str:
 
 
 def whole(name: str, value: Any) -> int:
-    """An argument as the int that it stands for; BadValue names one that is not a whole number, or below 0."""
+    """An argument as an int. Raises BadValue where it is not a whole number, or below 0."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -9,31 +9,25 @@ A file's name is never trusted: the format is read from the first bytes.
 """
 
 import contextlib
+import importlib
 import io
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from precompute.base.jpeg import ORIENTATION, JpegHeader, read_jpeg_header
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.ImageFile import ImageFile
-
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a "decompression bomb", twice its warning's: 512 MiB of RGB
 
-_FORMATS = (  # first bytes, plugin of Pillow, its class; nothing else is ever opened (no PostScript, no FITS)
-    (b"\xff\xd8", "JpegImagePlugin", "JpegImageFile"),
-    (b"\x89PNG\r\n\x1a\n", "PngImagePlugin", "PngImageFile"),
-    (b"GIF8", "GifImagePlugin", "GifImageFile"),
-    (b"BM", "BmpImagePlugin", "BmpImageFile"),
-    (b"II*\0", "TiffImagePlugin", "TiffImageFile"),
-    (b"MM\0*", "TiffImagePlugin", "TiffImageFile"),
-    *((b"P%d" % digit, "PpmImagePlugin", "PpmImageFile") for digit in range(1, 7)),
-    (b"RIFF", "WebPImagePlugin", "WebPImageFile"),
-)
+_FORMATS = (  # first bytes, plugin of Pillow; nothing else is ever opened (no PostScript, no FITS)
+    (b"\xff\xd8", "Jpeg"), (b"\x89PNG\r\n\x1a\n", "Png"), (b"GIF8", "Gif"), (b"BM", "Bmp"), (b"II*\0", "Tiff"),
+    (b"MM\0*", "Tiff"), *((b"P%d" % digit, "Ppm") for digit in range(1, 7)), (b"RIFF", "WebP"),
+)  # fmt: skip
 _PLAINER = {  # Pillow's words for damaged JPEG headers, in a reader's words
     "not identified by this driver": "the header names no picture size",
     "not a JPEG file": "the header is cut or damaged",
@@ -62,82 +56,67 @@ class ImageInfo:
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Reads the header only. Raises BadImage where there is no picture, or more than `max_pixels` of one."""
-    return _info(data, read_jpeg_header(data), max_pixels)
-
-
-def _info(data: bytes, header: "JpegHeader | None", max_pixels: int) -> ImageInfo:
+    """Reads the header only. Raises BadImage where there is no picture, or one of more than `max_pixels`."""
+    header = read_jpeg_header(data)
     if header is None:
         with _quiet, _open(data) as picture:
-            width, height = picture.size
-            turned = _orientation_by_pillow(picture) >= 5
+            size, orientation = picture.size, _orientation_by_pillow(picture)
     else:
-        width, height, turned = header.width, header.height, header.orientation >= 5
-    _check_size(width, height, max_pixels)
-    return ImageInfo(height, width, header is not None) if turned else ImageInfo(width, height, header is not None)
+        size, orientation = (header.width, header.height), header.orientation
+    _check_size(*size, max_pixels)
+    return _info(size, orientation, header)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "np.ndarray":
+def _info(size: tuple[int, int], orientation: int, header: JpegHeader | None) -> ImageInfo:
+    width, height = size if orientation < 5 else size[::-1]
+    return ImageInfo(width, height, header is not None)
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture as uint8 [H, W, 3], RGB, turned by its EXIF orientation. Raises BadImage.
 
     CMYK is converted as Pillow does, 16 bits keep their upper 8, transparency is dropped, animations give their first
     picture.
     """
-    import numpy as np
-
-    with _loaded(data, max_pixels, read_jpeg_header(data)) as (picture, orientation):
-        pixels = np.asarray(_to_rgb(picture))
-    if orientation == 1:
-        return pixels
-    return np.ascontiguousarray(_turn(pixels, orientation))
+    with _loaded(data, max_pixels) as (picture, orientation, _):
+        return np.ascontiguousarray(_turn(np.asarray(_to_rgb(picture)), orientation))
 
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """`probe`, then decodes every pixel without handing them out: raises BadImage exactly when `decode` would."""
-    header = read_jpeg_header(data)
-    info = _info(data, header, max_pixels)
-    with _loaded(data, max_pixels, header) as (picture, _):
+    """`probe`, then decodes every pixel without returning them: raises BadImage exactly when `decode` would."""
+    with _loaded(data, max_pixels) as (picture, _, info):
         if picture.mode not in ("RGB", "L"):
             _to_rgb(picture)
-    return info
+        return info
 
 
-def thumbnail(
-    data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS
-) -> tuple[ImageInfo, "np.ndarray"]:
+def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[ImageInfo, np.ndarray]:
     """`check`, and the picture squashed to uint8 [side, side, 3] (antialiased), without its banner.
 
     `banner`: rows at the foot of the picture that are cut off first. Raises BadImage, also where nothing is left.
     """
-    import numpy as np
-    from PIL import Image
-
-    header = read_jpeg_header(data)
-    info = _info(data, header, max_pixels)
-    if info.height <= banner:
-        raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
-    with _loaded(data, max_pixels, header) as (picture, orientation):
+    with _loaded(data, max_pixels) as (picture, orientation, info):
+        if info.height <= banner:
+            raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
         picture = _to_rgb(picture)
         if banner and orientation != 1:
             picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
         area = (0, 0, picture.width, picture.height - banner)
         small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
-        pixels = np.asarray(small)
-    return info, np.ascontiguousarray(_turn(pixels, orientation))
+        return info, np.ascontiguousarray(_turn(np.asarray(small), orientation))
 
 
 def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
     """The same pixels as `decode`, as a PNG file that every decoder reads alike. Raises BadImage."""
-    from PIL import Image
-
     out = io.BytesIO()
     Image.fromarray(decode(data, max_pixels=max_pixels)).save(out, format="PNG", compress_level=1)
     return out.getvalue()
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator[tuple["ImageFile", int]]:
-    """The decoded picture as Pillow holds it (not turned, any mode) and its orientation 1-8."""
+def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, ImageInfo]]:
+    """The decoded picture as Pillow has it (not turned, any mode), its orientation 1-8 and what `probe` returns."""
+    header = read_jpeg_header(data)
     with _quiet, _open(data) as picture:
         _check_size(*picture.size, max_pixels)
         orientation = header.orientation if header else _orientation_by_pillow(picture)
@@ -147,30 +126,24 @@ def _loaded(data: bytes, max_pixels: int, header: JpegHeader | None) -> Iterator
         if picture.size != expected:
             decoded = "{}x{}".format(*picture.size)
             raise BadImage(f"the header says {expected[0]}x{expected[1]} pixels, {decoded} were decoded")
-        yield picture, orientation
+        yield picture, orientation, _info(expected, orientation, header)
 
 
 @contextlib.contextmanager
-def _open(data: bytes) -> Iterator["ImageFile"]:
-    """The file's header read by the one plugin of Pillow that its first bytes name."""
-    import importlib
-
+def _open(data: bytes) -> Iterator[ImageFile]:
+    """The file's header read by the plugin of Pillow that its first bytes name."""
     if not data:
         raise BadImage("empty file (0 bytes)")
-    for magic, module, name in _FORMATS:
-        if data.startswith(magic) and not (magic == b"RIFF" and data[8:12] != b"WEBP"):
-            # The plugin's class instead of Image.open: that would warn of large pictures (we have our own limit),
-            # and would try formats that run other programs.
-            plugin = getattr(importlib.import_module(f"PIL.{module}"), name)
-            break
-    else:
-        raise BadImage(_what_else(data))
+    plugin = next((name for magic, name in _FORMATS if data.startswith(magic)), None)
+    if plugin is None or (plugin == "WebP" and data[8:12] != b"WEBP"):
+        unknown = f"no known image format (begins with {data[:8]!r})"
+        raise BadImage(next((what for magic, what in _NOT_PICTURES if data.lstrip().startswith(magic)), unknown))
     with _bad_when_failing():
-        picture = plugin(io.BytesIO(data))
-    try:
+        # The plugin's class instead of Image.open: that would warn of large pictures (we have our own limit),
+        # and would try formats that run other programs.
+        picture = getattr(importlib.import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")(io.BytesIO(data))
+    with contextlib.closing(picture):
         yield picture
-    finally:
-        picture.close()
 
 
 @contextlib.contextmanager
@@ -187,13 +160,6 @@ def _bad_when_failing() -> Iterator[None]:
         raise BadImage(f"cannot be decoded: {_PLAINER.get(message, message)}") from error
 
 
-def _what_else(data: bytes) -> str:
-    for magic, meaning in _NOT_PICTURES:
-        if data.lstrip().startswith(magic):
-            return meaning
-    return f"no known image format (begins with {data[:8]!r})"
-
-
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise BadImage(f"the header says {width}x{height} pixels")
@@ -201,7 +167,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadImage(f"{width}x{height} pixels are more than the limit of {max_pixels / 1e6:.0f} million")
 
 
-def _orientation_by_pillow(picture: "ImageFile") -> int:
+def _orientation_by_pillow(picture: ImageFile) -> int:
     """1-8; anything that cannot be read or is not a legal value counts as 1 (upright)."""
     if picture.format == "TIFF":  # there Pillow turns size and pixels by itself
         return 1
@@ -212,11 +178,8 @@ def _orientation_by_pillow(picture: "ImageFile") -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(picture: "ImageFile"):  # -> PIL.Image.Image
+def _to_rgb(picture: ImageFile) -> Image.Image:
     """8-bit RGB. Raises BadImage for floating-point pixels, which have no agreed range."""
-    import numpy as np
-    from PIL import Image
-
     if picture.mode == "RGB":
         return picture
     if picture.mode == "F":
@@ -227,7 +190,7 @@ def _to_rgb(picture: "ImageFile"):  # -> PIL.Image.Image
         return picture.convert("RGB")
 
 
-def _turn(pixels: "np.ndarray", orientation: int) -> "np.ndarray":
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """[H, W, C] as stored -> as seen, for an EXIF orientation 1-8."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -240,7 +203,7 @@ class _Quiet:
     """Hides Pillow's warnings (broken EXIF, odd palettes) while any thread is inside.
 
     `warnings.catch_warnings` alone is not safe with threads: the first to leave would restore the filters of the
-    second. So the first thread to enter installs one filter and the last one to leave removes it.
+    second. So the first thread to enter installs a filter and the last to leave removes it.
     """
 
     def __init__(self) -> None:

@@ -59,13 +59,10 @@ def cores() -> int:
 
 
 def progress(items: Iterable[T], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterator[T]:
-    """Iterates with a progress bar on stderr, or quietly when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
+    """Iterates with a progress bar on stderr, if that is a terminal."""
     from tqdm import tqdm
 
-    yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False)
+    yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=None)
 
 
 def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:

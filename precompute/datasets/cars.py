@@ -23,12 +23,12 @@ def read(dataset: Dataset, root: Path) -> Listing:
     one_file = root / "cars_annos.mat"
     if one_file.exists():
         annotation = _load(one_file)
-        names = _names(annotation["class_names"])
+        names = [str(name) for name in annotation["class_names"].flat]
         return _listing(dataset, root, names, _rows(annotation["annotations"], one_file.name, "", len(names)))
     kits = (root / "devkit", root / "car_devkit" / "devkit", root)
     kit = next((k for k in kits if (k / "cars_meta.mat").exists()), root / "devkit")
     dataset.expect(root, (kit / "cars_meta.mat").relative_to(root).as_posix())
-    names = _names(_load(kit / "cars_meta.mat")["class_names"])
+    names = [str(name) for name in _load(kit / "cars_meta.mat")["class_names"].flat]
     train = kit / "cars_train_annos.mat"
     dataset.expect(root, train.relative_to(root).as_posix(), "cars_train")
     labelled = [k / "cars_test_annos_withlabels.mat" for k in (root, kit)]
@@ -76,12 +76,6 @@ def _load(path: Path) -> dict[str, Any]:
         return loadmat(path, squeeze_me=True)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"{path}: not a MATLAB file that can be read ({error})") from error
-
-
-def _names(values: Any) -> list[str]:
-    import numpy as np
-
-    return [str(value) for value in np.atleast_1d(values)]
 
 
 _TREE = """

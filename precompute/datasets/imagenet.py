@@ -26,14 +26,13 @@ def read(dataset: Dataset, root: Path) -> Listing:
     notes: Counter[str] = Counter()
     rows = [row for split, folder in folders.items() for row in _rows(root, split, folder, notes)]
     unboxed = "pictures without an XML file of boxes" if any(row.file for row in rows) else ""
-    return listing_of(
-        dataset, root, rows, splits=tuple(folders), read_box=largest_box, notes=notes, unboxed=unboxed
-    )  # fmt: skip
+    return listing_of(dataset, root, rows, splits=tuple(folders), read_box=largest_box, notes=notes, unboxed=unboxed)
 
 
 def _rows(root: Path, split: str, folder: str, notes: Counter[str]) -> Iterator[Row]:
     xml_folder = _first(root, _XMLS, split)
-    present = _xmls_below(root, xml_folder)
+    xmls = [] if xml_folder is None else (root / xml_folder).rglob("*.xml")
+    present = {xml.relative_to(root / str(xml_folder)).with_suffix("").as_posix() for xml in xmls}
     for row in walk_pictures(root, notes, folder):
         inner = row.path[len(folder) + 1 :]
         stem = os.path.splitext(inner)[0]
@@ -77,14 +76,6 @@ def _parse(root: Path, xml: str) -> ElementTree.Element:
 def _first(root: Path, patterns: tuple[str, ...], split: str) -> str | None:
     folders = (pattern.format(split=split) for pattern in patterns)
     return next((folder for folder in folders if (root / folder).is_dir()), None)
-
-
-def _xmls_below(root: Path, folder: str | None) -> set[str]:
-    """Paths below `folder` without the ending."""
-    if folder is None:
-        return set()
-    home = root / folder
-    return {p.relative_to(home).with_suffix("").as_posix() for p in home.rglob("*.xml")}
 
 
 _TREE = """

@@ -34,7 +34,7 @@ class Box:
 class Listing:
     """The pictures of a data set. Row i of every column is picture i; `rows.listing_of` makes it.
 
-    Faults of boxes are kept apart from the quarantine, since they do not matter when boxes come from a detector.
+    Faults of boxes are no quarantine, since they do not matter when boxes come from a detector.
     """
 
     dataset: str
@@ -44,11 +44,9 @@ class Listing:
     paths: list[str]
     labels: "np.ndarray"  # int32 [N]; -1 unknown
     splits: "np.ndarray"  # uint8 [N]
-    edges: "np.ndarray | None"  # float64 [N, 4]: annotated boxes in pixels (NaN: none); None: not listed
-    wheres: Sequence[str]  # where each of `edges` is written
-    box_faults: Mapping[int, str]
+    boxes: Sequence[Box | str | None] | None  # annotated; a string: why that cannot be used; None: not listed
     files: Sequence[str | None]  # the file, relative to the root, that only this picture's box is read from
-    read_box: "Callable[[Path, str], Box | None] | None"  # reads one of `files`; None: there are none
+    read_box: Callable[[Path, str], Box | None] | None  # reads a file of `files`; None: there are none
     read_mask: "Callable[[Path, str], np.ndarray] | None"
     boxes_in: str  # the file or files that hold a box of every picture; "": pictures may have none
     banner: int  # rows at the foot of every picture that do not belong to it
@@ -61,7 +59,7 @@ class Listing:
     @property
     def has_boxes(self) -> bool:
         """Whether the set comes with boxes (not: whether every picture has one)."""
-        return self.edges is not None or any(file is not None for file in self.files)
+        return self.boxes is not None or any(file is not None for file in self.files)
 
     @property
     def every_has_box(self) -> bool:
@@ -73,14 +71,12 @@ class Listing:
         file = self.annotation_path(i)
         if file is not None and self.read_box is not None:
             return self.read_box(self.root, file)
-        if i in self.box_faults:
-            raise BadRow(self.box_faults[i])
-        if self.edges is not None and not math.isnan(self.edges[i, 0]):
-            x0, y0, x1, y1 = self.edges[i].tolist()
-            return Box((x0, y0, x1, y1), self.wheres[i])
-        if self.every_has_box:
-            raise BadRow(f"{self.boxes_in} has no box for it")
-        return None
+        box = self.boxes[i] if self.boxes is not None else None
+        if box is None and self.every_has_box:
+            box = f"{self.boxes_in} has no box for it"
+        if isinstance(box, str):
+            raise BadRow(box)
+        return box
 
     def annotation_path(self, i: int) -> str | None:
         """The file (relative to the root) that only picture i's box is read from; None: there is no such file."""
@@ -102,16 +98,15 @@ def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, flo
     written = f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g}"
     if not all(map(math.isfinite, box.edges)):
         raise BadRow(f"{written} is not of finite numbers")
-    if box.same_shape and box.size is not None:
-        wide, high = box.size
-        if abs(width * high - height * wide) > max(width, height, wide, high):  # more than rounding to whole pixels
-            raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
-    if box.size is not None and min(box.size) > 0 and box.size != (width, height):
-        across, down = width / box.size[0], height / box.size[1]
+    wide, high = box.size or (width, height)
+    # The bound allows for rounding to whole pixels.
+    if box.same_shape and abs(width * high - height * wide) > max(width, height, wide, high):
+        raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
+    if min(wide, high) > 0 and (wide, high) != (width, height):
+        across, down = width / wide, height / high
         x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
-    inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+    inside = left, top, right, bottom = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    if right - left < 1 or bottom - top < 1:
         kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
         raise BadRow(f"{written} {kind}")
-    relative = (inside[0] / width, inside[1] / height, inside[2] / width, inside[3] / height)
-    return relative, inside != (x0, y0, x1, y1)
+    return (left / width, top / height, right / width, bottom / height), inside != (x0, y0, x1, y1)

@@ -10,18 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
 
-if TYPE_CHECKING:
-    import numpy as np
-
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 )
-_NO_BOX = Box((math.nan, math.nan, math.nan, math.nan), "")
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Dataset:
     masks: bool = False  # whether it comes with foreground masks
 
     def how_to_get(self) -> str:
-        """One sentence: where the set is to be had."""
+        """A sentence: where to get the set."""
         if not self.archives:
             return self.get
         urls = ", ".join(archive.url for archive in self.archives)
@@ -62,7 +58,7 @@ class Dataset:
         if root.is_dir():
             problem = f"{', '.join(missing)} not found below it"
             for child in sorted(root.iterdir()):
-                if child.is_dir() and all((child / name).exists() for name in needed):
+                if all((child / name).exists() for name in needed):
                     hint = f"\nIt seems to be one folder further down: --root {child}"
         article = "an" if self.title[0] in "AEFIO" else "a"
         raise UserError(
@@ -94,7 +90,7 @@ def listing_of(
     boxes_in: str = "",
     banner: int = 0,
     read_box: Callable[[Path, str], Box | None] | None = None,
-    read_mask: "Callable[[Path, str], np.ndarray] | None" = None,
+    read_mask: Callable[[Path, str], Any] | None = None,
     notes: Mapping[str, int] | None = None,
     unlabelled: str = "",
     unboxed: str = "",
@@ -109,45 +105,37 @@ def listing_of(
 
     from precompute.base.boxfile import Quarantined
 
-    paths, labels, split_of, edges, wheres, files = [], [], [], [], [], []
-    box_faults: dict[int, str] = {}
+    paths, labels, split_of, boxes, files = [], [], [], [], []
     quarantine, seen = [], set()
     for row in rows:
         path, fault = folder + row.path, row.fault
         if row.path.startswith("/") or ".." in row.path.split("/"):
             place = f" {folder.rstrip('/')}" if folder else ""
             path, fault = row.path, f"{row.where}: the path {row.path!r} leaves the folder{place}"
-        elif not _printable(path):
-            path, fault = _shown(path), "its name is not UTF-8: rename the file"
+        elif (shown := _shown(path)) != path:  # a box file could not hold the path
+            path, fault = shown, "its name is not UTF-8: rename the file"
         elif not fault and path in seen:
             fault = f"{row.where}: stands there twice"
         if fault:
             quarantine.append(Quarantined(path, fault))
             continue
-        if isinstance(row.box, str):
-            box_faults[len(paths)] = row.box
-        if boxed:
-            box = row.box if isinstance(row.box, Box) else _NO_BOX
-            edges.append(box.edges)
-            wheres.append(box.where)
-        if read_box is not None:
-            files.append(row.file)
         seen.add(path)
         paths.append(path)
         labels.append(row.label)
         split_of.append(splits.index(row.split))
+        boxes.append(row.box)
+        files.append(row.file)
     if classes is None:
         classes = {label: label for label in sorted(set(labels) - {None})}
     index_of = {None: -1} | {label: i for i, label in enumerate(classes)}
     columns = np.array([index_of[label] for label in labels], np.int32), np.array(split_of, np.uint8)
-    boxes = np.array(edges, np.float64).reshape(-1, 4) if boxed else None
     counts = Counter(notes or {})
     counts[unlabelled] += labels.count(None)
-    counts[unboxed] += files.count(None) if boxes is None else int(np.isnan(boxes[:, 0]).sum())
+    counts[unboxed] += sum(not isinstance(box, Box) for box in boxes) if boxed else files.count(None)
     counts = {what: count for what, count in counts.items() if what and count}
     return Listing(
-        dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes, wheres, box_faults, files,
-        read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
+        dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes if boxed else None,
+        files if read_box else (), read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
     )  # fmt: skip
 
 
@@ -192,7 +180,7 @@ def walk_pictures(root: Path, notes: Counter[str], folder: str = "") -> Iterator
         try:
             status = os.stat(current)
             identity = (status.st_dev, status.st_ino)
-            if identity in above:  # a link to a folder that we are in
+            if identity in above:  # a link to a folder that it is in
                 return
             with os.scandir(current) as entries:
                 visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
@@ -220,14 +208,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _printable(path: str) -> bool:
-    """Whether the path is UTF-8; the box file has no way to hold others."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _shown(path: str) -> str:
+    """The path, with backslashes for bytes that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

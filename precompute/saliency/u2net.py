@@ -94,25 +94,21 @@ def load(path: str) -> tuple[Network, str]:
     from_onnx = path.lower().endswith(".onnx")
     state = {} if from_onnx else read_pth(path)
     ordered = read_onnx(path) if from_onnx else []
-    for name, small in (("u2netp", True), ("u2net", False)):
+    for kind, small in (("u2netp", True), ("u2net", False)):
         network = Network(small)
         convolutions = list(network.convolutions())
         try:
             if not from_onnx:
-                ordered = [fold(state, *_published_names(conv)) for conv, _ in convolutions]
-            shapes = [m.weight.shape for _, m in convolutions]
-            if [weight.shape for weight, _ in ordered] != shapes:
-                continue
+                ordered = [
+                    fold(state, f"{name}.conv_s1", f"{name}.bn_s1") if name.startswith("stage") else fold(state, name)
+                    for name, _ in convolutions
+                ]
         except KeyError:
             continue
-        fill((module for _, module in convolutions), ordered)
-        return network.eval(), name
+        if [weight.shape for weight, _ in ordered] == [module.weight.shape for _, module in convolutions]:
+            fill((module for _, module in convolutions), ordered)
+            return network.eval(), kind
     raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's (BASNet's: --source basnet)")
-
-
-def _published_names(name: str) -> tuple[str, str | None]:
-    """Names of a convolution and its batch normalisation in the published checkpoints."""
-    return (f"{name}.conv_s1", f"{name}.bn_s1") if name.startswith("stage") else (name, None)
 
 
 class U2Net(LearnedDetector):

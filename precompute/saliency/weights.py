@@ -1,15 +1,11 @@
 """Weights of a learned detector from a file that the user points to: .pth (tensors only) or .onnx.
 
-The .onnx reader knows just enough of protocol buffers to list a graph's convolutions and their weights, so that no
-further package is needed. Nothing of a file is ever executed.
+Nothing of a file is ever executed.
 """
 
 import hashlib
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from precompute.base.errors import UserError
@@ -28,87 +24,24 @@ def sha256(path: Path | str) -> str:
 def read_onnx(path: Path | str) -> Convolutions:
     """All convolutions of an ONNX graph in its order, float32. Raises UserError where the file is no such graph."""
     try:
-        return _onnx_convolutions(Path(path).read_bytes())
-    except (struct.error, IndexError, KeyError, ValueError, UnicodeDecodeError) as error:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise UserError(f"{path}: .onnx files are read by the package onnx: pip install 'saliencyswap[onnx]'") from None
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+        floats = onnx.TensorProto.FLOAT
+        tensors = {t.name: t for t in graph.initializer if t.data_type == floats and not t.external_data}
+        out = []
+        for node in graph.node:
+            if node.op_type == "Conv":
+                weight, *bias = (torch.tensor(onnx.numpy_helper.to_array(tensors[name])) for name in node.input[1:])
+                out.append((weight, *(bias or [torch.zeros(len(weight))])))
+    except (DecodeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not an ONNX file that can be read ({error})") from error
-
-
-def _onnx_convolutions(data: bytes) -> Convolutions:
-    # Field numbers of onnx.proto: ModelProto.graph 7; GraphProto.node 1, initializer 5; NodeProto.input 1, op_type 4;
-    # TensorProto.dims 1, data_type 2 (1 is float), float_data 4, name 8, raw_data 9.
-    graph = next((value for number, value in _fields(data) if number == 7), b"")
-    tensors: dict[str, torch.Tensor] = {}
-    convolutions = []
-    for number, value in _fields(graph):
-        if number == 5:
-            name, tensor = _tensor(value)
-            if tensor is not None:
-                tensors[name] = tensor
-        elif number == 1:
-            parts = list(_fields(value))
-            if any(n == 4 and v == b"Conv" for n, v in parts):
-                convolutions.append([v.decode() for n, v in parts if n == 1])
-    out = []
-    for inputs in convolutions:
-        weight = tensors[inputs[1]]
-        out.append((weight, tensors[inputs[2]] if len(inputs) > 2 else torch.zeros(len(weight))))
     if not out:
-        raise ValueError("no convolution in it")
+        raise UserError(f"{path}: not an ONNX file that can be read (no convolution in it)")
     return out
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Field numbers and contents of one protocol-buffer message; numbers come as their bytes, little-endian."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value.to_bytes(10, "little")
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"unknown field type {kind}")
-        if at + length > len(data):
-            raise ValueError("it is cut")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _tensor(message: bytes) -> tuple[str, torch.Tensor | None]:
-    """Name and float32 contents of a TensorProto; None for another type."""
-    shape, name, raw, floats, kind = [], "", None, [], 0
-    for number, value in _fields(message):
-        if number == 1:
-            shape.append(int.from_bytes(value, "little"))
-        elif number == 2:
-            kind = int.from_bytes(value, "little")
-        elif number == 4:
-            floats.append(value)
-        elif number == 8:
-            name = value.decode()
-        elif number == 9:
-            raw = value
-    if kind != 1:
-        return name, None
-    values = np.frombuffer(raw if raw is not None else b"".join(floats), "<f4").astype(np.float32)
-    return name, torch.from_numpy(values.reshape(shape))
 
 
 def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
@@ -122,7 +55,7 @@ def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
 
 
 def fold(
-    state: dict[str, torch.Tensor], name: str, norm: str | None, biased: bool = True
+    state: dict[str, torch.Tensor], name: str, norm: str | None = None, biased: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the convolution `name`, with its batch normalisation `norm` (evaluation mode) folded in.
 

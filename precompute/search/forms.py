@@ -101,43 +101,45 @@ def area_powers(largest: int, gamma: float) -> np.ndarray:
     table = np.arange(largest + 1, dtype=np.float64) ** gamma
     table[0] = 1.0
     table = np.maximum.accumulate(table)
-    table.flags.writeable = False  # it is handed out more than once
+    table.flags.writeable = False  # the cache returns it again
     return table
 
 
 def find_boxes(maps: np.ndarray, form: Form | None = None) -> np.ndarray:
-    """The best box int32 [B, 4] of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered); 0: no box."""
+    """The best box int32 [B, 4] of each map (uint8 [B, H, W]), exactly, by `form` (default: tempered); 0: no box.
+
+    Raises ValueError for maps of another shape or dtype.
+    """
     form = form or Form()
     if maps.dtype != np.uint8 or maps.ndim != 3:
         raise ValueError(f"maps {maps.dtype} {maps.shape}: uint8 [B, H, W] expected; see quantise")
     if not len(maps):
         return np.zeros((0, 4), np.int32)
-    return _search(cut(maps) if form.cuts else maps, form)
-
-
-def _search(maps: np.ndarray, form: Form) -> np.ndarray:
-    """Best boxes int32 [B, 4] of maps that are cut already, each form by what is fastest for it; 0: an empty map."""
+    if form.cuts:
+        maps = cut(maps)
     rects = np.zeros((len(maps), 4), np.int32)
-    open_ = np.asarray(maps.any((1, 2)))  # not yet searched
-    if form.name == "tempered" and open_.any():
-        which = np.flatnonzero(open_)
+    left = np.flatnonzero(maps.any((1, 2)))  # to search
+    if form.name == "tempered" and len(left):
         powers = area_powers(maps.shape[1] * maps.shape[2], form.number)
         at_once = max(1, _AT_ONCE // max(maps.shape[1:]) ** 2)
-        for some in np.array_split(which, -(-len(which) // at_once)):
+        unsolved = []
+        for some in np.array_split(left, -(-len(left) // at_once)):
             rects[some], solved = search_pairs(maps[some], powers)
-            open_[some[solved]] = False
-    elif form.name == "literal":  # no mean is above the brightest pixel
-        rects[open_] = brightest(maps[open_])
-        return rects
-    single = {"component": component, "tau": functools.partial(kadane, step=tau_step(form))}.get(form.name)
-    for i in np.flatnonzero(open_):
-        rects[i] = single(maps[i]) if single else branch_and_bound(maps[i], Objective.of(form, maps[i]))
+            unsolved.append(some[~solved])
+        left = np.concatenate(unsolved)
+    for i in left:
+        if form.name == "literal":
+            rects[i] = brightest(maps[i])
+        elif form.name == "component":
+            rects[i] = component(maps[i])
+        else:
+            rects[i] = branch_and_bound(maps[i], Objective.of(form, maps[i]))
     return rects
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A form for maps of one size: the score of a box, and an upper bound for all boxes of a block of sizes.
+    """A form for a map: the score of a box, and an upper bound for all boxes of a block of sizes.
 
     `score(sum, h, w)` never falls with the sum. -inf: not allowed.
     """
@@ -149,7 +151,7 @@ class Objective:
     def of(form: Form, grid: np.ndarray) -> "Objective":
         height, width = grid.shape
         if form.name == "tau":
-            step = tau_step(form)
+            step = round(form.number * 255 * TAU_STEPS)  # the threshold in 1/256 grey levels
             return Objective(
                 lambda s, h, w: float(TAU_STEPS * s - step * h * w),
                 lambda s, h0, w0, h1, w1: float(TAU_STEPS * s - step * h0 * w0),
@@ -188,7 +190,7 @@ def largest_sum(table: np.ndarray, h: int, w: int) -> tuple[int, int, int]:
 
 
 def branch_and_bound(grid: np.ndarray, objective: Objective) -> tuple[int, int, int, int]:
-    """The best box of one map with a positive pixel: best-first over blocks of sizes, split down to single sizes.
+    """The best box of a map with a positive pixel: best-first over blocks of sizes, split down to single sizes.
 
     For S ≥ 0 no box of a block has a larger sum than the best box of the block's largest size.
     """
@@ -230,41 +232,10 @@ def _split(h0: int, w0: int, h1: int, w1: int) -> list[tuple[int, int, int, int]
     return [(a, c, b, d) for a, b in rows for c, d in columns]
 
 
-def tau_step(form: Form) -> int:
-    """The threshold of form tau in 1/256 grey levels."""
-    return round(form.number * 255 * TAU_STEPS)
-
-
-def brightest(maps: np.ndarray) -> np.ndarray:
-    """int32 [B, 4]: the first brightest pixel by rows."""
-    y, x = np.divmod(maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).argmax(1), maps.shape[2])
-    return np.stack((x, y, x + 1, y + 1), 1).astype(np.int32)
-
-
-def kadane(grid: np.ndarray, step: int) -> tuple[int, int, int, int]:
-    """The box with the largest 256·Σ S − step·|B|: for every pair of rows the best run of columns, in one pass.
-
-    Score and area travel in one integer, score · (points + 1) − area, so that the smaller of equal boxes wins.
-    """
-    height, width = grid.shape
-    more = height * width + 1
-    table = integral(grid) * TAU_STEPS
-    table -= step * np.outer(np.arange(height + 1), np.arange(width + 1))
-    best, answer = (-(2**63), 0, 0, 0), (0, 0, width, height)
-    for h in range(1, height + 1):
-        runs = (table[h:] - table[:-h]) * more - h * np.arange(width + 1)  # running value of score · more − area
-        lowest = np.minimum.accumulate(runs[:, :-1], 1)
-        gains = runs[:, 1:] - lowest
-        largest = int(gains.max())
-        if largest < best[0]:
-            continue
-        for y0, end in np.argwhere(gains == largest).tolist():
-            # Equal score and area within these rows: the same width, so the leftmost end comes first.
-            x0 = int(runs[y0, : end + 1].argmin())
-            key = (largest, -y0, -x0, -h)
-            if key > best:
-                best, answer = key, (x0, y0, end + 1, y0 + h)
-    return answer
+def brightest(grid: np.ndarray) -> tuple[int, int, int, int]:
+    """The first brightest pixel by rows: no mean is above it."""
+    y, x = divmod(int(grid.argmax()), grid.shape[1])
+    return x, y, x + 1, y + 1
 
 
 def component(grid: np.ndarray) -> tuple[int, int, int, int]:

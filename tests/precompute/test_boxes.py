@@ -316,7 +316,7 @@ def test_kept_maps_are_made_where_they_are_missing_and_never_mixed(boxes, demo_r
     assert [file.read_bytes() for file in files] == whole
     assert not list(maps.rglob("*.tmp"))
     for folder, flags, reason in (
-        (maps, ("--source", "spectral-residual"), "holds other maps"),
+        (maps, ("--source", "spectral-residual", "--rebuild"), "holds other maps"),
         (tree.parent, (), "is no empty folder"),
         (tree / "maps", (), "lies among the pictures"),
     ):

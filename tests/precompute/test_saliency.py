@@ -1,6 +1,7 @@
 """Detectors: batches change nothing, slow references agree, weights load from .onnx and .pth, real boxes are good."""
 
 import heapq
+import sys
 
 import numpy as np
 import pytest
@@ -188,6 +189,12 @@ def test_wrong_weights_are_named(tmp_path, shared_data):
     with pytest.raises(UserError, match="known: geodesic-colour"):
         make_detector("best")
     assert len(read_onnx(shared_data / "weights" / "u2netp.onnx")) == 119
+
+
+def test_a_missing_onnx_package_is_named(shared_data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"u2netp\.onnx: .*pip install 'saliencyswap\[onnx\]'"):
+        read_onnx(shared_data / "weights" / "u2netp.onnx")
 
 
 def test_weights_that_nothing_would_take_are_refused():
