@@ -125,7 +125,7 @@ def _plan(policy: Policy, images: ImageSet, config: ParityConfig) -> Plan:
 
 
 def _pixels(name: str, policy: Policy, plan: Plan, files: list[bytes], device: torch.device) -> np.ndarray:
-    backend = build(name, policy, device, torch.float32, 2, len(plan))
+    backend = build(name, policy, Making(device=device, workers=2), len(plan))
     try:
         return np.stack([view.cpu().numpy() for view in backend.render(plan, files)])
     finally:
