@@ -1,40 +1,35 @@
 """`open_views`: from a box file and its images to a loader, in one call."""
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from augment import backends
+from augment.backends.decoded import DecodedCache, default_budget
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
+from augment.stream.loader import ViewLoader
+from augment.stream.maker import BatchMaker
 from augment.stream.request import Making, Share, Source
 from augment.views.policy import Policy
 from augment.views.schedule import Schedule
+from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadValue
 from precompute.base.options import whole
 
-if TYPE_CHECKING:
-    import os
-
-    import numpy as np
-    import torch
-
-    from augment.backends.decoded import DecodedCache
-    from augment.stream.loader import ViewLoader
-    from precompute.base.boxfile import BoxCache
-
-    Path = str | os.PathLike[str]
-
 
 def open_views(
-    source: "Source | BoxCache | Path",
-    root: "Path | None" = None,
+    source: Source | BoxCache | str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
     *,
     policy: Policy | None = None,
     batch_size: int = 256,
     seed: int = 0,
     making: Making = Making(),
     share: Share = Share(),
-) -> "ViewLoader":
+) -> ViewLoader:
     """Opens a stream of views with their geometry; see `augment.ViewLoader` and `augment.Batch`.
 
     source: a `Source`, or a box file with `root`, the folder of its images; then the split is "train".
@@ -43,17 +38,12 @@ def open_views(
     Raises UserError (missing files or folders, a batch that cannot be made), or its subclass BadValue, which names the
     argument or the record's field, its valid values and the remedy.
     """
-    import torch
-
-    from augment.stream.loader import ViewLoader
-    from augment.stream.maker import BatchMaker
-
     source, making = Source.of(source, root), making.settled()
-    device = torch.device(making.device)
     policy = Policy() if policy is None else policy
     if not isinstance(policy, Policy):
         raise BadValue("policy", policy, "an augment.Policy, such as Policy(name='rrc')")
     source.check_maps(policy)
+    device = torch.device(making.device)
     name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
     images, rows, pool = _images_of(source, making.say)
     schedule = Schedule(
@@ -61,47 +51,35 @@ def open_views(
         share.world, pool,
     )  # fmt: skip
     cache = _decoded_cache(images, policy, rows, making, device)
-    backend = backends.build(
-        name, policy, device, making.dtype, making.workers or 1, schedule.largest, making.say, cache
-    )
-    making.say(f"{name} backend on {making.device} ({reason}); {policy}; {len(rows)} images, "
+    backend = backends.build(name, policy, making, schedule.largest, cache)
+    making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
     return ViewLoader(schedule, images, BatchMaker(images, schedule, backend, making, maps), making.prefetch)
 
 
-def _images_of(source: Source, say: Callable[[str], None]) -> "tuple[ImageSet, np.ndarray, np.ndarray | None]":
+def _images_of(source: Source, say: Callable[[str], None]) -> tuple[ImageSet, np.ndarray, np.ndarray | None]:
     """All images, the split's rows, and the rows that may be backgrounds (None: the split's)."""
-    import numpy as np
-
     images = ImageSet.open(source.boxes, source.root)
     rows = images.parts[0][0].indices(source.part)
     if not source.background_sets:
         return images, rows, None
     more = [part for pair in source.background_sets for part in ImageSet.open(*pair).parts]
     images = ImageSet([*images.parts, *more])
-    others = _others(images, rows, say)
-    return images, rows, np.concatenate((rows, others)) if source.own_backgrounds else others
-
-
-def _others(images: ImageSet, rows: "np.ndarray", say: Callable[[str], None]) -> "np.ndarray":
-    """int64: the images of the further sets that are not in `rows` too, so that none is its own background."""
-    import numpy as np
-
-    others = np.arange(images.offsets[1], len(images))
+    # An image of the split is left out of the further sets, so that none is its own background.
+    further = np.arange(images.offsets[1], len(images))
     hashes = [np.ascontiguousarray(cache.hashes[:]).view("V16")[:, 0] for cache, _ in images.parts]
     also = np.isin(np.concatenate(hashes[1:]), hashes[0][rows])
     if also.any():
-        say(f"backgrounds: {also.sum()} of {len(others)} images are of the split too, and left out")
-    return others[~also]
+        say(f"backgrounds: {also.sum()} of {len(further)} images are of the split too, and left out")
+    further = further[~also]
+    return images, rows, np.concatenate((rows, further)) if source.own_backgrounds else further
 
 
 def _decoded_cache(
-    images: ImageSet, policy: Policy, rows: "np.ndarray", making: Making, device: "torch.device"
-) -> "DecodedCache | None":
+    images: ImageSet, policy: Policy, rows: np.ndarray, making: Making, device: torch.device
+) -> DecodedCache | None:
     """The cache of `making`, which says how much of the split fits. Raises BadValue for one on another device."""
-    from augment.backends.decoded import DecodedCache, default_budget
-
     if making.cache == "off":
         return None
     right = "gpu" if device.type == "cuda" else "ram"

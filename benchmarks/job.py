@@ -10,6 +10,7 @@ import torch
 from augment import backends
 from augment.backends.decoded import DecodedCache
 from augment.stream.imageset import ImageSet
+from augment.stream.request import Making
 from augment.views.plan import Plan
 from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule
@@ -50,8 +51,7 @@ def make_job(
         raise UserError(f"the box file has {len(rows)} images, {needed} are needed: make --batch or --batches smaller")
     rows = rows[:needed]  # an epoch of a loader is one repeat
     schedules = {c: Schedule(policy.replace(colour=c), rows, batch, seed=0, drop_last=True) for c in COLOURS}
-    order = schedules["linear"].order(0)
-    plans = {c: [s.plan(images.pool, order, 0, k) for k in range(batches)] for c, s in schedules.items()}
+    plans = {c: [s.plan(images.pool, 0, k) for k in range(batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
     return Job(images, schedules, plans, files, find_device(device), threads)
 
@@ -61,7 +61,7 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
     policy = job.policy(colour)
     cache = DecodedCache(policy, job.images.pool, budget=8 << 30) if cached else None
     largest = job.schedule[colour].largest
-    backend = backends.build(name, policy, job.device, torch.float32, job.threads, largest, cache=cache)
+    backend = backends.build(name, policy, Making(device=job.device, workers=job.threads), largest, cache)
     stack.callback(backend.close)
     return backend
 

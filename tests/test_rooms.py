@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("precompute", "augment", "trainer", "benchmarks")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+CPLUSPLUS = [path for suffix in ("cpp", "hpp") for path in sorted((ROOT / "augment").rglob(f"*.{suffix}"))]
 LONGEST = 350  # lines of a source file
 
 
@@ -92,6 +93,6 @@ def test_no_circle_of_imports():
         reach(module, ())
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + CPLUSPLUS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= LONGEST

@@ -8,20 +8,7 @@
 // stored by columns. A pass over columns of 32 rows at a time then needs neither gathers nor shuffles. Measured against
 // sums over interleaved pixels, four lanes at a time: 2.5 times as fast.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (decltype(a)){__VA_ARGS__})
-#endif
+#include "common.hpp"
 
 extern "C" {
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import Backend
 from augment.backends.dali_runs import Runs
+from augment.backends.protocol import Backend
+from augment.stream.request import Making
 from augment.views import colour
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
@@ -23,18 +24,18 @@ class DaliBackend(Backend):
 
     name = "dali"
 
-    def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int, batch: int) -> None:
-        self.policy, self.device, self.dtype = policy, device, dtype
-        self.workers, self.batch = workers, batch
-        self._runs = Runs(device, self._build)
+    def __init__(self, policy: Policy, making: Making, batch: int) -> None:
+        self.policy, self.device, self.dtype = policy, torch.device(making.device), making.dtype
+        self.workers, self.batch = making.workers or 1, batch
+        self._runs = Runs(self.device, self._build)
 
     def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         if self._runs.ahead:
             self._begin(plan, files)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         if not self._runs.begun(plan):
             self._begin(plan, files)
         outputs = self._runs.finish(plan)
@@ -49,9 +50,7 @@ class DaliBackend(Backend):
         """Drops the pipelines, which are unusable after an error; the next batch builds new ones."""
         self._runs.drop()
 
-    def close(self) -> None:
-        """Frees the pipelines' threads and memory."""
-        self._runs.drop()
+    close = reset  # frees the pipelines' threads and memory
 
     def _begin(self, plan: Plan, files: Sequence[bytes]) -> None:
         from augment.backends.dali_graph import inputs
@@ -111,16 +110,8 @@ class Decoder:
     def _build(self, rows: int) -> tuple[Any, int]:
         from augment.backends.dali_graph import decode_graph
 
-        cuda, rows = self.device.type == "cuda", max(rows, self.batch)
-        pipe = decode_graph(
-            batch_size=rows,
-            num_threads=self.workers,
-            device_id=(self.device.index or 0) if cuda else None,
-            prefetch_queue_depth=1,
-            exec_dynamic=True,
-            device="gpu" if cuda else "cpu",
-            hw_decoder_load=HW_DECODER_LOAD,
-        )
+        rows = max(rows, self.batch)
+        pipe: Any = decode_graph(**_settings(self.device, rows, self.workers))
         pipe.build()
         return pipe, rows
 
@@ -140,20 +131,27 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
     """The traced pipeline, not built: tracing works on a machine without a GPU, building does not."""
     from augment.backends.dali_graph import types, views_graph
 
-    cuda = device.type == "cuda"
     return views_graph(
-        batch_size=batch_size,
-        num_threads=num_threads,
-        device_id=(device.index or 0) if cuda else None,
-        prefetch_queue_depth=1,  # see `Runs`
-        exec_dynamic=True,  # outputs are never overwritten by later runs
-        device="gpu" if cuda else "cpu",
+        **_settings(device, batch_size, num_threads),
         **graph_of(policy),
         mean=[255 * x for x in policy.mean],
         std=[255 * x for x in policy.std],
         dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
-        hw_decoder_load=HW_DECODER_LOAD,
     )
+
+
+def _settings(device: torch.device, rows: int, workers: int) -> dict[str, Any]:
+    """Of both graphs' pipelines."""
+    cuda = device.type == "cuda"
+    return {
+        "batch_size": rows,
+        "num_threads": workers,
+        "device_id": (device.index or 0) if cuda else None,
+        "prefetch_queue_depth": 1,  # see `Runs`
+        "exec_dynamic": True,  # outputs are never overwritten by later runs
+        "device": "gpu" if cuda else "cpu",
+        "hw_decoder_load": HW_DECODER_LOAD,
+    }
 
 
 def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dict[str, np.ndarray]:

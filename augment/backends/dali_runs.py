@@ -9,8 +9,8 @@ import torch
 LANES = {"cpu": 1, "cuda": 2}  # pipelines that take turns: on a CPU a second one would compete for the same cores
 
 
-class Held:
-    """DALI's memory that kernels of torch still read.
+class Lane:
+    """A pipeline, its inputs, and its outputs that kernels of torch still read.
 
     DALI reuses memory as soon as the tensor over it dies, and does not know torch's streams. So the tensors are kept
     until an event behind their last reader has passed, and views are copied out of them. On a CPU nothing has to wait:
@@ -18,6 +18,9 @@ class Held:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.pipe: Any = None
+        self.rows = 0  # the most samples of a run
+        self.fed: dict[str, Any] = {}
         self._device = device
         self._kept: tuple[Any, torch.cuda.Event] | None = None
 
@@ -35,16 +38,6 @@ class Held:
             self._kept = None
 
 
-class _Lane:
-    """A pipeline, its inputs, and its outputs that are still read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.pipe: Any = None
-        self.rows = 0  # the most samples of a run
-        self.fed: dict[str, Any] = {}
-        self.held = Held(device)
-
-
 class Runs:
     """One pipeline, or on CUDA two that take turns: one decodes the next batch while kernels read the other's pictures.
 
@@ -55,8 +48,8 @@ class Runs:
     def __init__(self, device: torch.device, build: Callable[[int], tuple[Any, int]]) -> None:
         """`build(rows)` returns a pipeline of depth 1 for at least that many samples, and its number of samples."""
         self.device, self._build = device, build
-        self._free = deque(_Lane(device) for _ in range(LANES[device.type]))
-        self._begun: deque[tuple[object, _Lane]] = deque()
+        self._free = deque(Lane(device) for _ in range(LANES[device.type]))
+        self._begun: deque[tuple[object, Lane]] = deque()
         self.ahead = len(self._free) > 1  # whether beginning a run early is of use
 
     def begun(self, key: object) -> bool:
@@ -65,13 +58,13 @@ class Runs:
 
     def begin(self, key: object, rows: int, fed: dict[str, Any]) -> None:
         """Starts a run of `rows` samples on the inputs `fed`, which are not copied, and returns."""
-        if not self._free:
-            self._forget_first()
+        if not self._free:  # the oldest run was never finished
+            self.finish(self._begun[0][0])
         lane = self._free.popleft()
         self._begun.append((key, lane))
         if lane.pipe is None or rows > lane.rows:
             lane.pipe, lane.rows = self._build(rows)
-        lane.held.release()
+        lane.release()
         lane.fed = fed
         for name, value in fed.items():
             lane.pipe.feed_input(name, value)
@@ -92,7 +85,7 @@ class Runs:
 
     def keep(self, tensors: Any) -> None:
         """Holds the outputs that `finish` gave last until the work that is in torch's current stream now is done."""
-        self._free[-1].held.keep(tensors)
+        self._free[-1].keep(tensors)
 
     def drop(self) -> None:
         """Frees the pipelines (after an error they are unusable); runs that were begun are lost."""
@@ -101,8 +94,3 @@ class Runs:
         for lane in self._free:
             lane.pipe, lane.rows = None, 0
             lane.fed = {}  # after the pipeline, which reads it
-
-    def _forget_first(self) -> None:
-        _, lane = self._begun.popleft()
-        self._free.append(lane)
-        lane.pipe.outputs()

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import Backend, native
+from augment.backends import native
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
+from augment.backends.protocol import Backend
 from augment.backends.recycled import Recycled
 from augment.backends.threads import share_out
 from augment.backends.torch_ops import decode
+from augment.stream.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
@@ -41,22 +43,12 @@ class FusedBackend(Backend):
     """A pool of threads that decode images, cut the crops that views need, and finish views."""
 
     def __init__(
-        self,
-        policy: Policy,
-        dtype: torch.dtype,
-        workers: int,
-        say: Callable[[str], None] = lambda _: None,
-        *,
-        compiled: bool = True,
-        cache: DecodedCache | None = None,
+        self, policy: Policy, making: Making, cache: DecodedCache | None = None, *, compiled: bool = True
     ) -> None:
         """`compiled`: the C++ passes; `cache`: where pictures are kept. Raises `native.NotBuilt` without a compiler."""
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
-        self.policy, self.dtype, self.workers = policy, dtype, max(workers, 1)
-        self._cache = cache
+        self.policy, self.dtype, self.workers, self._cache = policy, making.dtype, making.workers or 1, cache
         self.name = "fused" if compiled else "eager"
-        self._library = native.load(say) if compiled else None
+        self._library = native.load(making.say) if compiled else None
         # Each worker limits torch to its one thread. On some builds that setting is the whole process's, so all workers
         # start here, behind a barrier, and the caller's setting is restored once.
         threads = torch.get_num_threads()
@@ -65,17 +57,17 @@ class FusedBackend(Backend):
         list(self._threads.map(lambda _: begun.wait(timeout=60), range(self.workers)))
         torch.set_num_threads(threads)
         self._buffer = np.empty(0, np.uint8)
-        self._memory = Recycled(dtype)
+        self._memory = Recycled(self.dtype)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)
-        exist = kept is not None and self._cache is not None and self._cache.keeps_scenes
+        exist = self._cache is not None and self._cache.keeps_scenes
         layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
         base = self._room(layout.total).ctypes.data
         crops = layout.crops.copy()
         crops["out"] += np.uint64(base)
-        jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))
+        jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))  # of each image
         scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept is None:
             self._share_out(self._decode_and_cut, list(zip(files, jobs, strict=True)))
@@ -93,7 +85,7 @@ class FusedBackend(Backend):
         return views
 
     def holds(self, row: int) -> bool:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         return self._cache is not None and row in self._cache
 
     def close(self) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out
+from augment.stream.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
@@ -25,31 +27,22 @@ class FusedCudaBackend:
 
     name = "fused"
 
-    def __init__(
-        self,
-        policy: Policy,
-        device: torch.device,
-        dtype: torch.dtype,
-        workers: int,
-        batch: int,
-        cache: DecodedCache | None = None,
-    ) -> None:
-        from augment.backends.dali import Decoder
-
-        self.policy, self.device, self.dtype, self._cache = policy, device, dtype, cache
-        self._decoder = Decoder(device, workers, batch + 2 * policy.group)
+    def __init__(self, policy: Policy, making: Making, batch: int, cache: DecodedCache | None = None) -> None:
+        self.policy, self._cache = policy, cache
+        self.device, self.dtype = torch.device(making.device), making.dtype
+        self._decoder = Decoder(self.device, making.workers or 1, batch + 2 * policy.group)
         # Plans and their images that are being decoded (may be none): as many as the decoder works on at once.
         self._begun: deque[tuple[Plan, list[int]]] = deque(maxlen=LANES["cuda"])
 
     def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         entry = plan, self._missing(plan)
         self._begun.append(entry)
         if new := entry[1]:
             self._decoder.begin(entry, [files[slot] for slot in new])
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         cache = self._cache
         # Since `begin`, the cache may have got some of the images. All that were begun must be finished, so the
         # decoder's key is the entry with their list, not the plan.
@@ -74,11 +67,10 @@ class FusedCudaBackend:
 
     def _missing(self, plan: Plan) -> list[int]:
         """The plan's images that must be decoded."""
-        cache = self._cache
-        return [slot for slot, row in enumerate(plan.images.tolist()) if cache is None or row not in cache]
+        return [slot for slot, row in enumerate(plan.images.tolist()) if not self.holds(row)]
 
     def holds(self, row: int) -> bool:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         return self._cache is not None and row in self._cache
 
     def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
@@ -98,18 +90,17 @@ class FusedCudaBackend:
         self._decoder.close()
 
 
-def put(device: torch.device, **values: tuple[np.ndarray, type]) -> dict[str, Tensor]:
-    """Copies NumPy arrays to the device as tensors of the given types, all in one copy.
+def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
+    """Copies NumPy arrays to the device as tensors, all in one copy.
 
     The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
     would wait for the kernels before it.
     """
-    arrays = {name: np.ascontiguousarray(value, kind) for name, (value, kind) in values.items()}
     ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()])
     packed = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
     starts = dict(zip(arrays, [0, *ends.tolist()], strict=False))
     for name, array in arrays.items():
-        packed.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
+        packed.numpy()[starts[name] : starts[name] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view("u1")
     there = packed.to(device, non_blocking=True)
     return {
         name: there[starts[name] : starts[name] + a.nbytes].view(torch.from_numpy(a[:0]).dtype).view(a.shape)
@@ -125,22 +116,22 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
     if not len(crops):
         return
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    sides = np.array([picture.pixels.shape[:2] for picture in pictures])
+    sides = np.array([picture.pixels.shape[:2] for picture in pictures])[slot]
     corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))
     roi = kept_rois(crops["roi"], corner, scale)
-    if (roi[:, 2:] > sides[slot][:, ::-1]).any():
+    if (roi[:, 2:] > sides[:, ::-1]).any():
         raise ValueError("an ROI leaves its image: the plan was drawn for another one")
     address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
     shape = np.stack((crops["width"], crops["height"]), axis=1)
     first = pictures[0].pixels
     job = put(
         out.device,
-        offset=(address - first.data_ptr(), np.int64),
-        stride=(3 * sides[slot, 1], np.int64),
-        roi=(roi, np.int32),
-        shape=(shape, np.int32),
-        flip=(crops["flip"], np.int32),
-        place=(crops["out"], np.int64),
+        offset=address - first.data_ptr(),
+        stride=3 * sides[:, 1],
+        roi=roi,
+        shape=shape,
+        flip=crops["flip"],
+        place=crops["out"].astype(np.int64),
     )
     grid = (_programs(int(shape.prod(axis=1).max())), len(shape))
     kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK)
@@ -151,7 +142,7 @@ def make_views(
 ) -> tuple[Tensor, ...]:
     """Views from decoded images on `device`, one picture for each of the plan's images.
 
-    On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Held`).
+    On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Lane`).
     """
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     exist = all(picture.scene is not None for picture in pictures)
@@ -163,26 +154,26 @@ def make_views(
     if exist:  # as offsets from `cuts`, wherever they are
         address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in pictures]
         scenes = np.array(address, np.int64)[plan.background_slot] - cuts.data_ptr()
-    by_view = lambda x: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:])  # noqa: E731 - [B, V] to V runs of B
     m, k = colour.collapse(plan.jitter, plan.gray)
     radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
-    of_views = {
-        "scene": (scenes, np.int64),
-        "patch": (layout.patches, np.int64),
-        "rect": (geometry.flip_rects(plan.rects, plan.flip, size), np.int32),
-        "radius": (radius, np.int32),
-        **{name: (getattr(plan, name), np.int32) for name in ("flip", "jittered", "order", "gray")},
-        **{name: (x, np.float32) for name, x in (("jitter", plan.jitter), ("sigma", plan.sigma))},
-        **{name: (x, np.float32) for name, x in (("matrix", m), ("offset", k))},
+    of_views = {  # [B, V, ...]
+        **{name: getattr(plan, name).astype(np.int32) for name in ("flip", "jittered", "order", "gray")},
+        "scene": scenes,
+        "patch": layout.patches,
+        "rect": geometry.flip_rects(plan.rects, plan.flip, size),
+        "radius": radius,
+        "jitter": plan.jitter,
+        "sigma": plan.sigma,
+        "matrix": m,
+        "offset": k,
+        **({} if plan.alpha is None else {"alpha": plan.alpha}),
     }
-    if plan.alpha is not None:
-        of_views["alpha"] = plan.alpha, np.uint8
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
     given = put(
         device,
-        scale=(scale, np.float32),
-        shift=(shift, np.float32),
-        **{name: (by_view(x), kind) for name, (x, kind) in of_views.items()},
+        scale=scale.astype(np.float32),
+        shift=shift.astype(np.float32),
+        **{name: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:]) for name, x in of_views.items()},  # V runs of B
     )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import Backend
-from augment.backends.torch_ops import crop_resize, decode, empty_views
+from augment.backends.protocol import Backend
+from augment.backends.torch_ops import crop_resize, decode
+from augment.stream.request import Making
 from augment.views import colour
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
@@ -22,12 +23,12 @@ class KorniaBackend(Backend):
 
     name = "kornia"
 
-    def __init__(self, policy: Policy, device: torch.device, dtype: torch.dtype, workers: int) -> None:
-        self.policy, self.device, self.dtype = policy, device, dtype
-        self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="augment-kornia")
+    def __init__(self, policy: Policy, making: Making) -> None:
+        self.policy, self.device, self.dtype = policy, torch.device(making.device), making.dtype
+        self._threads = ThreadPoolExecutor(making.workers, thread_name_prefix="augment-kornia")
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """See `augment.backends.Backend`."""
+        """See `augment.backends.protocol.Backend`."""
         images = list(self._threads.map(decode, files))
         return tuple(self.apply(plan, images, v) for v in range(plan.views))
 
@@ -55,7 +56,7 @@ class KorniaBackend(Backend):
 def compose(plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
     """View v before flip and colour: uint8 [B, 3, size, size]."""
     size = plan.size
-    canvas = empty_views(len(plan), size, torch.uint8)
+    canvas = torch.empty((len(plan), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
     for i in range(len(plan)):
         x0, y0, x1, y1 = plan.rects[i, v].tolist()
         width, height = max(x1 - x0, 0), max(y1 - y0, 0)

@@ -1,7 +1,7 @@
 """Builds `crops.cpp` and `views.cpp` at their first use and calls them. Needs a compiler, and no build system.
 
-The library's name in the user's cache folder is a hash of source, compiler, flags and CPU. So it is built once per kind
-of machine, also where machines of several kinds share a home folder.
+The library's name in the user's cache folder is a hash of sources, headers, compiler, flags and CPU. So it is built
+once per kind of machine, also where machines of several kinds share a home folder.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ import numpy as np
 from precompute.base.files import replacing
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 # The struct View of views.cpp (Crop is `augment.backends.layout.CROP`).
@@ -65,7 +66,7 @@ def _library(say: Callable[[str], None]) -> Path:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
-    texts = (source.read_text() for source in SOURCES)
+    texts = (path.read_text() for path in SOURCES + HEADERS)
     key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
     for folder in _folders():
         path = folder / f"pixels-{key}.so"

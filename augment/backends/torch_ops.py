@@ -55,11 +55,6 @@ def crop_resize(image: Tensor, roi: np.ndarray, height: int, width: int) -> Tens
     return F.interpolate(crop, size=(height, width), mode="bilinear", antialias=True)[0]
 
 
-def empty_views(count: int, size: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """[count, 3, size, size] in channels-last memory, not filled."""
-    return torch.empty((count, size, size, 3), dtype=dtype, device=device).permute(0, 3, 1, 2)
-
-
 def blend(patch: np.ndarray, scene: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3]: alpha · patch + (1 - alpha) · scene, to the nearest level; alpha uint8 [h, w] of 255."""
     a = alpha[..., None].astype(np.int32)

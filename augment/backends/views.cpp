@@ -5,20 +5,9 @@
 //
 // The meaning is that of tests/augment/reference.py, which is the place to read it in.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (decltype(a)){__VA_ARGS__})
-#endif
+#include "common.hpp"
+#include "planes.hpp"
+#include "rows.hpp"
 
 namespace {
 
@@ -226,64 +215,6 @@ struct Matrix {
   }
 };
 
-// torchvision's functional operations on planes r, g, b of n pixels in [0, 255], clamped after each.
-struct Planes {
-  float *r, *g, *b;
-  int n;
-
-  static float clamped(float x) { return std::min(std::max(x, 0.f), 255.f); }
-  float luma(int i) const { return 0.2989f * r[i] + 0.587f * g[i] + 0.114f * b[i]; }
-
-  void scale(float factor) {
-    for (int i = 0; i < n; ++i) r[i] = clamped(factor * r[i]), g[i] = clamped(factor * g[i]), b[i] = clamped(factor * b[i]);
-  }
-  void contrast(float factor) {
-    double total = 0;
-    for (int from = 0; from < n; from += 4096) {  // short float sums, so that they vectorise and stay exact enough
-      float part[16] = {};
-      const int to = std::min(from + 4096, n);
-      for (int i = from; i + 16 <= to; i += 16)
-        for (int l = 0; l < 16; ++l) part[l] += luma(i + l);
-      for (int i = from + (to - from) / 16 * 16; i < to; ++i) part[0] += luma(i);
-      for (float p : part) total += p;
-    }
-    const float shift = (1 - factor) * float(total / n);
-    for (int i = 0; i < n; ++i) {
-      r[i] = clamped(factor * r[i] + shift);
-      g[i] = clamped(factor * g[i] + shift);
-      b[i] = clamped(factor * b[i] + shift);
-    }
-  }
-  void saturation(float factor) {
-    for (int i = 0; i < n; ++i) {
-      const float shift = (1 - factor) * luma(i);
-      r[i] = clamped(factor * r[i] + shift);
-      g[i] = clamped(factor * g[i] + shift);
-      b[i] = clamped(factor * b[i] + shift);
-    }
-  }
-  // HSV: channel = v - v·s·clamp(min(k, 4 - k), 0, 1), k = (5, 3, 1 + 6h) mod 6.
-  void hue(float turns) {
-    for (int i = 0; i < n; ++i) {
-      const float red = r[i], green = g[i], blue = b[i];
-      const float v = std::max(std::max(red, green), blue), range = v - std::min(std::min(red, green), blue);
-      const float inverse = 1.f / (range > 0 ? range : 1.f);
-      float h = v == red ? (green - blue) * inverse
-                         : (v == green ? 2 + (blue - red) * inverse : 4 + (red - green) * inverse);
-      h += 6 * turns + 12;
-      const auto channel = [&](float first) {
-        float k = first + h;
-        k -= 6 * float(int(k * (1 / 6.f)));
-        return v - range * std::max(0.f, std::min(std::min(k, 4 - k), 1.f));
-      };
-      r[i] = channel(5), g[i] = channel(3), b[i] = channel(1);
-    }
-  }
-  void gray() {
-    for (int i = 0; i < n; ++i) r[i] = g[i] = b[i] = luma(i);
-  }
-};
-
 void torchvision_colour(const View& view, const Normalisation& to, Work& work) {
   const int size = work.size, n = size * size;
   float* memory = grown(work.plane_buffer, 3 * size_t(n));
@@ -351,38 +282,6 @@ struct Blur {
     (past ? weighted_rows<true> : weighted_rows<false>)(taps.data(), weight.data(), count, work.row, out);
   }
 };
-
-uint16_t to_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
-// The nearest float16, ties to even, as bits. (Not _Float16: g++ 11 and clang++ 14 have none on x86.)
-uint16_t to_float16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const uint32_t sign = bits >> 16 & 0x8000;
-  bits &= 0x7FFFFFFF;
-  if (bits >= 0x47800000) return uint16_t(sign | (bits > 0x7F800000 ? 0x7E00 : 0x7C00));  // NaN; 65536 and more
-  if (bits >= 0x38800000) return uint16_t(sign | (bits + 0xC8000FFF + (bits >> 13 & 1)) >> 13);
-  const float rounded = std::abs(x) + 0.5f;  // below 2^-14: its last bit is worth float16's smallest number
-  std::memcpy(&bits, &rounded, 4);
-  return uint16_t(sign | (bits - 0x3F000000));
-}
-
-// A finished row as float32 (0), bfloat16 (1) or float16 (2).
-void write_row(const float* from, void* out, size_t start, int n, int dtype) {
-  if (dtype == 0) std::memcpy(static_cast<float*>(out) + start, from, n * sizeof(float));
-  uint16_t* const to = static_cast<uint16_t*>(out) + start;
-  int j = 0;
-  for (; dtype == 1 && j < n; ++j) to[j] = to_bfloat16(from[j]);
-#if defined(__F16C__)
-  for (; dtype == 2 && j + 8 <= n; j += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), 0));
-#endif
-  for (; dtype == 2 && j < n; ++j) to[j] = to_float16(from[j]);
-}
 
 }  // namespace
 

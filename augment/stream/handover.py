@@ -31,10 +31,6 @@ class Handover:
         """A context in which torch works on the stream that makes views."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def put(self, values: Tensor) -> Tensor:
-        """`put` on the producing side's device."""
-        return put(values, self.device)
-
     def give(self) -> Any:
         """An event behind all work that the stream has been given so far; None on a CPU."""
         return None if self._stream is None else self._stream.record_event()

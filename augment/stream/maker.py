@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import Backend
+from augment.backends.protocol import Backend
 from augment.backends.threads import share_out
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.batch import Batch
-from augment.stream.handover import Handover
+from augment.stream.handover import Handover, put
 from augment.stream.imageset import ImageSet
 from augment.stream.producer import Made, Place, check_process
 from augment.stream.request import Making
@@ -76,12 +76,7 @@ class BatchMaker:
     """
 
     def __init__(
-        self,
-        images: ImageSet,
-        schedule: Schedule,
-        backend: Backend,
-        making: Making = Making(),
-        maps: MapFolder | None = None,
+        self, images: ImageSet, schedule: Schedule, backend: Backend, making: Making, maps: MapFolder | None = None
     ) -> None:
         """`making`: where the backend's views are (`device`), and how files are read."""
         self.images, self.schedule, self.backend, self.maps = images, schedule, backend, maps
@@ -89,7 +84,6 @@ class BatchMaker:
         self._handover = Handover(torch.device(self.making.device))
         self.bad: dict[int, str] = {}  # row: reason, of files that could not be read or decoded
         self._undecodable: set[int] = set()
-        self._order: tuple[int, np.ndarray] | None = None
         self._workers = self.making.workers or 1
         self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
@@ -139,7 +133,7 @@ class BatchMaker:
                     raise
             prepared = self._prepare(*place)
         numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
-        rects, sources, backgrounds, labels = (self._handover.put(torch.from_numpy(x)) for x in numbers)
+        rects, sources, backgrounds, labels = (put(torch.from_numpy(x), self._handover.device) for x in numbers)
         return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
@@ -154,40 +148,35 @@ class BatchMaker:
 
     def _prepare(self, epoch: int, step: int) -> Prepared:
         """Draws the plan of a batch and reads its files; bad ones are replaced."""
-        order = self._order_of(epoch)
-        plan, replaced = self.schedule.plan(self.images.pool, order, epoch, step), 0
-        files = self._read_all(plan.images)
-        if None in files.values():
-            plan, replaced = self._with_stand_ins(plan, order, epoch, files)
-        contents = [data for row in plan.images.tolist() if (data := files[row]) is not None]
-        return Prepared(self._with_alpha(plan), contents, replaced)
+        pool, replaced = self.images.pool, 0
+        plan = self.schedule.plan(pool, epoch, step)
+        rows = plan.images.tolist()
+        contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows])
+        files = dict(zip(rows, contents, strict=True))
+        if None in contents:
+            plan, replaced = self._with_stand_ins(plan, epoch, files)
+        if self.maps is not None:
+            plan = with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
+        return Prepared(plan, [files[row] or b"" for row in plan.images.tolist()], replaced)
 
-    def _with_stand_ins(
-        self, plan: Plan, order: np.ndarray, epoch: int, files: dict[int, bytes | None]
-    ) -> tuple[Plan, int]:
+    def _with_stand_ins(self, plan: Plan, epoch: int, files: dict[int, bytes | None]) -> tuple[Plan, int]:
         """The plan drawn again with good images in place of bad ones, and how many were replaced; adds to `files`."""
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
-            sources[i] = self._good(order, epoch, row, files, without=-1)
+            sources[i] = self._good(epoch, row, files, without=-1)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
                 # A view in its own scene stays in one, that of the stand-in: it needs no other image.
                 own = other == row
-                backgrounds[i, v] = sources[i] if own else self._good(order, epoch, other, files, int(sources[i]))
+                backgrounds[i, v] = sources[i] if own else self._good(epoch, other, files, int(sources[i]))
         s, pool = self.schedule, self.images.pool
         again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
         return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
 
-    def _with_alpha(self, plan: Plan) -> Plan:
-        if self.maps is None:
-            return plan
-        pool = self.images.pool
-        return with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
-
-    def _good(self, order: np.ndarray, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
+    def _good(self, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
         """`row`, or its first stand-in, with a good file and not `without`; adds the stand-in's bytes to `files`."""
         if files[row] is not None and row != without:
             return row
-        for other in self.schedule.stand_ins(order, row, epoch):
+        for other in self.schedule.stand_ins(row, epoch):
             if other == without:
                 continue
             if other not in files:
@@ -198,10 +187,6 @@ class BatchMaker:
             f"no good image is left to stand in for {self.images.path(row)}; "
             "mend the image folder or run precompute.boxes again"
         )
-
-    def _read_all(self, rows: np.ndarray) -> dict[int, bytes | None]:
-        contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows.tolist()])
-        return dict(zip(rows.tolist(), contents, strict=True))
 
     def _read(self, row: int) -> bytes | None:
         """The file's bytes; None where it is bad and may be replaced."""
@@ -222,8 +207,3 @@ class BatchMaker:
         if row not in self.bad:
             self.bad[row] = error.reason
             self.making.say(f"bad file, replaced by another image: {error}")
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.schedule.order(epoch))
-        return self._order[1]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from augment.backends import NAMES as BACKENDS
+from augment.backends.protocol import NAMES as BACKENDS
 from augment.views.policy import Policy
 from precompute.base.device import check_device
 from precompute.base.errors import BadValue

@@ -6,7 +6,7 @@ does not depend on batch, worker, rank, thread or history.
 """
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,11 +103,6 @@ class Plan:
     def covered(self) -> bool:
         """True where every patch covers its view, so that no background is needed (rrc)."""
         return bool((self.rects == (0, 0, self.size, self.size)).all())
-
-
-def same(a: Plan, b: Plan) -> bool:
-    """Whether two plans are equal in every value."""
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Plan))
 
 
 def epoch_order(n: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:

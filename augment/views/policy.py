@@ -87,18 +87,16 @@ class Policy:
                 raise BadValue(field, getattr(self, field), valid)
         if self.crop_scale is None:
             object.__setattr__(self, "crop_scale", self.kind.crop_scale)
-        for field in ("aspect", "jitter", "blur_sigma", "mean", "std"):  # lists from JSON
-            values = getattr(self, field)
-            numbers = isinstance(values, Iterable) and not isinstance(values, str) and all(map(_is_number, values))
-            self._check(field, numbers, "finite numbers")
-            object.__setattr__(self, field, tuple(map(float, values)))
-        for field, least in (("size", 8), ("views", 1), ("group", 2)):
+        for field, least, most in (("size", 8, 4096), ("views", 1, 65536), ("group", 2, 65536)):
             value = getattr(self, field)
-            whole = _is_number(value) and value == int(value)
-            self._check(field, whole and value >= least, f"a whole number, at least {least}")
+            good = _is_number(value) and value == int(value) and least <= value <= most
+            self._check(field, good, f"a whole number, at least {least} and at most {most}")
             object.__setattr__(self, field, int(value))
-        self._check("size", self.size <= 4096, "at most 4096")
-        self._check("group", self.group <= 65536, "at most 65536")
+        for field, count in (("aspect", 2), ("jitter", 4), ("blur_sigma", 2), ("mean", 3), ("std", 3)):
+            values = getattr(self, field)
+            values = tuple(values) if isinstance(values, Iterable) else ()  # also a list, from JSON
+            self._check(field, len(values) == count and all(map(_is_number, values)), f"{count} finite numbers")
+            object.__setattr__(self, field, tuple(map(float, values)))
         for field in ("crop_scale", "paste_scale", "scene_scale", "box_cap"):
             self._check(field, _is_number(value := getattr(self, field)) and 0 < value <= 1, "above 0 and at most 1")
             object.__setattr__(self, field, float(value))
@@ -106,23 +104,21 @@ class Policy:
             self._check(field, _is_number(value := getattr(self, field)) and 0 <= value <= 1, "within 0 and 1")
             object.__setattr__(self, field, float(value))
         self._check("own", not self.own or self.kind.own_scenes, f"0 for {self.name}")
-        low, high = self._pair("aspect")
-        self._check("aspect", 0 < low <= high, "two positive numbers in ascending order")
-        self._check("aspect", low >= 0.01 and high <= 100, "within 0.01 and 100")
-        low, high = self._pair("blur_sigma")
+        low, high = self.aspect
+        self._check("aspect", 0.01 <= low <= high <= 100, "two numbers within 0.01 and 100, in ascending order")
+        low, high = self.blur_sigma
         self._check("blur_sigma", 0 < low <= high, "two positive numbers in ascending order")
         # A reflected border needs the window's half inside the view.
         self._check("blur_sigma", blur_radius(high) < self.size, f"small enough for views of {self.size} pixels")
-        names = isinstance(self.shared, Iterable) and all(isinstance(name, str) for name in self.shared)
-        self._check("shared", names, f"names, of {', '.join(SHARED)}")
-        object.__setattr__(self, "shared", tuple(self.shared))
+        shared = tuple(self.shared) if isinstance(self.shared, Iterable) else (self.shared,)
         valid = f"at most {self.views - 1} of {', '.join(SHARED)}: one for each view after the first"
-        self._check("shared", len(self.shared) < self.views and set(self.shared) <= set(SHARED), valid)
-        self._check("jitter", len(self.jitter) == 4 and min(self.jitter) >= 0, "four numbers of at least 0")
-        self._check("jitter", max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5, "at most 1 1 1 0.5")
+        self._check("shared", len(shared) < self.views and all(name in SHARED for name in shared), valid)
+        object.__setattr__(self, "shared", shared)
+        good = min(self.jitter) >= 0 and max(self.jitter[:3]) <= 1 and self.jitter[3] <= 0.5
+        self._check("jitter", good, "at least 0 and at most 1 1 1 0.5")
         # Not within 0 and 255, which would make nearly constant views.
-        self._check("mean", len(self.mean) == 3 and 0 <= min(self.mean) <= max(self.mean) <= 1, "three within 0 and 1")
-        self._check("std", len(self.std) == 3 and 0.001 <= min(self.std) <= max(self.std) <= 1, "three, 0.001 to 1")
+        self._check("mean", 0 <= min(self.mean) <= max(self.mean) <= 1, "three within 0 and 1")
+        self._check("std", 0.001 <= min(self.std) <= max(self.std) <= 1, "three, 0.001 to 1")
 
     @property
     def kind(self) -> Kind:
@@ -172,10 +168,6 @@ class Policy:
     def _check(self, field: str, good: bool, valid: str) -> None:
         if not good:
             raise BadValue(field, getattr(self, field), valid)
-
-    def _pair(self, field: str) -> tuple[float, float]:
-        self._check(field, len(getattr(self, field)) == 2, "two numbers")
-        return getattr(self, field)
 
 
 def _rounded(value: Any) -> str:

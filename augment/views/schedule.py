@@ -25,7 +25,7 @@ class Schedule:
     rank: int = 0
     world_size: int = 1
     backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
-    _pool_orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)  # of the present epoch
+    _orders: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, init=False, repr=False)  # see `_drawn`
 
     def __post_init__(self) -> None:
         n, batch, world = len(self.rows), self.batch_size, self.world_size
@@ -60,43 +60,43 @@ class Schedule:
 
     def order(self, epoch: int) -> np.ndarray:
         """int64 [n]: rows of the pool in the epoch's order."""
-        return self.rows[epoch_order(len(self.rows), self.seed, epoch)]
+        return self._drawn(0, self.rows, epoch)
 
     def positions(self, step: int) -> np.ndarray:
         """This rank's positions in the epoch's order: consecutive, so that groups stay on one rank if batches allow."""
         start, end = step * self.batch_size, min((step + 1) * self.batch_size, len(self.rows))
         return np.array_split(np.arange(start, end), self.world_size)[self.rank]
 
-    def pick(self, order: np.ndarray, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources int64 [B] and backgrounds int64 [B, V], rows of the pool; `order` is `self.order(epoch)`."""
-        positions, views = self.positions(step), self.policy.views
+    def pick(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sources int64 [B] and backgrounds int64 [B, V], rows of the pool."""
+        order, positions, views = self.order(epoch), self.positions(step), self.policy.views
         if not self.policy.kind.pastes:
             return order[positions], np.repeat(order[positions][:, None], views, axis=1)
         settings = positions, self.policy.group, views, self.seed, epoch
         if self.backgrounds is None:
             return order[positions], partners(order, *settings)
-        return order[positions], pool_partners(order, self._pool_order(epoch), *settings)
+        return order[positions], pool_partners(order, self._drawn(1, self.backgrounds, epoch), *settings)
 
-    def plan(self, pool: Pool, order: np.ndarray, epoch: int, step: int) -> Plan:
+    def plan(self, pool: Pool, epoch: int, step: int) -> Plan:
         """The plan of this rank's batch."""
-        sources, backgrounds = self.pick(order, epoch, step)
-        return draw(self.policy, pool, sources, backgrounds, seed=self.seed, epoch=epoch)
+        return draw(self.policy, pool, *self.pick(epoch, step), seed=self.seed, epoch=epoch)
 
-    def _pool_order(self, epoch: int) -> np.ndarray:
-        assert self.backgrounds is not None
-        if epoch not in self._pool_orders:  # drawn once an epoch: of a million images it takes as long as a batch
-            self._pool_orders.clear()
-            order = self.backgrounds[epoch_order(len(self.backgrounds), self.seed, epoch, stream=1)]
-            return self._pool_orders.setdefault(epoch, order)
-        return self._pool_orders[epoch]
+    def _drawn(self, stream: int, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """`rows` in the epoch's order, drawn once an epoch: of a million images that takes as long as a batch."""
+        last, order = self._orders.get(stream, (-1, rows))
+        if last != epoch:
+            order = rows[epoch_order(len(rows), self.seed, epoch, stream=stream)]
+            self._orders[stream] = epoch, order
+        return order
 
-    def stand_ins(self, order: np.ndarray, row: int, epoch: int) -> Iterator[int]:
+    def stand_ins(self, row: int, epoch: int) -> Iterator[int]:
         """The images that may replace a bad one: the next of its group, cyclically, then the next of the whole order.
 
         The order is the sources', or the backgrounds' for an image that is not a source.
         """
+        order = self.order(epoch)
         if self.backgrounds is not None and row not in order:
-            order = self._pool_order(epoch)
+            order = self._drawn(1, self.backgrounds, epoch)
         n = len(order)
         place = int(np.flatnonzero(order == row)[0])
         start, length = (int(x) for x in group_of(np.array(place), n, self.policy.group)) if n > 1 else (0, 1)

@@ -8,7 +8,7 @@ import torch
 from loading import open_with
 from PIL import Image
 
-from augment import Policy, backends
+from augment import Making, Policy, backends
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.imageset import ImageSet
 from augment.views.plan import Plan, draw, epoch_order, partners
@@ -59,7 +59,7 @@ def render(name: str, policy: Policy, plan: Plan, files: list[bytes]) -> np.ndar
     """float32 [B, V, 3, S, S]."""
     if name == "dali":
         pytest.importorskip("nvidia.dali")
-    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, 2, len(plan))
+    backend = backends.build(name, policy, Making(device="cpu", workers=2), len(plan))
     try:
         return np.stack([view.numpy() for view in backend.render(plan, files)], axis=1)
     finally:

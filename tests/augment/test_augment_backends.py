@@ -39,7 +39,7 @@ def plan_of(policy: Policy, birds: ImageSet, count: int = 12, seed: int = 3, sta
 def render(name: str, policy: Policy, plan, files: list[bytes], dtype: torch.dtype = torch.float32):
     if name == "dali":
         pytest.importorskip("nvidia.dali")
-    backend = backends.build(name, policy, torch.device("cpu"), dtype, workers=2, batch=len(plan))
+    backend = backends.build(name, policy, Making(device="cpu", dtype=dtype, workers=2), len(plan))
     try:
         views = backend.render(plan, files)
         for view in views:
@@ -151,7 +151,7 @@ def test_outputs_stay_what_they_are_and_a_failure_is_survived(name, birds):
     if name == "dali":
         pytest.importorskip("nvidia.dali")
     policy = Policy(size=32, blur_sigma=(0.1, 1.0))
-    backend = backends.build(name, policy, torch.device("cpu"), torch.float32, workers=2, batch=8)
+    backend = backends.build(name, policy, Making(device="cpu", workers=2), batch=8)
     plans = [plan_of(policy, birds, 8, start=8 * i) for i in range(4)]
     files = [[birds.read(i) for i in plan.images.tolist()] for plan in plans]
     first = backend.render(plans[0], files[0])

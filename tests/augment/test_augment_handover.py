@@ -7,14 +7,15 @@ import pytest
 import torch
 from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 
-from augment import backends
+from augment import Making, backends
 from augment.backends import dali_runs
 from augment.backends.torch_ops import decode
-from augment.stream.handover import Handover
+from augment.stream.handover import Handover, put
 from augment.stream.producer import Made
 from augment.views.policy import Policy
 
 POLICY = Policy(size=32, blur_sigma=(0.1, 1.0))
+MAKING = Making(device="cpu", workers=2).settled()
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def batches(images, count: int):
 
 
 def built(images, name: str = "dali"):
-    return backends.build(name, POLICY, torch.device("cpu"), torch.float32, workers=2, batch=8)
+    return backends.build(name, POLICY, MAKING, batch=8)
 
 
 def test_runs_begun_ahead_give_the_same_views(birds, two_lanes, monkeypatch):  # noqa: F811
@@ -84,7 +85,7 @@ def fused(monkeypatch, birds, two_lanes):  # noqa: F811
     def build(cached: bool):
         # Whole pictures are kept.
         cache = DecodedCache(POLICY.replace(scene="zoom"), birds.pool, 1 << 30) if cached else None
-        return fused_cuda.FusedCudaBackend(POLICY, torch.device("cpu"), torch.float32, 2, 8, cache)
+        return fused_cuda.FusedCudaBackend(POLICY, MAKING, 8, cache)
 
     return build
 
@@ -163,15 +164,13 @@ def test_a_lanes_memory_is_released_before_its_next_run(monkeypatch):
         def __init__(self, device):
             self.name, self.rows, self.fed = sum(1 for t in told if t[0] == "lane"), 8, {}
             told.append(("lane", self.name))
-            self.held = SimpleNamespace(
-                keep=lambda tensors: told.append(("keep", self.name, tensors)),
-                release=lambda: told.append(("release", self.name)),
-            )
+            self.keep = lambda tensors: told.append(("keep", self.name, tensors))
+            self.release = lambda: told.append(("release", self.name))
             self.pipe = SimpleNamespace(
                 schedule_run=lambda: told.append(("run", self.name)), outputs=lambda: f"of {self.name}"
             )
 
-    monkeypatch.setattr(dali_runs, "_Lane", Lane)
+    monkeypatch.setattr(dali_runs, "Lane", Lane)
     monkeypatch.setitem(dali_runs.LANES, "cpu", 2)
     runs = dali_runs.Runs(torch.device("cpu"), lambda rows: (None, rows))
     told.clear()
@@ -229,6 +228,6 @@ def test_on_a_cpu_nothing_is_handed_over():
     handover = Handover(torch.device("cpu"))
     numbers = torch.arange(3)
     with handover.producing():
-        assert handover.put(numbers) is numbers
+        assert put(numbers, handover.device) is numbers
         assert handover.give() is None
     Handover.take(None, [numbers])

@@ -285,6 +285,9 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         open_with(boxes, tmp_path, batch_size=8, device="cpu")
     with pytest.raises(UserError, match="center, box, whole"):
         eval_images(boxes, root, crop="middle")
+    for values in ({"resize": 0.5}, {"mean": (0.5, 0.5)}, {"std": (0, 0, 0)}):
+        with pytest.raises(UserError, match=f"{next(iter(values))}=.*: must be"):
+            eval_images(boxes, root, **values)
 
 
 def test_evaluation_images_are_torchvisions(demo):
@@ -305,6 +308,14 @@ def test_evaluation_images_are_torchvisions(demo):
     for i in (0, 7, 30):
         expected = theirs(Image.open(root / cache.path(int(indices[i]))))
         assert (pixels[i] - expected).abs().max() < 0.03
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    chosen = torch.cat([x for x, _ in eval_images(boxes, root, size=64, resize=1, mean=mean, std=std)])
+    theirs = v2.Compose([
+        v2.PILToTensor(), v2.Resize(64), v2.CenterCrop(64), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+    ])  # fmt: skip
+    expected = theirs(Image.open(root / cache.path(int(indices[7]))))
+    assert (chosen[7] - expected).abs().max() < 0.03
     for crop in ("box", "whole"):
         for images, _ in eval_images(Source(boxes, root, "all"), size=32, batch_size=64, crop=crop):
             assert images.shape[1:] == (3, 32, 32)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 
-from augment import Policy
+from augment import Making, Policy
 from augment.backends import fused, native
 from augment.backends.decoded import DecodedCache
 from augment.stream.imageset import ImageSet
 
+ALONE = Making(device="cpu", workers=1).settled()
 FLAGS_OF = {"x86-64": set(), "x86-64-v2": {"sse4_2"}, "x86-64-v3": {"avx2", "fma"}}
 
 
@@ -26,7 +27,7 @@ def flags_of_this_cpu() -> set[str]:
 def test_all_threads_begin_at_once_and_torch_keeps_its_own(birds: ImageSet):  # noqa: F811
     """One that began later would set torch's number of threads for everybody."""
     before = torch.get_num_threads()
-    backend = fused.FusedBackend(Policy(size=32), torch.float32, 16, compiled=False)
+    backend = fused.FusedBackend(Policy(size=32), Making(device="cpu", workers=16).settled(), compiled=False)
     assert len(backend._threads._threads) == 16
     assert torch.get_num_threads() == before
     backend.close()
@@ -42,12 +43,12 @@ def test_other_cpus_get_the_same_views(birds: ImageSet, tmp_path, monkeypatch, m
     policy = Policy(size=96, colour=colour)
     plan = plan_of(policy, birds)
     files = [birds.read(int(i)) for i in plan.images]
-    here = fused.FusedBackend(policy, torch.float32, 1)
+    here = fused.FusedBackend(policy, ALONE)
     expected = here.render(plan, files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr(native, "FLAGS", tuple(f.replace("native", march) for f in native.FLAGS))
-    there = fused.FusedBackend(policy, torch.float32, 1)
+    there = fused.FusedBackend(policy, ALONE)
     assert len(list((tmp_path / "saliencyswap").glob("pixels-*.so"))) == 1
     std = torch.tensor(policy.std)[:, None, None]
     for a, b in zip(expected, there.render(plan, files), strict=True):
@@ -100,7 +101,7 @@ def test_each_image_is_decoded_once_and_never_again_from_the_cache(birds: ImageS
     plans = [plan_of(policy, birds, count=16, start=start) for start in (0, 16)]
     batches = [(plan, [birds.read(int(i)) for i in plan.images]) for plan in plans]
     for cache, counts in ((None, (32, 32)), (DecodedCache(policy, birds.pool, 1 << 30), (32, 0))):
-        backend = fused.FusedBackend(policy, torch.float32, 2, compiled=compiled, cache=cache)
+        backend = fused.FusedBackend(policy, Making(device="cpu", workers=2).settled(), cache, compiled=compiled)
         made = []
         for expected in counts:  # two epochs
             calls.clear()

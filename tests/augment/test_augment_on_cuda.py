@@ -6,7 +6,7 @@ import torch
 from test_augment_backends import LEVELS, birds, plan_of  # noqa: F401 - a fixture
 from test_augment_decoder_stress import photographs  # noqa: F401 - a fixture
 
-from augment import backends
+from augment import Making, backends
 from augment.backends.decoded import DecodedCache
 from augment.stream.alpha import with_alpha
 from augment.stream.imageset import ImageSet
@@ -28,7 +28,7 @@ SMALL = {"size": 96, "blur_sigma": (0.1, 1.0), **LEVELS}
 
 def views_of(name: str, policy: Policy, plan: Plan, files: list[bytes], device: str, cache: DecodedCache | None = None):
     """Levels [V, B, 3, S, S]; with a cache, of the second time."""
-    backend = backends.build(name, policy, torch.device(device), torch.float32, 2, len(plan), cache=cache)
+    backend = backends.build(name, policy, Making(device=device, workers=2), len(plan), cache)
     try:
         for _ in range(1 if cache is None else 2):
             views = backend.render(plan, files)

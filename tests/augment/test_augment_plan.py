@@ -1,5 +1,6 @@
 """Policy and plan: what is drawn lies where it may, as often as asked, and depends on nothing else."""
 
+import dataclasses
 import json
 import math
 
@@ -8,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.views.plan import Pool, draw, epoch_order, partners, same
+from augment.views.plan import Plan, Pool, draw, epoch_order, partners
 from augment.views.policy import NAMES, Policy, blur_radius
 from precompute.base.errors import UserError
+
+
+def same(a: Plan, b: Plan) -> bool:
+    """Whether two plans are equal in every value."""
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Plan))
 
 
 def test_policy_goes_to_json_and_back_and_names_bad_values():

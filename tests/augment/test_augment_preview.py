@@ -1,13 +1,13 @@
-"""The programs `augment.preview` and `benchmarks.parity`, as a user runs them."""
+"""The programs `augment.preview` and `tests/augment/parity.py`, as a user runs them."""
 
 import json
 
 import numpy as np
+import parity
 import pytest
 from PIL import Image
 
 from augment.preview import program
-from benchmarks import parity
 from precompute.base.program import main
 
 

@@ -13,7 +13,7 @@ from precompute.base.errors import BadValue, UserError
 def test_a_stand_in_is_the_next_of_the_group_cyclically():
     schedule = Schedule(Policy(group=4), np.arange(8), 4, 7, True)
     order = schedule.order(0)
-    first = list(schedule.stand_ins(order, int(order[2]), 0))
+    first = list(schedule.stand_ins(int(order[2]), 0))
     assert first[:3] == order[[3, 0, 1]].tolist()
     assert first[3:] == order[[3, 4, 5, 6, 7, 0, 1]].tolist()
 
@@ -36,11 +36,10 @@ def test_every_image_once_an_epoch_over_batches_and_ranks(n, batch, world, group
             make(0)
         return
     ranks = [make(rank) for rank in range(world)]
-    order = ranks[0].order(epoch)
     seen, pairs = [], {}
     for step in range(len(ranks[0])):
         for s in ranks:
-            sources, backgrounds = s.pick(order, epoch, step)
+            sources, backgrounds = s.pick(epoch, step)
             assert 0 < len(sources) <= s.largest
             seen += sources.tolist()
             pairs |= dict(zip(sources.tolist(), backgrounds.tolist(), strict=True))
@@ -48,7 +47,7 @@ def test_every_image_once_an_epoch_over_batches_and_ranks(n, batch, world, group
     assert all(source not in others and set(others) <= set(rows.tolist()) for source, others in pairs.items())
     single = Schedule(policy, rows, 1, 7, False)
     for step in range(n):
-        source, others = single.pick(order, epoch, step)
+        source, others = single.pick(epoch, step)
         assert pairs.get(int(source[0]), others[0].tolist()) == others[0].tolist()
 
 

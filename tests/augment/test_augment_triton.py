@@ -11,6 +11,7 @@ import torch
 
 from augment.backends.decoded import DecodedCache, Picture
 from augment.stream.alpha import with_alpha
+from augment.stream.request import Making
 from augment.views.plan import Pool, draw, partners
 from augment.views.policy import Policy
 from tests.augment import reference
@@ -91,7 +92,7 @@ def test_kernels_agree_with_the_reference(changes):
     assert off.mean() < 0.3
     assert off.max() < 3.0  # one level of rounding in the crops, times the jitter's gain
     cache = DecodedCache(policy, pool, 1 << 20)  # parts of the pictures and ready scenes: nothing may change
-    backend = FusedCudaBackend(policy, torch.device("cpu"), torch.float32, 1, COUNT, cache)
+    backend = FusedCudaBackend(policy, Making(device="cpu", workers=1).settled(), COUNT, cache)
     for row, image in zip(plan.images.tolist(), images, strict=True):
         cache.keep(row, image.pixels, backend._resized)
     again = backend.render(plan, [b""] * len(plan.images))

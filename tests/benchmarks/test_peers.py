@@ -15,7 +15,7 @@ def test_peers_make_the_same_views(name, cub_images):
     """On real photographs; the tolerance leaves room for missing antialiasing, rounding, and DALI's own colours."""
     import torch
 
-    from augment import backends
+    from augment import Making, backends
     from augment.views.policy import Policy
     from benchmarks.job import difference, make_job
 
@@ -25,7 +25,7 @@ def test_peers_make_the_same_views(name, cub_images):
     policy = Policy(name=peer.policies[0], colour="torchvision", size=160, group=8)
     job = make_job(cub_images, policy, batch=8 if not peer.draws else 64, batches=1)
     (plan,), (files,) = job.plans["torchvision"], job.files
-    backend = backends.build("kornia", policy, torch.device("cpu"), torch.float32, 1, len(plan))
+    backend = backends.build("kornia", policy, Making(device="cpu", workers=1), len(plan))
     theirs, ours = peer.way().render(plan, policy, files), backend.render(plan, files)
     backend.close()
     assert [(v.shape, v.dtype) for v in theirs] == [(v.shape, torch.float32) for v in ours]

@@ -13,7 +13,7 @@ def test_count_by_hand(demo_images):
     from augment.views.schedule import Schedule
 
     schedule = Schedule(Policy(size=64, views=1, group=2), np.arange(2), 1, 0, True)
-    plan = schedule.plan(demo_images.pool, np.arange(2), 0, 0)
+    plan = schedule.plan(demo_images.pool, 0, 0)
     plan = replace(
         plan,
         rects=np.array([[[8, 4, 40, 20]]], np.int32),  # 32 × 16

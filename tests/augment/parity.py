@@ -1,29 +1,30 @@
-"""How far the backends' pixels differ, stage by stage, on real images: `python -m benchmarks.parity`.
+"""How far the backends' pixels differ, stage by stage, on real images: `python tests/augment/parity.py`.
 
 The yardstick is the `kornia` backend: it crops with torch's resize (nearly Pillow's to the bit), and the tests bound
 its distance from the slow reference by a hundredth of a level. Every backend gets the same plans and files.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from augment.backends import NAMES
+import numpy as np
+import torch
+
+from augment.backends import NAMES, build, choose
+from augment.stream.imageset import ImageSet
 from augment.stream.request import Making, Source
+from augment.views.plan import Plan, draw, epoch_order, partners
 from augment.views.policy import Policy
+from precompute.base.device import find_device
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, option, option_of, read_options
 from precompute.base.program import main
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from augment.stream.imageset import ImageSet
-    from augment.views.plan import Plan
-
 EXAMPLE = """example:
-  python -m benchmarks.parity --boxes cache/demo.h5 --root data/demo
-  python -m benchmarks.parity --boxes cache/cub.h5 --root data/CUB_200_2011 --backends dali fused --device cuda --json
+  python tests/augment/parity.py --boxes cache/demo.h5 --root data/demo
+  python tests/augment/parity.py --boxes cache/cub.h5 --root data/CUB_200_2011 --backends dali --device cuda --json
 """
 YARDSTICK = "kornia"
 _OFF: dict[str, Any] = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "flip": 0.0}
@@ -65,12 +66,10 @@ class ParityConfig:
 
 def program(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, prints the table."""
-    parser = Parser("benchmarks.parity", "Compares the backends' pixels, stage by stage, in levels of 255.", EXAMPLE)
+    parser = Parser("parity", "Compares the backends' pixels, stage by stage, in levels of 255.", EXAMPLE)
+    parser.prog = "python tests/augment/parity.py"
     add_options(parser, ParityConfig)
     config = read_options(ParityConfig, parser.parse_args(argv))
-
-    import json
-
     rows = compare(config)
     print(
         f"|backend - {YARDSTICK}| in levels of 255, {config.count} sources, views of {config.size} px, {config.device}"
@@ -86,11 +85,6 @@ def program(argv: Sequence[str] | None = None) -> int:
 
 def compare(config: ParityConfig) -> list[dict[str, Any]]:
     """One row a backend and stage: mean, 99th percentile and maximum of the differences."""
-    import numpy as np
-
-    from augment.stream.imageset import ImageSet
-    from precompute.base.device import find_device
-
     assert config.boxes is not None  # ParityConfig has checked
     images, device = ImageSet.open(config.boxes, config.root), find_device(config.device)
     if len(images) < config.count:
@@ -110,14 +104,12 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: names.index(row["backend"]))
 
 
-def _installed(device: Any) -> list[str]:
+def _installed(device: torch.device) -> list[str]:
     """All backends but the yardstick that work on this device."""
-    from augment import backends
-
     names = []
     for name in NAMES[1:]:
         try:
-            backends.choose(name, device)
+            choose(name, device)
         except BadValue:
             continue
         if name != YARDSTICK:
@@ -125,24 +117,15 @@ def _installed(device: Any) -> list[str]:
     return names
 
 
-def _plan(policy: Policy, images: "ImageSet", config: ParityConfig) -> "Plan":
-    import numpy as np
-
-    from augment.views.plan import draw, epoch_order, partners
-
+def _plan(policy: Policy, images: ImageSet, config: ParityConfig) -> Plan:
     order = epoch_order(len(images), config.seed, 0)
     positions = np.arange(config.count)
     chosen = partners(order, positions, policy.group, policy.views, config.seed, 0)
     return draw(policy, images.pool, order[positions], chosen, seed=config.seed, epoch=0)
 
 
-def _pixels(name: str, policy: Policy, plan: "Plan", files: list[bytes], device: Any) -> "np.ndarray":
-    import numpy as np
-    import torch
-
-    from augment import backends
-
-    backend = backends.build(name, policy, device, torch.float32, 2, len(plan))
+def _pixels(name: str, policy: Policy, plan: Plan, files: list[bytes], device: torch.device) -> np.ndarray:
+    backend = build(name, policy, Making(device=device, workers=2), len(plan))
     try:
         return np.stack([view.cpu().numpy() for view in backend.render(plan, files)])
     finally:
