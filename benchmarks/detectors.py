@@ -140,7 +140,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         cells = [f"{of[s][f'{kind}mean_iou']:.3f} / {of[s][f'{kind}iou_at_least_half']:.2f}" for s in sets]
         return [name, *cells, cost.get(name, "-")]
 
-    def shares(name: str, of: dict[str, Any], kind: str) -> list[str]:
+    def shares(name: str, of: dict[str, Any], kind: str = "these boxes") -> list[str]:
         by_set = [of[s]["foreground"][kind] for s in masked]
         return [name, *(f"{share['mean']:.3f} / {share['quarter_or_more']:.3f}" for share in by_set)]
 
@@ -148,7 +148,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = _table(titles, ious("best centred box", first, "centred_"), *(ious(*item) for item in judged.items()))
     if masked := [s for s in sets if first[s]["foreground"]]:
         rows = [shares(kind, first, kind) for kind in ("true boxes", "best centred box", "RandomResizedCrop")]
-        rows += [shares(*item, "these boxes") for item in judged.items()]
+        rows += [shares(*item) for item in judged.items()]
         lines += ["", *_table(["foreground in patches: mean / quarter or more", *masked], *rows)]
     return "\n".join(lines)
 

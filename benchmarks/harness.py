@@ -84,14 +84,13 @@ def _family_seconds() -> float:
     return ended.children_user + ended.children_system + total / os.sysconf("SC_CLK_TCK")
 
 
-def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[str], None] = lambda _: None) -> None:
-    """Runs every arm `warmup` times untimed, then `repeats` times in turns; fills `cpu` and `wall` of each."""
+def measure(arms: Sequence[Arm], repeats: int, say: Callable[[str], None] = lambda _: None) -> None:
+    """Runs every arm once untimed, then `repeats` times in turns; fills `cpu` and `wall` of each."""
     for arm in arms:
-        for _ in range(warmup):
-            for part in arm.parts:
-                arm.before()
-                part()
-            arm.after()
+        for part in arm.parts:
+            arm.before()
+            part()
+        arm.after()
     # Objects of the warm-ups (a compiler's) must not count: one garbage collection of them takes 0.4 s.
     gc.collect()
     gc.freeze()
@@ -170,11 +169,9 @@ def _peak_memory_mib() -> float:
 
 def resident_memory_mib() -> float:
     """Resident memory of this process now (its peak, on systems without /proc)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
+    if not (statm := Path("/proc/self/statm")).exists():
         return _peak_memory_mib()
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def gpu_memory_mib() -> float | None:

@@ -59,7 +59,7 @@ class Graph:
         self.device = "gpu" if device == "cuda" else "cpu"
         self._pipe: Any = None
 
-    def render(self, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
+    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
         """See `benchmarks.ways.Way`."""
         if self._pipe is None:
             self._pipe = self._build(len(plan), policy)

@@ -90,7 +90,7 @@ class Output:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Who makes the views, and how many."""
+    """What makes the views, and how many."""
 
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour; default: all that are installed")
     peers: tuple[str, ...] = option((), "peers; default: all that are installed; none: no peers")
@@ -106,10 +106,9 @@ class JobSettings:
         check_size(self.size)
         for item in self.backends:
             backend_of(item)
-        if self.peers:
-            from benchmarks.peers import find
+        from benchmarks.peers import find
 
-            find(self.peers)
+        find(self.peers)
 
     @property
     def unit(self) -> str:

@@ -68,7 +68,10 @@ def program(argv: list[str] | None = None) -> int:
     environment = {"PYTHONUNBUFFERED": "1"}
     if settings.device == "cuda":  # the tests of the decoder take the photographs that the rest is measured on
         photographs = settings.photographs
-        environment |= {"GPU_TESTS_BOXES": photographs.box_file, "GPU_TESTS_ROOT": str(photographs.folder)}
+        environment |= {
+            "GPU_TESTS_BOXES": photographs.box_file,
+            "GPU_TESTS_ROOT": str(photographs.cache().folder(photographs.root)),
+        }
     for name, command in todo:
         rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)
         if rest is not None and rest <= 0:
@@ -89,9 +92,8 @@ def program(argv: list[str] | None = None) -> int:
 def _data(photographs: Photographs, module: str = "") -> list[str]:
     """The flags that name the photographs, as the program takes them."""
     if module == "search":  # makes boxes itself
-        from precompute.base.boxfile import BoxCache
-
-        return ["--dataset", BoxCache.open(photographs.box_file).dataset, "--root", str(photographs.folder)]
+        cache = photographs.cache()
+        return ["--dataset", cache.dataset, "--root", str(cache.folder(photographs.root))]
     return ["--boxes", photographs.box_file, *([] if photographs.root is None else ["--root", photographs.root])]
 
 

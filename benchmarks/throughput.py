@@ -22,23 +22,24 @@ transform draws its own numbers: it is compared by its statistics and takes part
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
-from benchmarks import growth
+from benchmarks import growth, harness
+from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
+from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import as_json, group, option, option_of
 from precompute.base.program import main
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Arm
     from benchmarks.job import Job
     from benchmarks.peers import Peer
 
@@ -94,27 +95,14 @@ def program(argv: list[str] | None = None) -> int:
         documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:
         runs = [_round(settings, number) for number in range(settings.rounds)]
-        documents = [_merged(settings, same) for same in zip(*runs, strict=True)]
-    output = settings.output
-    for result in documents:
-        output.write(result, growth.table if settings.over else table, _out(settings, result))
-    if output.json:
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
+        documents = [merged(same) for same in zip(*runs, strict=True)]
+    documents = [result | _conclusion(settings, result["arms"]) for result in documents]
+    settings.output.deliver(documents, growth.table if settings.over else table)
     return 0
-
-
-def _out(settings: ThroughputSettings, result: dict[str, Any]) -> str | None:
-    """The file of one scope's result."""
-    if not settings.output.out or len(settings.scope) == 1:
-        return settings.output.out
-    path = Path(settings.output.out)
-    return str(path.with_stem(f"{path.stem}-{result['settings']['scope'].replace('+', '-')}"))
 
 
 def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
     """The results of one round, in a process of its own; only the first one's messages are printed."""
-    import subprocess
-
     settings.output.say(f"round {number + 1} of {settings.rounds}")
     options = []
     for name, value in (as_json(settings) | {"rounds": 1, "out": None, "json": None}).items():
@@ -129,31 +117,26 @@ def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
     return last if isinstance(last, list) else [last]
 
 
-def _merged(settings: ThroughputSettings, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One result of several rounds, the conclusion from all of them."""
-    from benchmarks.results import merged
-
-    result = merged(rounds)
-    return result | _conclusion(settings, result["arms"])
-
-
 def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
     """The result of one scope: peers checked, all arms measured, at every value of `--over`."""
     import torch
 
-    from benchmarks import harness, job
+    from benchmarks.job import choose
+    from benchmarks.peers import find_able
+    from benchmarks.scopes import ARMS
 
     torch.set_num_threads(settings.job.threads)
     # The DALI graph decodes and has no decoded cache.
-    without = ("dali",) if scope == "apply" else ()
-    chosen = job.choose(settings.job.backends, device=settings.job.device, without=without)
-    wanted, skipped = _peers(settings)
+    chosen = choose(settings.job, without="dali" if scope == "apply" else "")
+    wanted, skipped = find_able(settings.job.peers, settings.output.say, settings.policy, settings.scene)
     if not chosen and not wanted:
         raise UserError(f"nothing to measure in scope {scope}: name peers, or a backend that has it (dali decodes too)")
     with ExitStack() as stack:
         jobs = {value: _job(settings, value, stack) for value in settings.values or (None,)}
         checks = _checked(settings, next(iter(jobs.values())), wanted, stack)
-        arms = {value: _arms(scope, work, value, chosen, wanted, stack) for value, work in jobs.items()}
+        arms = {value: list(ARMS[scope](work, chosen, wanted, stack)) for value, work in jobs.items()}
+        if settings.over:
+            arms = {value: [arm for arm in some if arm.name not in CEILINGS] for value, some in arms.items()}
         every = [arm for some in arms.values() for arm in some]
         samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
         settings.output.say(f"{scope}: {len(every)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
@@ -167,46 +150,10 @@ def _checked(settings: ThroughputSettings, work: "Job", wanted: "Sequence[Peer]"
 
     checks = {}
     for peer in wanted:
-        checks[peer.name] = check(work, peer, stack)
+        checks[peer.name] = distance = check(work, peer, stack)
         kind = "statistics" if peer.draws else "views"
-        distance = f"{checks[peer.name]:.2f} levels of 255 from ours on average"
-        settings.output.say(f"checked: {peer.name}'s {kind} are {distance}")
+        settings.output.say(f"checked: {peer.name}'s {kind} are {distance:.2f} levels of 255 from ours on average")
     return checks
-
-
-def _arms(
-    scope: str,
-    work: "Job",
-    value: float | None,
-    chosen: list[tuple[str, str]],
-    wanted: "Sequence[Peer]",
-    stack: ExitStack,
-) -> "list[Arm]":
-    """All backends and peers at one value (None: nothing is varied)."""
-    from benchmarks.results import CEILINGS
-    from benchmarks.scopes import ARMS
-
-    arms = list(ARMS[scope](work, chosen, wanted, stack))
-    return arms if value is None else [arm for arm in arms if arm.name not in CEILINGS]
-
-
-def _peers(settings: ThroughputSettings) -> "tuple[list[Peer], dict[str, str]]":
-    """The peers to measure, and those that are left out with the reason."""
-    from benchmarks import peers
-
-    wanted, skipped = [], {}
-    for peer in peers.find(settings.job.peers or tuple(peers.PEERS)):
-        why = peer.missing()
-        if settings.policy not in peer.policies:
-            why = f"it has no {settings.policy}, only {', '.join(peer.policies)}"
-        if settings.scene not in peer.scenes:
-            why = f"its backgrounds are {', '.join(peer.scenes)}"
-        if why:
-            skipped[peer.name] = why
-            settings.output.say(f"skipped: {peer.name}: {why}")
-        else:
-            wanted.append(peer)
-    return wanted, skipped
 
 
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
@@ -217,24 +164,19 @@ def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) ->
     if settings.over and value is not None:
         job = growth.job_at(job, settings.over, value)
         images = growth.images_at(images, job, settings.over, value, stack)
-    policy = Policy(name=settings.policy, size=job.size, scene=settings.scene)
-    sizes: dict[str, Any] = {"batch": job.batch, "batches": job.batches, "threads": job.threads}
-    return make_job(images, policy, device=job.device, **sizes)
+    return make_job(images, Policy(name=settings.policy, size=job.size, scene=settings.scene), job)
 
 
-def _result(settings: ThroughputSettings, scope: str, arms: "Mapping[float | None, Sequence[Arm]]") -> dict[str, Any]:
-    from benchmarks import harness
-
-    rows, ratios = [], {}
+def _result(settings: ThroughputSettings, scope: str, arms: Mapping[float | None, Sequence[Arm]]) -> dict[str, Any]:
+    measured, ratios = [], {}
     for value, some in arms.items():
         at = "" if value is None else f" @ {value:g}"
-        rows += [harness.row(arm, INSIDE[scope]) | {"name": arm.name + at} for arm in some]
+        measured += [harness.row(arm) | {"name": arm.name + at, "inside": INSIDE[scope]} for arm in some]
         ours = [arm for arm in some if arm.name.startswith("ours")]
         for peer in (arm for arm in some if arm not in ours):
             ratios |= {f"{peer.name}{at} / {o.name}{at}": harness.ratio(peer, o, settings.unit) for o in ours}
     benchmark = "sweep" if settings.over else "throughput"
-    result = head(benchmark, settings, settings.unit, scope=scope) | {"arms": rows, "ratios": ratios}
-    return result | _conclusion(settings, rows)
+    return head(benchmark, settings, settings.unit, scope=scope) | {"arms": measured, "ratios": ratios}
 
 
 def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -264,9 +206,7 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
 
 def table(document: dict[str, Any]) -> str:
     """The result as text: one line an arm, cheapest first, and what each costs in terms of our best."""
-    from benchmarks.results import rows, unit_of
-
-    word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit_of(document)]
+    word = "CPU ms" if unit_of(document) == "cpu_ms" else "ms"
     wall = {arm["name"]: arm["wall_ms"]["median"] for arm in document["arms"]}
     ours = any(name.startswith("ours") for name in wall)
     lines = [f"\n{document['settings']['scope']}: {document['arms'][0]['inside']}", ""]
