@@ -25,7 +25,7 @@ class Quantity(NamedTuple):
     """Something that is varied."""
 
     words: str
-    values: tuple[float, ...]  # the usual ones
+    values: tuple[float, ...]  # by default
     scope: str = "decode+apply"
 
 

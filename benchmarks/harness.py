@@ -7,6 +7,7 @@ each, so that a noisy minute or second hits all of them. An exception in an arm 
 import gc
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -142,6 +143,12 @@ def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
     return spread([p / o for p, o in zip(getattr(peer, unit), getattr(ours, unit), strict=True)])
 
 
+def ratios(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
+    """`ratio` of every arm that is not ours to every one of ours, by "NAME / NAME"."""
+    ours = [arm for arm in arms if arm.name.startswith("ours")]
+    return {f"{p.name} / {o.name}": ratio(p, o, unit) for p in arms if p not in ours for o in ours}
+
+
 def facts() -> dict[str, Any]:
     """What a reader needs to judge a figure: machine, versions, commit, memory (resident: the most so far)."""
     versions, cuda = {"python": platform.python_version()}, _cuda()
@@ -190,16 +197,11 @@ def _cuda() -> Any:
 
 def _processor() -> str:
     """Its name and, on x86, its widest vector instructions, which a name like "AMD EPYC" does not show."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    name, flags = (
-        next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-        for key in ("model name", "flags")
-    )
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    name, flags = ("".join(re.findall(rf"^{key}\s*: *(.*)", text, re.M)[:1]) for key in ("model name", "flags"))
     vectors = next((f" ({v})" for f, v in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f in flags.split()), "")
-    return (name or "unknown") + vectors
+    return (name or platform.processor() or "unknown") + vectors
 
 
 def _commit() -> str:

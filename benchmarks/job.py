@@ -1,6 +1,6 @@
 """The job of a benchmark: plans and files that all arms share, our backends, and the check of the peers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +97,7 @@ def difference(peer: Peer, theirs: Sequence[torch.Tensor], ours: Sequence[torch.
     return (levels[0] - levels[1]).abs().mean().item()
 
 
-def check(job: Job, peer: Peer, stack: ExitStack) -> float:
+def check(job: Job, peer: Peer, stack: ExitStack, say: Callable[[str], None] = lambda _: None) -> float:
     """`difference` from the Kornia backend's views, which the tests hold to the reference. UserError if too large."""
     plan, files, policy = job.plans["torchvision"][0], job.files[0], job.policy("torchvision")
     theirs = peer.way(job.device.type).render(policy, plan, files)
@@ -108,4 +108,6 @@ def check(job: Job, peer: Peer, stack: ExitStack) -> float:
             f"peer {peer.name}: its views are {distance:.1f} levels from ours, more than {peer.tolerance}: "
             "it does not do the same job"
         )
+    kind = "statistics" if peer.draws else "views"
+    say(f"checked: {peer.name}'s {kind} are {distance:.2f} levels of 255 from ours on average")
     return distance

@@ -1,9 +1,8 @@
 """The same job by other libraries, each as its experts would write it.
 
 The job: JPEG bytes of a batch's images → two normalised SaliencySwap views of each source (crop, resize, paste, flip,
-jitter in the drawn order, gray, blur, normalise). Every peer gets the same plan as our backends, so its result can be
-compared before it is timed, and every peer decodes each image once a batch, which is kinder than what a plain Dataset
-does (it would decode source and both backgrounds: three images a sample).
+jitter in the drawn order, gray, blur, normalise). Every peer gets our backends' plan, so its result is compared before
+it is timed, and decodes each image once a batch; a plain Dataset would decode three a sample (with both backgrounds).
 
 Peers mean torchvision's colours (HSV hue, clamping, contrast about the mean luma), except for plain DALI, whose
 operators have others. Two leave out antialiasing, as their users do.

@@ -28,23 +28,17 @@ def kornia_compiled(device: str) -> Way:
 def _kornia(device: str, pixels: Callable[..., Tensor]) -> Way:
     from augment.backends.torch_ops import decode
 
-    def views(policy: Policy, plan: Plan, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(_kornia_view(plan, policy, images, v, device, pixels) for v in range(plan.views))
+    def view(policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
+        pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
+        canvas = torch.stack(pictures).to(device)
+        per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
+        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
+        norm = torch.tensor((policy.mean, policy.std), device=device)
+        # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
+        order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
+        return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
 
-    return Way(decode, views)
-
-
-def _kornia_view(
-    plan: Plan, policy: Policy, images: Sequence[Tensor], v: int, device: str, pixels: Callable[..., Tensor]
-) -> Tensor:
-    """Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken."""
-    pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
-    canvas = torch.stack(pictures).to(device)
-    per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
-    flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
-    norm = torch.tensor((policy.mean, policy.std), device=device)
-    order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
-    return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
+    return Way(decode, lambda policy, plan, images: tuple(view(policy, plan, images, v) for v in range(plan.views)))
 
 
 def _resized(image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
@@ -120,13 +114,11 @@ def lightly(device: str) -> Way:
         return Image.open(io.BytesIO(data)).convert("RGB")
 
     def views(policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[Tensor, ...]:
+        strengths = zip(("cj_bright", "cj_contrast", "cj_sat", "cj_hue"), policy.jitter, strict=True)
         transform = MoCoV2Transform(
             input_size=policy.size,
             cj_prob=policy.jitter_p,
-            cj_bright=policy.jitter[0],
-            cj_contrast=policy.jitter[1],
-            cj_sat=policy.jitter[2],
-            cj_hue=policy.jitter[3],
+            **dict(strengths),
             min_scale=policy.crop_scale or 0.2,
             random_gray_scale=policy.gray_p,
             gaussian_blur=policy.blur_p,

@@ -4,13 +4,13 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from augment.backends import why_no_dali
 from augment.backends.torch_ops import crop_resize, decode
@@ -128,26 +128,15 @@ def _decoder(job: Job, stack: ExitStack) -> Callable[[Sequence[bytes]], object]:
     return lambda files: decoder.keep(decoder.decode(files))
 
 
-@dataclass
-class _PeerBatches(Dataset):
-    """A map-style data set whose items are whole batches of a peer's views: a DataLoader's workers share the work."""
+@cache
+def _render_of(peer_name: str) -> Callable[..., Any]:
+    """Built in the worker that calls it."""
+    return PEERS[peer_name].way().render
 
-    images: ImageSet
-    plans: Sequence[Plan]
-    policy: Policy
-    peer_name: str
 
-    def __len__(self) -> int:
-        return len(self.plans)
-
-    @cached_property
-    def _render(self) -> Any:
-        """Built in the worker."""
-        return PEERS[self.peer_name].way().render
-
-    def __getitem__(self, step: int) -> Any:
-        plan = self.plans[step]
-        return self._render(self.policy, plan, [self.images.read(int(i)) for i in plan.images])
+def _read_and_render(images: ImageSet, policy: Policy, peer_name: str, plan: Plan) -> Any:
+    """A whole batch of a peer's views, from files on disk."""
+    return _render_of(peer_name)(policy, plan, [images.read(int(i)) for i in plan.images])
 
 
 def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> ViewLoader:
@@ -164,8 +153,9 @@ def _loaders(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) 
     for name, colour in chosen:
         yield title(name, colour), view_loader(job, name, colour, stack)
     for peer in wanted:
-        batches = _PeerBatches(job.images, job.plans["torchvision"], job.policy("torchvision"), peer.name)
-        loader = DataLoader(batches, batch_size=None, num_workers=job.threads, persistent_workers=True)
+        make: Any = partial(_read_and_render, job.images, job.policy("torchvision"), peer.name)
+        plans: Any = job.plans["torchvision"]  # a batch each: the workers share them
+        loader = DataLoader(plans, batch_size=None, collate_fn=make, num_workers=job.threads, persistent_workers=True)
         yield f"{peer.name} + DataLoader", loader
 
 

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from augment.stream.request import Making, Source
@@ -146,7 +147,7 @@ def make_arms(
         arm(FROZEN, "cvsa", ours("cvsa", same), "the whole step on one batch"),
         arm(OURS, "byol", ours("byol", same), "the whole step on the same batch"),
     ]
-    arms[0].before = _warmed(live_step, live, loader.prefetch + 2, wait)
+    arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, wait)
     try:
         peer = lightly_byol(states["byol"].config.model.arch, config.optimizer, settings, settings.amp, hardware)
     except UserError as error:
@@ -169,19 +170,13 @@ def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, 
     return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
 
 
-def _warmed(
-    step: Callable[[], object], batches: Iterator[Any], made_ahead: int, wait: Callable[[], object]
-) -> Callable[[], None]:
+def _warm(step: Callable[[], object], batches: Iterator[Any], made_ahead: int, wait: Callable[[], object]) -> None:
     """Uses up the batches made ahead and steps on until as many are ready as usual at this pace."""
-
-    def before() -> None:
-        for _ in range(made_ahead):
-            next(batches)
-        for _ in range(made_ahead):
-            step()
-        wait()
-
-    return before
+    for _ in range(made_ahead):
+        next(batches)
+    for _ in range(made_ahead):
+        step()
+    wait()
 
 
 def result(config: StepSettings, arms: list[StepArm], hardware: Hardware, amp: str) -> dict[str, Any]:

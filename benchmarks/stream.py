@@ -189,14 +189,12 @@ def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dic
         rows.append(harness.row(stream) | more)
     ceilings = [s for s in streams if s.name.startswith("decode only")]
     best = min(ceilings, key=lambda s: statistics.median(s.wall_ms))
-    ours = [s for s in streams if s.name.startswith("ours")]
-    peers = [s for s in streams if s not in ceilings and s not in ours]
     plans = work.plans["linear"]
     return {
         **head("stream", settings, "wall_ms"),
         "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
         "arms": rows,
-        "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, "wall_ms") for p in [best, *peers] for o in ours},
+        "ratios": harness.ratios([best, *(s for s in streams if s not in ceilings)], "wall_ms"),
         "ceiling": best.name,
     }
 

@@ -4,10 +4,9 @@ python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out r
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out results --device cuda --minutes 9
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --only throughput-cpu-decode-apply
 
-A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. What
-follows an @ in the name of a committed result is where else its recipe was run: on other photographs, on another
-machine. On CUDA the checks come first: the backends' parity there, and the decoder against queued kernels; then the
-trainer's step, before the less important results. They need 1,024 images.
+A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. On CUDA,
+which needs 1,024 images, the checks come first (the backends' parity, the decoder against queued kernels), then the
+trainer's step.
 """
 
 import os

@@ -1,32 +1,31 @@
 """What two SaliencySwap views of an image cost: our backends beside what users would pick instead.
 
 python -m benchmarks.throughput --boxes cache/cub.h5 --root data/CUB_200_2011
-python -m benchmarks.throughput --scope apply loader --peers opencv pillow --out mine.json
+python -m benchmarks.throughput --scope apply loader --peers opencv pillow --out views.json
 python -m benchmarks.throughput --policy rrc --peers lightly opencv
 python -m benchmarks.throughput --over image --values 0.2 0.8 3 12 --backends fused --peers opencv
 
 Scopes, and what is inside the timer:
-  apply          decoded images in memory → two normalised views; ours from the decoded cache (open_views(cache="ram")),
-                 where backgrounds are kept at view size, and peers get them at that size as well; the DALI graph always
-                 decodes and is not in this scope
+  apply          decoded images in memory → two normalised views; ours from the decoded cache, which keeps backgrounds
+                 at view size, and peers get them at that size as well; the DALI graph always decodes: not in this scope
   decode+apply   JPEG bytes in memory → two normalised views; one thread
   loader         files on disk → batches, the whole loader: open_views, or a DataLoader with as many workers
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
 --over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
-Figures are CPU seconds of the whole process tree per source image (on CUDA and over threads: seconds on the clock),
-arms taking turns, in several fresh processes one after the other: the spread between those is what another run may
-bring. All arms get the same plans, and the peers' views are compared with ours before anything is timed. lightly's
-transform draws its own numbers: it is compared by its statistics and takes part with --policy rrc only.
+Figures are CPU time of the whole process tree per source image (on CUDA and over threads: time on the clock), arms
+taking turns, in several fresh processes: the spread between those is what another run may bring. All arms get the same
+plans, and the peers' views are compared with ours before anything is timed. lightly's transform draws its own numbers:
+it is compared by its statistics and takes part with --policy rrc only.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import NAMES as POLICY_NAMES
@@ -41,7 +40,6 @@ from precompute.base.program import main
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
-    from benchmarks.peers import Peer
 
 INSIDE = {
     "apply": "decoded images in memory to two normalised views",
@@ -121,7 +119,7 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
     """The result of one scope: peers checked, all arms measured, at every value of `--over`."""
     import torch
 
-    from benchmarks.job import choose
+    from benchmarks.job import check, choose
     from benchmarks.peers import find_able
     from benchmarks.scopes import ARMS
 
@@ -133,27 +131,27 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
         raise UserError(f"nothing to measure in scope {scope}: name peers, or a backend that has it (dali decodes too)")
     with ExitStack() as stack:
         jobs = {value: _job(settings, value, stack) for value in settings.values or (None,)}
-        checks = _checked(settings, next(iter(jobs.values())), wanted, stack)
-        arms = {value: list(ARMS[scope](work, chosen, wanted, stack)) for value, work in jobs.items()}
-        if settings.over:
-            arms = {value: [arm for arm in some if arm.name not in CEILINGS] for value, some in arms.items()}
-        every = [arm for some in arms.values() for arm in some]
+        first = next(iter(jobs.values()))
+        checks = {peer.name: check(first, peer, stack, settings.output.say) for peer in wanted}
+        groups = []
+        for value, work in jobs.items():
+            group = list(ARMS[scope](work, chosen, wanted, stack))
+            groups.append(group if value is None else _named_by(value, group))
+        arms = [arm for group in groups for arm in group]
         samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
-        settings.output.say(f"{scope}: {len(every)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
-        harness.measure(every, settings.job.repeats, say=settings.output.progress)
-    return _result(settings, scope, arms) | {"checked_levels": checks, "skipped": skipped}
+        settings.output.say(f"{scope}: {len(arms)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
+        harness.measure(arms, settings.job.repeats, say=settings.output.progress)
+    return head("sweep" if settings.over else "throughput", settings, settings.unit, scope=scope) | {
+        "arms": [harness.row(arm) | {"inside": INSIDE[scope]} for arm in arms],
+        "ratios": {k: v for group in groups for k, v in harness.ratios(group, settings.unit).items()},
+        "checked_levels": checks,
+        "skipped": skipped,
+    }
 
 
-def _checked(settings: ThroughputSettings, work: "Job", wanted: "Sequence[Peer]", stack: ExitStack) -> dict[str, float]:
-    """How far each peer is from ours. Raises UserError for one that does another job."""
-    from benchmarks.job import check
-
-    checks = {}
-    for peer in wanted:
-        checks[peer.name] = distance = check(work, peer, stack)
-        kind = "statistics" if peer.draws else "views"
-        settings.output.say(f"checked: {peer.name}'s {kind} are {distance:.2f} levels of 255 from ours on average")
-    return checks
+def _named_by(value: float, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms at one value, without ceilings."""
+    return [replace(arm, name=f"{arm.name} @ {value:g}") for arm in arms if arm.name not in CEILINGS]
 
 
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
@@ -165,18 +163,6 @@ def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) ->
         job = growth.job_at(job, settings.over, value)
         images = growth.images_at(images, job, settings.over, value, stack)
     return make_job(images, Policy(name=settings.policy, size=job.size, scene=settings.scene), job)
-
-
-def _result(settings: ThroughputSettings, scope: str, arms: Mapping[float | None, Sequence[Arm]]) -> dict[str, Any]:
-    measured, ratios = [], {}
-    for value, some in arms.items():
-        at = "" if value is None else f" @ {value:g}"
-        measured += [harness.row(arm) | {"name": arm.name + at, "inside": INSIDE[scope]} for arm in some]
-        ours = [arm for arm in some if arm.name.startswith("ours")]
-        for peer in (arm for arm in some if arm not in ours):
-            ratios |= {f"{peer.name}{at} / {o.name}{at}": harness.ratio(peer, o, settings.unit) for o in ours}
-    benchmark = "sweep" if settings.over else "throughput"
-    return head(benchmark, settings, settings.unit, scope=scope) | {"arms": measured, "ratios": ratios}
 
 
 def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
