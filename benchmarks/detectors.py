@@ -8,111 +8,94 @@ which is fitted to the very boxes it is judged by. For sets with masks also the 
 that SaliencySwap would draw, and the share of patches with a quarter of it or more.
 """
 
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.errors import UserError
-from precompute.base.options import Parser, add_options, as_json, option, read_options
+from benchmarks.program import Output, check_positive, head, parse
+from precompute.base.errors import BadValue
+from precompute.base.files import replacing
+from precompute.base.options import group, option
 from precompute.base.program import check_out, main, progress
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
 if TYPE_CHECKING:
+    from benchmarks.harness import Arm
     from precompute.datasets.listing import Listing
+
+SETS = tuple(name for name, entry in DATASETS.items() if entry.usual_root is not None)
 
 
 @dataclass(frozen=True)
-class Config:
-    """The command's settings and their only defaults."""
+class DetectorSettings:
+    """The program's settings and their only defaults."""
 
     data: str = option("data", "folder that holds the sets in their usual folders")
-    sets: tuple[str, ...] = option(("cub", "ecssd", "pets"), "the sets", choices=tuple(DATASETS))
+    sets: tuple[str, ...] = option(("cub", "ecssd", "pets"), "the sets", choices=SETS)
     detectors: tuple[str, ...] = option(tuple(DETECTORS), "the detectors", choices=tuple(DETECTORS))
     weights: str | None = option(None, "weights of u2net; without, it is left out")
     basnet_weights: str | None = option(None, "weights of basnet; without, it is left out")
     timed: int = option(32, "pictures that each detector is timed on")
     repeats: int = option(3, "repeats of that")
     markdown: str | None = option(None, "write the table to this file")
-    out: str | None = option(None, "write the result to this .json file")
-    json: bool = option(False, "print the result as one JSON document at the end")
+    output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        for name in ("timed", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        check_positive(self, "timed", "repeats")
 
     def weights_of(self, detector: str) -> str | None:
+        """The file of a detector's weights; None where it needs none, or none is named."""
         return {"u2net": self.weights, "basnet": self.basnet_weights}.get(detector)
 
 
 def program(argv: list[str] | None = None) -> int:
-    parser = Parser("benchmarks.detectors", __doc__)
-    add_options(parser, Config)
-    config = read_options(Config, parser.parse_args(argv))
-    check_out(config.out)
-    check_out(config.markdown, "--markdown")
+    """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
+    settings = parse(DetectorSettings, "benchmarks.detectors", __doc__, argv)
+    check_out(settings.markdown, "--markdown")
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from benchmarks.harness import facts, measure, spread
-    from benchmarks.results import SCHEMA, save
-    from precompute.base.files import replacing
-    from precompute.datasets import read_dataset
+    from benchmarks.harness import measure, row
 
     torch.set_num_threads(1)
-    listings = {}
-    for name in config.sets:
-        usual = DATASETS[name].usual_root
-        if usual is None:
-            raise UserError(f"--sets {name}: it has no usual folder")
-        listings[name] = read_dataset(name, str(Path(config.data) / Path(usual).name))
-        if not listings[name].has_boxes:
-            raise UserError(f"--sets {name}: this set has no annotated boxes to compare with")
-    chosen = [name for name in config.detectors if config.weights_of(name) or not DETECTORS[name].needs_weights]
-    for name in sorted(set(config.detectors) - set(chosen)):
-        print(f"{name} left out: it needs --{'weights' if name == 'u2net' else name + '-weights'} FILE")
-    arms = {name: timed_arm(name, config, next(iter(listings.values()))) for name in chosen}
-    measure(list(arms.values()), config.repeats)
-    found = {
-        name: {where: judge(name, config, listing) for where, listing in listings.items()}
+    listings = {name: _annotated(settings, name) for name in settings.sets}
+    chosen = [name for name in settings.detectors if settings.weights_of(name) or not DETECTORS[name].needs_weights]
+    for name in sorted(set(settings.detectors) - set(chosen)):
+        flag = "weights" if name == "u2net" else f"{name}-weights"
+        settings.output.say(f"{name} left out: it needs --{flag} FILE")
+    arms = [timed_arm(name, settings, next(iter(listings.values()))) for name in chosen]
+    measure(arms, settings.repeats)
+    judged = {
+        name: {where: judge(name, settings, listing) for where, listing in listings.items()}
         for name in progress(chosen, total=len(chosen), what="detectors")
     }
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "benchmark": "detectors",
-        "settings": as_json(config),
-        **facts(),
+    document = head("detectors", settings, "cpu_ms") | {
         "pictures": {where: len(listing) for where, listing in listings.items()},
-        "arms": [
-            {
-                "name": name,
-                "inside": "small pictures to 64x64 maps; no decoding, no search",
-                "samples": arm.samples,
-                "cpu_ms": spread(arm.cpu_ms),
-                "wall_ms": spread(arm.wall_ms),
-            }
-            for name, arm in arms.items()
-        ],
-        "agreement": found,
+        "arms": [row(arm) for arm in arms],
+        "agreement": judged,
     }
-    table = as_markdown(document)
-    print(table)
-    if config.markdown:
-        with replacing(config.markdown) as temporary:
-            temporary.write_text(table + "\n")
-    if config.out:
-        save(document, config.out)
-    for path in filter(None, (config.markdown, config.out)):
-        print(f"written: {path}")
-    if config.json:
-        print(json.dumps(document))
+    if settings.markdown:
+        with replacing(settings.markdown) as temporary:
+            temporary.write_text(as_markdown(document) + "\n")
+        settings.output.say(f"written: {settings.markdown}")
+    settings.output.deliver([document], as_markdown)
     return 0
 
 
-def timed_arm(name: str, config: Config, listing: "Listing"):
+def _annotated(settings: DetectorSettings, name: str) -> "Listing":
+    """The pictures of one set. BadValue for a set without annotated boxes."""
+    from precompute.datasets import read_dataset, usual_root
+
+    listing = read_dataset(name, Path(settings.data) / usual_root(name, None).name)
+    if not listing.has_boxes:
+        raise BadValue("sets", name, "sets with annotated boxes to compare with")
+    return listing
+
+
+def timed_arm(name: str, settings: DetectorSettings, listing: "Listing") -> "Arm":
     """CPU time of one detector on small pictures that are decoded already."""
     import numpy as np
 
@@ -121,15 +104,16 @@ def timed_arm(name: str, config: Config, listing: "Listing"):
     from precompute.saliency import make_detector
     from precompute.scan import detect_maps
 
-    detector = make_detector(name, weights=config.weights_of(name))
-    rows = np.linspace(0, len(listing) - 1, min(config.timed, len(listing))).round().astype(int).tolist()
+    detector = make_detector(name, weights=settings.weights_of(name))
+    rows = np.linspace(0, len(listing) - 1, min(settings.timed, len(listing))).round().astype(int).tolist()
     files = ((listing.root / listing.paths[i]).read_bytes() for i in rows)
     small = np.stack([pixels.thumbnail(data, detector.side)[1] for data in files])
     parts = [small[i : i + detector.batch] for i in range(0, len(small), detector.batch)]
-    return Arm(name, lambda: [detect_maps(detector, part, 64, "cpu") for part in parts], len(small))
+    inside = "small pictures to 64x64 maps; no decoding, no search"
+    return Arm(name, lambda: [detect_maps(detector, part, 64, "cpu") for part in parts], len(small), inside)
 
 
-def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
+def judge(name: str, settings: DetectorSettings, listing: "Listing") -> dict[str, Any]:
     """Agreement of a detector's boxes on one set, as `precompute.boxes` makes them; and foreground, with masks."""
     from precompute.base.boxmath import agreement
     from precompute.patches import foreground
@@ -137,46 +121,40 @@ def judge(name: str, config: Config, listing: "Listing") -> dict[str, Any]:
     from precompute.scan import Scan, ScanSettings
     from precompute.search.forms import Form
 
-    gamma = make_detector(name, weights=config.weights_of(name)).gamma
-    settings = ScanSettings(truth=False, detector=name, form=Form("tempered", gamma), weights=config.weights_of(name))
-    cache = Scan(listing, settings, workers=1).run(0, len(listing))
-    assert cache.truths is not None  # program lets only sets with boxes through
+    weights = settings.weights_of(name)
+    gamma = make_detector(name, weights=weights).gamma
+    scanning = ScanSettings(truth=False, detector=name, form=Form("tempered", gamma), weights=weights)
+    cache = Scan(listing, scanning, workers=1).run(0, len(listing))
+    assert cache.truths is not None  # `_annotated` lets only sets with boxes through
     shares = foreground(cache, listing) if DATASETS[cache.dataset].masks else {}
     return {"gamma": gamma, **agreement(cache.boxes, cache.truths), "foreground": shares}
 
 
 def as_markdown(document: dict[str, Any]) -> str:
     """Table of agreement and cost, then one of foreground for the sets that have masks."""
-    found = document["agreement"]
-    sets = document["pictures"]
-    cost = {arm["name"]: arm["cpu_ms"]["median"] for arm in document["arms"]}
-    any_of = next(iter(found.values()))
-    lines = [
-        "| mean IoU / share with IoU ≥ 0.5 | " + " | ".join(f"{s} ({n})" for s, n in sets.items()) + " | ms/picture |",
-        "|---|" + "---|" * (len(sets) + 1),
-        "| best centred box | "
-        + " | ".join(
-            f"{any_of[s]['centred_mean_iou']:.3f} / {any_of[s]['centred_iou_at_least_half']:.2f}" for s in sets
-        )
-        + " | - |",
-    ]
-    for name, by_set in found.items():
-        cells = " | ".join(f"{by_set[s]['mean_iou']:.3f} / {by_set[s]['iou_at_least_half']:.2f}" for s in sets)
-        lines.append(f"| {name} | {cells} | {cost[name]:.1f} |")
-    masked = [s for s in sets if any_of[s]["foreground"]]
-    if masked:
-        lines += ["", "| foreground in patches: mean / quarter or more | " + " | ".join(masked) + " |"]
-        lines.append("|---|" + "---|" * len(masked))
-        for kind in ("true boxes", "best centred box", "RandomResizedCrop"):
-            lines.append(f"| {kind} | " + " | ".join(_shares(any_of[s]["foreground"][kind]) for s in masked) + " |")
-        for name, by_set in found.items():
-            cells = " | ".join(_shares(by_set[s]["foreground"]["these boxes"]) for s in masked)
-            lines.append(f"| {name} | {cells} |")
+    judged, sets = document["agreement"], document["pictures"]
+    cost = {arm["name"]: f"{arm['cpu_ms']['median']:.1f}" for arm in document["arms"]}
+    first = next(iter(judged.values()))  # what it says of the sets alone is the same for every detector
+
+    def ious(name: str, of: dict[str, Any], kind: str = "") -> list[str]:
+        cells = [f"{of[s][f'{kind}mean_iou']:.3f} / {of[s][f'{kind}iou_at_least_half']:.2f}" for s in sets]
+        return [name, *cells, cost.get(name, "-")]
+
+    def shares(name: str, of: dict[str, Any], kind: str = "these boxes") -> list[str]:
+        by_set = [of[s]["foreground"][kind] for s in masked]
+        return [name, *(f"{share['mean']:.3f} / {share['quarter_or_more']:.3f}" for share in by_set)]
+
+    titles = ["mean IoU / share with IoU ≥ 0.5", *(f"{s} ({n})" for s, n in sets.items()), "ms/picture"]
+    lines = _table(titles, ious("best centred box", first, "centred_"), *(ious(*item) for item in judged.items()))
+    if masked := [s for s in sets if first[s]["foreground"]]:
+        rows = [shares(kind, first, kind) for kind in ("true boxes", "best centred box", "RandomResizedCrop")]
+        rows += [shares(*item) for item in judged.items()]
+        lines += ["", *_table(["foreground in patches: mean / quarter or more", *masked], *rows)]
     return "\n".join(lines)
 
 
-def _shares(share: dict[str, float]) -> str:
-    return f"{share['mean']:.3f} / {share['quarter_or_more']:.3f}"
+def _table(titles: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows)]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.program import JobSettings, check_size
+from benchmarks.results import UNITS
 from precompute.base.errors import BadValue
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Quantity(NamedTuple):
     """Something that is varied."""
 
     words: str
-    values: tuple[float, ...]  # the usual ones
+    values: tuple[float, ...]  # by default
     scope: str = "decode+apply"
 
 
@@ -76,33 +77,22 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
 
     Lanczos, JPEG of quality 90 with 4:2:0 colours, as cameras and data sets have it. Boxes are relative: they stay.
     """
-    import io
-
     import numpy as np
     from PIL import Image
 
     from precompute.base import pixels
 
-    made: dict[int, tuple[str, int, int, int]] = {}
-    for k in np.unique(rows).tolist():
-        picture = Image.fromarray(pixels.decode(cache.read(root, k)))
+    few, places = np.unique(rows, return_inverse=True)
+    paths = np.array([f"{row}.jpg" for row in few.tolist()], "S")
+    small = _of_rows(cache, few, paths=paths, banners=np.zeros(len(few), np.int16), plain=np.ones(len(few), bool))
+    for i, row in enumerate(few.tolist()):
+        picture = Image.fromarray(pixels.decode(cache.read(root, row)))
         scale = math.sqrt(megapixels * 1e6 / (picture.width * picture.height))
         width, height = (max(round(scale * side), 16) for side in picture.size)
-        data = io.BytesIO()
-        picture.resize((width, height), Image.Resampling.LANCZOS).save(data, "jpeg", quality=90)
-        (folder / f"{k}.jpg").write_bytes(data.getvalue())
-        made[k] = f"{k}.jpg", len(data.getvalue()), width, height
-    names, sizes, widths, heights = zip(*(made[k] for k in rows.tolist()), strict=True)
-    return _of_rows(
-        cache,
-        rows,
-        paths=np.array(names, "S"),
-        file_sizes=np.array(sizes, np.int64),
-        widths=np.array(widths, np.int32),
-        heights=np.array(heights, np.int32),
-        banners=np.zeros(len(rows), np.int16),
-        plain=np.ones(len(rows), bool),
-    )
+        path = folder / small.path(i)
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=90)
+        small.file_sizes[i], small.widths[i], small.heights[i] = path.stat().st_size, width, height
+    return _of_rows(small, places)
 
 
 def _of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
@@ -133,8 +123,6 @@ def summary(over: str, values: Sequence[float], arms: Sequence[dict[str, Any]], 
 
 def table(document: dict[str, Any]) -> str:
     """Costs as text: a line an arm, a column a value, the slope last."""
-    from benchmarks.results import UNITS
-
     sweep = document["sweep"]
     inside = document["arms"][0]["inside"]
     lines = [f"\n{UNITS[document['unit']]} a source image over {sweep['words']}: {inside}", ""]

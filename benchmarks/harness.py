@@ -7,6 +7,7 @@ each, so that a noisy minute or second hits all of them. An exception in an arm 
 import gc
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -21,7 +22,6 @@ from typing import Any
 
 from precompute.base.program import cores
 
-_TICK = os.sysconf("SC_CLK_TCK")
 LIBRARIES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy", "h5py", "pillow",
     "opencv-python-headless", "albumentations", "lightly",
@@ -33,6 +33,7 @@ class Arm:
     """Something to measure: `work()` does `samples` samples of the job and returns when they are done.
 
     Several works are the parts of one job; together they do the `samples`, and other arms take turns between them.
+    `inside` says what is inside the timer.
     `before()` runs untimed ahead of every part, to bring background work to a defined state.
     `after()` waits for background work and returns the seconds at the end of the wait in which nothing worked.
     """
@@ -40,6 +41,7 @@ class Arm:
     name: str
     work: Callable[[], object] | Sequence[Callable[[], object]]
     samples: int
+    inside: str = ""
     after: Callable[[], float] = lambda: 0.0
     before: Callable[[], object] = lambda: None
     cpu: list[float] = field(default_factory=list)  # CPU seconds of the process tree, one a repeat
@@ -67,13 +69,7 @@ def tree_cpu_seconds() -> float:
 
 
 def _family_seconds() -> float:
-    """CPU seconds of ended children and living descendants."""
-    ended = os.times()
-    return ended.children_user + ended.children_system + _living_children_seconds()
-
-
-def _living_children_seconds() -> float:
-    """CPU seconds of all living descendants, from /proc; 0 on systems without it."""
+    """CPU seconds of ended children and, on systems with /proc, of living descendants."""
     parents: dict[int, tuple[int, int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -85,17 +81,17 @@ def _living_children_seconds() -> float:
     while grown := {pid for pid, (parent, _) in parents.items() if parent in family} - family:
         family |= grown
         total += sum(parents[pid][1] for pid in grown)
-    return total / _TICK
+    ended = os.times()
+    return ended.children_user + ended.children_system + total / os.sysconf("SC_CLK_TCK")
 
 
-def measure(arms: Sequence[Arm], repeats: int, warmup: int = 1, say: Callable[[str], None] = lambda _: None) -> None:
-    """Runs every arm `warmup` times untimed, then `repeats` times in turns; fills `cpu` and `wall` of each."""
+def measure(arms: Sequence[Arm], repeats: int, say: Callable[[str], None] = lambda _: None) -> None:
+    """Runs every arm once untimed, then `repeats` times in turns; fills `cpu` and `wall` of each."""
     for arm in arms:
-        for _ in range(warmup):
-            for part in arm.parts:
-                arm.before()
-                part()
-            arm.after()
+        for part in arm.parts:
+            arm.before()
+            part()
+        arm.after()
     # Objects of the warm-ups (a compiler's) must not count: one garbage collection of them takes 0.4 s.
     gc.collect()
     gc.freeze()
@@ -136,10 +132,10 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "q25": low, "q75": high, **ends, "values": list(values)}
 
 
-def row(arm: Arm, inside: str) -> dict[str, Any]:
-    """The arm as a result has it; `inside` says what is inside the timer."""
+def row(arm: Arm) -> dict[str, Any]:
+    """The arm as a result has it."""
     spreads = {"cpu_ms": spread(arm.cpu_ms), "wall_ms": spread(arm.wall_ms)}
-    return {"name": arm.name, "inside": inside, "samples": arm.samples, **spreads}
+    return {"name": arm.name, "inside": arm.inside, "samples": arm.samples, **spreads}
 
 
 def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
@@ -147,80 +143,77 @@ def ratio(peer: Arm, ours: Arm, unit: str = "cpu_ms") -> dict[str, Any]:
     return spread([p / o for p, o in zip(getattr(peer, unit), getattr(ours, unit), strict=True)])
 
 
+def ratios(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
+    """`ratio` of every arm that is not ours to every one of ours, by "NAME / NAME"."""
+    ours = [arm for arm in arms if arm.name.startswith("ours")]
+    return {f"{p.name} / {o.name}": ratio(p, o, unit) for p in arms if p not in ours for o in ours}
+
+
 def facts() -> dict[str, Any]:
-    """Machine, versions and commit, which others need to judge a figure."""
+    """What a reader needs to judge a figure: machine, versions, commit, memory (resident: the most so far)."""
+    versions, cuda = {"python": platform.python_version()}, _cuda()
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "machine": {
             "processor": _processor(),
             "cores": cores(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "gpu": _gpu(),
+            "gpu": cuda and cuda.get_device_name(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "versions": {"python": platform.python_version()} | _versions(LIBRARIES),
+        "versions": versions,
         "commit": _commit(),
+        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "gpu_memory_mib": gpu_memory_mib(),
     }
 
 
-def peak_memory_mib() -> float:
-    """The most resident memory this process has had so far."""
+def _peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def resident_memory_mib() -> float:
     """Resident memory of this process now (its peak, on systems without /proc)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return peak_memory_mib()
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    if not (statm := Path("/proc/self/statm")).exists():
+        return _peak_memory_mib()
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def gpu_memory_mib() -> float | None:
     """GPU memory in use by all processes and libraries (DALI too); None without a GPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if (cuda := _cuda()) is None:
         return None
-    free, total = torch.cuda.mem_get_info()
+    free, total = cuda.mem_get_info()
     return round((total - free) / 2**20, 1)
 
 
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    installed = {}
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            installed[name] = metadata.version(name)
-    return installed
+def _cuda() -> Any:
+    """torch.cuda where there is a GPU, else None; torch is not imported for this question alone."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def _processor() -> str:
     """Its name and, on x86, its widest vector instructions, which a name like "AMD EPYC" does not show."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    name, flags = (
-        next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-        for key in ("model name", "flags")
-    )
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    name, flags = ("".join(re.findall(rf"^{key}\s*: *(.*)", text, re.M)[:1]) for key in ("model name", "flags"))
     vectors = next((f" ({v})" for f, v in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f in flags.split()), "")
-    return (name or "unknown") + vectors
-
-
-def _gpu() -> str | None:
-    torch = sys.modules.get("torch")  # it is not imported for this question alone
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+    return (name or platform.processor() or "unknown") + vectors
 
 
 def _commit() -> str:
-    """The checkout's commit, with "+changes" where files differ from it; "unknown" outside of a checkout."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
+    """The checkout's commit, with "+changes" where its code differs from it; "unknown" outside of a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        paths = [str(here.parent / p) for p in ("augment", "precompute", "trainer", "benchmarks")]
-        status = [*git, "status", "--porcelain", "--", *(f"{p}/*.py" for p in paths)]
-        dirty = subprocess.run(status, capture_output=True, text=True, check=True)
+        packages = ("augment", "precompute", "trainer", "benchmarks")
+        changes = git("status", "--porcelain", "--", *(f"{package}/*.py" for package in packages))
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")

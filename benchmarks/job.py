@@ -1,10 +1,11 @@
 """The job of a benchmark: plans and files that all arms share, our backends, and the check of the peers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from augment import backends
@@ -15,7 +16,7 @@ from augment.views.plan import Plan
 from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule
 from benchmarks.peers import Peer
-from benchmarks.program import BACKENDS, backend_of
+from benchmarks.program import BACKENDS, JobSettings, backend_of
 from precompute.base.device import find_device
 from precompute.base.errors import UserError
 
@@ -41,19 +42,18 @@ class Job:
         return self.schedule[colour].policy
 
 
-def make_job(
-    images: ImageSet, policy: Policy, *, batch: int, batches: int, device: str = "cpu", threads: int = 1
-) -> Job:
+def make_job(images: ImageSet, policy: Policy, settings: JobSettings) -> Job:
     """Plans and files of one epoch of batch · batches images. UserError where there are not so many."""
-    rows = images.parts[0][0].indices(None)
-    needed = batch * batches
-    if len(rows) < needed:
-        raise UserError(f"the box file has {len(rows)} images, {needed} are needed: make --batch or --batches smaller")
-    rows = rows[:needed]  # an epoch of a loader is one repeat
-    schedules = {c: Schedule(policy.replace(colour=c), rows, batch, seed=0, drop_last=True) for c in COLOURS}
-    plans = {c: [s.plan(images.pool, 0, k) for k in range(batches)] for c, s in schedules.items()}
+    needed = settings.batch * settings.batches
+    if len(images) < needed:
+        raise UserError(
+            f"the box file has {len(images)} images, {needed} are needed: make --batch or --batches smaller"
+        )
+    rows = np.arange(needed)  # an epoch of a loader is one repeat
+    schedules = {c: Schedule(policy.replace(colour=c), rows, settings.batch, seed=0, drop_last=True) for c in COLOURS}
+    plans = {c: [s.plan(images.pool, 0, k) for k in range(settings.batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
-    return Job(images, schedules, plans, files, find_device(device), threads)
+    return Job(images, schedules, plans, files, find_device(settings.device), settings.threads)
 
 
 def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
@@ -66,15 +66,18 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
     return backend
 
 
-def choose(wanted: Sequence[str], *, device: str, without: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """(backend, colour) pairs from "name" or "name:colour"; all that are installed where none is wanted."""
+def choose(settings: JobSettings, *, without: str = "") -> list[tuple[str, str]]:
+    """(backend, colour) pairs of the settings, but for the backend `without`; all that are installed if none is named.
+
+    UserError says why one cannot run on the device.
+    """
     absent = {"dali"} if backends.why_no_dali() else set()
-    absent |= {"eager"} if device == "cuda" else set()
+    absent |= {"eager"} if settings.device == "cuda" else set()
     out = []
-    for item in wanted or [n for n in BACKENDS if n not in absent]:
+    for item in settings.backends or [n for n in BACKENDS if n not in absent]:
         name, colour = backend_of(item)
-        backends.choose(name, find_device(device))  # UserError says why it cannot run there
-        if name not in without:
+        backends.choose(name, find_device(settings.device))
+        if name != without:
             colours = (colour,) if colour else ("linear",) if name == "dali" else COLOURS
             out += [(name, c) for c in colours]
     return out
@@ -94,10 +97,10 @@ def difference(peer: Peer, theirs: Sequence[torch.Tensor], ours: Sequence[torch.
     return (levels[0] - levels[1]).abs().mean().item()
 
 
-def check(job: Job, peer: Peer, stack: ExitStack) -> float:
+def check(job: Job, peer: Peer, stack: ExitStack, say: Callable[[str], None] = lambda _: None) -> float:
     """`difference` from the Kornia backend's views, which the tests hold to the reference. UserError if too large."""
     plan, files, policy = job.plans["torchvision"][0], job.files[0], job.policy("torchvision")
-    theirs = peer.way(job.device.type).render(plan, policy, files)
+    theirs = peer.way(job.device.type).render(policy, plan, files)
     ours = build(job, "kornia", "torchvision", stack).render(plan, files)
     distance = difference(peer, theirs, ours, policy)
     if not distance <= peer.tolerance:
@@ -105,4 +108,6 @@ def check(job: Job, peer: Peer, stack: ExitStack) -> float:
             f"peer {peer.name}: its views are {distance:.1f} levels from ours, more than {peer.tolerance}: "
             "it does not do the same job"
         )
+    kind = "statistics" if peer.draws else "views"
+    say(f"checked: {peer.name}'s {kind} are {distance:.2f} levels of 255 from ours on average")
     return distance

@@ -1,13 +1,11 @@
 """The same job by other libraries, each as its experts would write it.
 
 The job: JPEG bytes of a batch's images → two normalised SaliencySwap views of each source (crop, resize, paste, flip,
-jitter in the drawn order, gray, blur, normalise). Every peer gets the same plan as our backends, so its result can be
-compared before it is timed, and every peer decodes each image once a batch, which is kinder than what a plain Dataset
-does (it would decode source and both backgrounds: three images a sample).
+jitter in the drawn order, gray, blur, normalise). Every peer gets our backends' plan, so its result is compared before
+it is timed, and decodes each image once a batch; a plain Dataset would decode three a sample (with both backgrounds).
 
 Peers mean torchvision's colours (HSV hue, clamping, contrast about the mean luma), except for plain DALI, whose
-operators have others. Two leave out antialiasing, as their users do; `tolerance` says how far a peer's views may be
-from ours (mean levels of 255) to count as the same job.
+operators have others. Two leave out antialiasing, as their users do.
 """
 
 import importlib
@@ -18,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from augment.views.policy import Policy, blur_radius
-from benchmarks.ways import Way, by_sample, covers
+from benchmarks.ways import Way, by_sample, paste_on_tensor
 from precompute.base.errors import BadValue
 
 
@@ -59,41 +57,58 @@ def _pillow(device: str) -> Way:
     import io
 
     from PIL import Image, ImageFilter, ImageOps
-    from torchvision.transforms.v2 import functional
-
-    F: Any = functional  # its stubs know tensors only
-    bilinear = Image.Resampling.BILINEAR
+    from torchvision.transforms.v2.functional import pil_to_tensor
 
     def decode(data: bytes) -> Any:
         image: Any = Image.open(io.BytesIO(data))
         return ImageOps.exif_transpose(image).convert("RGB")
 
-    def cropped(image: Any, roi: np.ndarray) -> Any:
-        box = tuple(roi.tolist())
-        return image if box == (0, 0, *image.size) else image.crop(box)
+    def resized(image: Any, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Any:
+        part = image if (x0, y0, x1, y1) == (0, 0, *image.size) else image.crop((x0, y0, x1, y1))
+        return part.resize((width, height), Image.Resampling.BILINEAR)
 
-    def compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
-        rect, size = plan.rects[i, v].tolist(), plan.size
-        background, source = images[plan.background_slot[i, v]], images[plan.source_slot[i]]
-        if covers(rect, size):
-            canvas = Image.new("RGB", (size, size))
-        else:
-            canvas = cropped(background, plan.scene[i, v]).resize((size, size), bilinear)
-        if rect[2] > rect[0] and rect[3] > rect[1]:
-            patch = cropped(source, plan.patch[i, v])
-            canvas.paste(patch.resize((rect[2] - rect[0], rect[3] - rect[1]), bilinear), rect[:2])
-        return F.hflip(canvas) if plan.flip[i, v] else canvas
+    def paste(canvas: Any, patch: Any, x0: int, y0: int, x1: int, y1: int) -> None:
+        canvas.paste(patch, (x0, y0))
 
-    return by_sample(
-        decode,
-        compose,
-        _jitter_of(F),
-        gray=lambda picture: F.rgb_to_grayscale(picture, 3),
-        blur=lambda picture, sigma: picture.filter(ImageFilter.GaussianBlur(radius=sigma)),
-        normalise=lambda picture, policy: F.normalize(
-            F.to_dtype(F.pil_to_tensor(picture), scale=True), list(policy.mean), list(policy.std)
-        ),
-    )
+    def blur(picture: Any, sigma: float) -> Any:
+        return picture.filter(ImageFilter.GaussianBlur(radius=sigma))
+
+    return _by_torchvision(decode, resized, paste, blur, pil_to_tensor)
+
+
+def _torchvision(device: str) -> Way:
+    """torchvision's v2 functions on uint8 tensors."""
+    import torchvision.transforms.v2.functional as F
+
+    from augment.backends.torch_ops import decode
+
+    def resized(image: Any, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Any:
+        return F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [height, width], antialias=True)
+
+    def blur(picture: Any, sigma: float) -> Any:
+        return F.gaussian_blur(picture, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma])
+
+    return _by_torchvision(decode, resized, paste_on_tensor, blur, as_tensor=lambda picture: picture)
+
+
+def _by_torchvision(decode: Any, resized: Any, paste: Any, blur: Any, as_tensor: Callable[[Any], Any]) -> Way:
+    """See `by_sample`; flip, colours and normalisation are by torchvision's functions, for tensors and Pillow's images.
+
+    as_tensor: makes a tensor uint8 [3, S, S] of a picture.
+    """
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    F: Any = functional  # its stubs know tensors only
+
+    def normalise(picture: Any, policy: Policy) -> Any:
+        scaled = F.to_dtype(as_tensor(picture), torch.float32, scale=True)
+        return F.normalize(scaled, list(policy.mean), list(policy.std))
+
+    def gray(picture: Any) -> Any:
+        return F.rgb_to_grayscale(picture, 3)
+
+    return by_sample(decode, resized, paste, F.hflip, _jitter_of(F), gray, blur, normalise)
 
 
 def _jitter_of(module: Any, ending: str = "") -> Callable[[Any, int, Any], Any]:
@@ -101,39 +116,6 @@ def _jitter_of(module: Any, ending: str = "") -> Callable[[Any, int, Any], Any]:
     names = {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation", HUE: "hue"}
     functions = {op: getattr(module, f"adjust_{name}{ending}") for op, name in names.items()}
     return lambda picture, op, factor: functions[op](picture, factor)
-
-
-def _torchvision(device: str) -> Way:
-    """torchvision's v2 functions on uint8 tensors."""
-    import torch
-    import torchvision.transforms.v2.functional as F
-
-    from augment.backends.torch_ops import decode
-
-    def resized(image: Any, roi: np.ndarray, height: int, width: int) -> Any:
-        x0, y0, x1, y1 = roi.tolist()
-        return F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [height, width], antialias=True)
-
-    def compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
-        x0, y0, x1, y1 = plan.rects[i, v].tolist()
-        if covers((x0, y0, x1, y1), plan.size):
-            canvas = torch.empty((3, plan.size, plan.size), dtype=torch.uint8)
-        else:
-            canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
-        if x1 > x0 and y1 > y0:
-            canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
-        return F.horizontal_flip(canvas) if plan.flip[i, v] else canvas
-
-    return by_sample(
-        decode,
-        compose,
-        _jitter_of(F),
-        gray=lambda picture: F.rgb_to_grayscale(picture, 3),
-        blur=lambda picture, sigma: F.gaussian_blur(picture, [2 * blur_radius(sigma) + 1] * 2, [sigma, sigma]),
-        normalise=lambda picture, policy: F.normalize(
-            F.to_dtype(picture, torch.float32, scale=True), list(policy.mean), list(policy.std)
-        ),
-    )
 
 
 def _cv2() -> Any:
@@ -147,28 +129,20 @@ def _cv2() -> Any:
     return cv2
 
 
-def _opencv_compose(plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
-    import cv2
+def _by_opencv(jitter: Any, gray: Any, blur: Any, normalise: Any) -> Way:
+    """See `by_sample`; decoded, resized and flipped by OpenCV."""
+    cv2 = _cv2()
 
-    def resized(image: Any, roi: np.ndarray, size: tuple[int, int]) -> Any:
-        x0, y0, x1, y1 = roi.tolist()
-        return cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_LINEAR)
+    def decode(data: bytes) -> Any:
+        return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
-    x0, y0, x1, y1 = plan.rects[i, v].tolist()
-    if covers((x0, y0, x1, y1), plan.size):
-        canvas = resized(images[plan.source_slot[i]], plan.patch[i, v], (plan.size, plan.size))
-    else:
-        canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], (plan.size, plan.size))
-        if x1 > x0 and y1 > y0:
-            canvas[y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], (x1 - x0, y1 - y0))
-    return cv2.flip(canvas, 1) if plan.flip[i, v] else canvas
+    def resized(image: Any, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Any:
+        return cv2.resize(image[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_LINEAR)
 
+    def paste(canvas: Any, patch: Any, x0: int, y0: int, x1: int, y1: int) -> None:
+        canvas[y0:y1, x0:x1] = patch
 
-def _opencv_decode(data: bytes) -> Any:
-    import cv2
-
-    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return by_sample(decode, resized, paste, lambda picture: cv2.flip(picture, 1), jitter, gray, blur, normalise)
 
 
 def _opencv(device: str) -> Way:
@@ -206,7 +180,7 @@ def _opencv(device: str) -> Way:
         tables = np.stack([(ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
         return torch.from_numpy(cv2.LUT(picture, tables[None].astype(np.float32))).permute(2, 0, 1)
 
-    return by_sample(_opencv_decode, _opencv_compose, jitter, gray, blur, normalise)
+    return _by_opencv(jitter, gray, blur, normalise)
 
 
 def _albumentations(device: str) -> Way:
@@ -216,14 +190,17 @@ def _albumentations(device: str) -> Way:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
     import torch
     from albucore import normalize
-    from albumentations.augmentations.blur import functional as blurring
-    from albumentations.augmentations.pixel import functional as pixel
 
-    # Its annotations say float; inside, only NumPy's float32 takes the fast path.
-    fblur: Any = blurring
-    fpixel: Any = pixel
-    jitter = _jitter_of(fpixel, "_torchvision")
-    _cv2()
+    fblur, fpixel = (
+        importlib.import_module(f"albumentations.augmentations.{part}.functional") for part in ("blur", "pixel")
+    )
+    adjust = _jitter_of(fpixel, "_torchvision")
+
+    def jitter(picture: Any, op: int, factor: float) -> Any:
+        return adjust(picture, op, np.float32(factor))  # a Python float does not take the fast path
+
+    def gray(picture: Any) -> Any:
+        return fpixel.grayscale_to_multichannel(fpixel.to_gray_weighted_average(picture), 3)
 
     def blur(picture: Any, sigma: float) -> Any:
         kernel = fblur.create_gaussian_kernel_1d(sigma, 2 * blur_radius(sigma) + 1)
@@ -233,14 +210,7 @@ def _albumentations(device: str) -> Way:
         mean, std = (np.array(x, np.float32) * 255 for x in (policy.mean, policy.std))
         return torch.from_numpy(normalize(picture, mean, 1 / std)).permute(2, 0, 1)
 
-    return by_sample(
-        _opencv_decode,
-        _opencv_compose,
-        jitter=lambda picture, op, factor: jitter(picture, op, np.float32(factor)),
-        gray=lambda picture: fpixel.grayscale_to_multichannel(fpixel.to_gray_weighted_average(picture), 3),
-        blur=blur,
-        normalise=normalise,
-    )
+    return _by_opencv(jitter, gray, blur, normalise)
 
 
 def _batches(name: str) -> Callable[[str], Way]:
@@ -267,10 +237,29 @@ PEERS = {
 
 
 def find(names: Sequence[str]) -> list[Peer]:
-    """The peers of these names; ("none",): no peers. BadValue names the known ones."""
+    """The peers of these names; ("none",): no peers; none named: all. BadValue names the known ones."""
     if tuple(names) == ("none",):
         return []
     for name in names:
         if name not in PEERS:
             raise BadValue("peers", name, [*PEERS, "none"])
-    return [PEERS[name] for name in names]
+    return [PEERS[name] for name in names or PEERS]
+
+
+def find_able(
+    names: Sequence[str], say: Callable[[str], None], policy: str = "saliencyswap", scene: str = "whole"
+) -> tuple[list[Peer], dict[str, str]]:
+    """Of `find(names)` those that can do the job here; the rest by name with the reason, which `say` prints."""
+    able, skipped = [], {}
+    for peer in find(names):
+        why = peer.missing()
+        if policy not in peer.policies:
+            why = f"it has no {policy}, only {', '.join(peer.policies)}"
+        if scene not in peer.scenes:
+            why = f"its backgrounds are {', '.join(peer.scenes)}"
+        if why:
+            skipped[peer.name] = why
+            say(f"skipped: {peer.name}: {why}")
+        else:
+            able.append(peer)
+    return able, skipped

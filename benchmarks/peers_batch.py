@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
-from benchmarks.ways import Way, covers, in_halves
+from benchmarks.ways import Way, composed, paste_on_tensor
 
 
 def kornia_eager(device: str) -> Way:
@@ -29,37 +28,21 @@ def kornia_compiled(device: str) -> Way:
 def _kornia(device: str, pixels: Callable[..., Tensor]) -> Way:
     from augment.backends.torch_ops import decode
 
-    def views(plan: Plan, policy: Policy, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(_kornia_view(plan, policy, images, v, device, pixels) for v in range(plan.views))
+    def view(policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
+        pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
+        canvas = torch.stack(pictures).to(device)
+        per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
+        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
+        norm = torch.tensor((policy.mean, policy.std), device=device)
+        # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
+        order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
+        return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
 
-    return in_halves(decode, views)
-
-
-def _kornia_view(
-    plan: Plan, policy: Policy, images: Sequence[Tensor], v: int, device: str, pixels: Callable[..., Tensor]
-) -> Tensor:
-    """Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken."""
-    canvas = torch.stack([_composed(plan, images, i, v) for i in range(len(plan))]).to(device)
-    per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
-    flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
-    norm = torch.tensor((policy.mean, policy.std), device=device)
-    order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
-    return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
+    return Way(decode, lambda policy, plan, images: tuple(view(policy, plan, images, v) for v in range(plan.views)))
 
 
-def _composed(plan: Plan, images: Sequence[Tensor], i: int, v: int) -> Tensor:
-    def resized(image: Tensor, roi: np.ndarray, height: int, width: int) -> Tensor:
-        x0, y0, x1, y1 = roi.tolist()
-        crop = image[None, :, y0:y1, x0:x1]
-        return F.interpolate(crop, (height, width), mode="bilinear", antialias=True)[0]
-
-    x0, y0, x1, y1 = plan.rects[i, v].tolist()
-    if covers((x0, y0, x1, y1), plan.size):
-        return resized(images[plan.source_slot[i]], plan.patch[i, v], plan.size, plan.size)
-    canvas = resized(images[plan.background_slot[i, v]], plan.scene[i, v], plan.size, plan.size)
-    if x1 > x0 and y1 > y0:
-        canvas[:, y0:y1, x0:x1] = resized(images[plan.source_slot[i]], plan.patch[i, v], y1 - y0, x1 - x0)
-    return canvas
+def _resized(image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
+    return F.interpolate(image[None, :, y0:y1, x0:x1], (height, width), mode="bilinear", antialias=True)[0]
 
 
 def _operations(jitter: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
@@ -117,7 +100,7 @@ def plain_dali(device: str) -> Way:
     """See `benchmarks.plain_dali`."""
     from benchmarks.plain_dali import Graph
 
-    return Way(Graph(device).render)
+    return Way(None, Graph(device).render)
 
 
 def lightly(device: str) -> Way:
@@ -130,14 +113,12 @@ def lightly(device: str) -> Way:
     def decode(data: bytes) -> Any:
         return Image.open(io.BytesIO(data)).convert("RGB")
 
-    def views(plan: Plan, policy: Policy, images: Sequence[Any]) -> tuple[Tensor, ...]:
+    def views(policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[Tensor, ...]:
+        strengths = zip(("cj_bright", "cj_contrast", "cj_sat", "cj_hue"), policy.jitter, strict=True)
         transform = MoCoV2Transform(
             input_size=policy.size,
             cj_prob=policy.jitter_p,
-            cj_bright=policy.jitter[0],
-            cj_contrast=policy.jitter[1],
-            cj_sat=policy.jitter[2],
-            cj_hue=policy.jitter[3],
+            **dict(strengths),
             min_scale=policy.crop_scale or 0.2,
             random_gray_scale=policy.gray_p,
             gaussian_blur=policy.blur_p,
@@ -148,4 +129,4 @@ def lightly(device: str) -> Way:
         pairs = [transform(images[slot]) for slot in plan.source_slot]
         return tuple(torch.stack(view) for view in zip(*pairs, strict=True))
 
-    return in_halves(decode, views)
+    return Way(decode, views)

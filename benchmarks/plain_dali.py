@@ -1,10 +1,8 @@
 """The same views by plain DALI operators, as its documentation teaches them: a peer, not a backend.
 
-Every sample decodes its source and the background of each view, as a Dataset's item does. Colours are DALI's
-`color_twist` (contrast about half of the range, hue in YIQ); the blur has one window for all samples. In contrast,
-`augment.backends.dali` decodes each image once a batch, makes its view-sized copy once, blurs only where the plan has a
-blur, and has one colour operator.
-No other code lives here, for import hooks break pipelines.
+Every sample decodes its source and the background of each view, as a Dataset's item does (`augment.backends.dali`: each
+image once a batch). Colours are DALI's `color_twist` (contrast about half of the range, hue in YIQ); the blur has one
+window for all samples. No other code lives here, for import hooks break pipelines.
 """
 
 from collections.abc import Sequence
@@ -59,7 +57,7 @@ class Graph:
         self.device = "gpu" if device == "cuda" else "cpu"
         self._pipe: Any = None
 
-    def render(self, plan: Plan, policy: Policy, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
+    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
         """See `benchmarks.ways.Way`."""
         if self._pipe is None:
             self._pipe = self._build(len(plan), policy)
@@ -74,18 +72,11 @@ class Graph:
         return tuple(torch.from_dlpack(out.as_tensor()).clone() for out in outputs)
 
     def _build(self, batch: int, policy: Policy) -> Any:
-        pipe = graph(
-            batch_size=batch,
-            num_threads=torch.get_num_threads(),
-            device_id=0 if self.device == "gpu" else None,
-            prefetch_queue_depth=1,
-            device=self.device,
-            views=policy.views,
-            size=policy.size,
-            window=2 * blur_radius(policy.blur_sigma[1]) + 1,
-            mean=[255 * x for x in policy.mean],
-            std=[255 * x for x in policy.std],
-        )
+        running: dict[str, Any] = {"batch_size": batch, "num_threads": torch.get_num_threads(), "device": self.device}
+        window = 2 * blur_radius(policy.blur_sigma[1]) + 1
+        norm = {"mean": [255 * x for x in policy.mean], "std": [255 * x for x in policy.std]}
+        running |= {"device_id": 0 if self.device == "gpu" else None, "prefetch_queue_depth": 1}
+        pipe = graph(**running, views=policy.views, size=policy.size, window=window, **norm)
         pipe.build()
         return pipe
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from precompute.base.program import check_out
 
 if TYPE_CHECKING:
     from augment.stream.imageset import ImageSet
+    from precompute.base.boxfile import BoxCache
 
 T = TypeVar("T")
 BACKENDS = tuple(name for name in NAMES if name != "auto")
@@ -35,12 +36,11 @@ class Photographs:
         """Path of the box file."""
         return self.boxes or f"cache/{self.dataset or 'demo'}.h5"
 
-    @property
-    def folder(self) -> Path:
-        """The folder of its images. UserError where the box file is missing."""
+    def cache(self) -> "BoxCache":
+        """The opened box file. UserError where it is missing."""
         from precompute.base.boxfile import BoxCache
 
-        return BoxCache.open(self.box_file).folder(self.root)
+        return BoxCache.open(self.box_file)
 
     def images(self) -> "ImageSet":
         """UserError where the file or the folder is missing."""
@@ -50,10 +50,9 @@ class Photographs:
 
     def names(self) -> dict[str, str]:
         """Names of the files and of the data set for a result, without their folders on this machine."""
-        from precompute.base.boxfile import BoxCache
-
-        dataset = BoxCache.open(self.box_file).dataset
-        return {"boxes": Path(self.box_file).name, "root": self.folder.resolve().name, "dataset": dataset}
+        cache = self.cache()
+        root = cache.folder(self.root).resolve().name
+        return {"boxes": Path(self.box_file).name, "root": root, "dataset": cache.dataset}
 
 
 @dataclass(frozen=True)
@@ -72,26 +71,26 @@ class Output:
         if sys.stderr.isatty():
             self.say(text)
 
-    def write(self, document: dict[str, Any], table: Callable[[dict[str, Any]], str], path: str | None) -> None:
-        """Checks a result, prints its table, and writes it to `path` if there is one."""
+    def deliver(self, documents: Sequence[dict[str, Any]], table: Callable[[dict[str, Any]], str]) -> None:
+        """Checks, prints and writes a program's results; several go to a file each, named after their scope."""
         from benchmarks import results
 
-        results.validate(document)
-        self.say(table(document))
-        if path:
-            results.save(document, path)
-            self.say(f"written: {path}")
-
-    def deliver(self, document: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
-        """Checks, prints and writes a program's only result."""
-        self.write(document, table, self.out)
+        for document in documents:
+            results.validate(document)
+            self.say(table(document))
+            if self.out:
+                path = Path(self.out)
+                if len(documents) > 1:
+                    path = path.with_stem(f"{path.stem}-{document['settings']['scope'].replace('+', '-')}")
+                results.save(document, path)
+                self.say(f"written: {path}")
         if self.json:
-            print(json.dumps(document, allow_nan=False))
+            print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
 
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Who makes the views, and how many."""
+    """What makes the views, and how many."""
 
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour; default: all that are installed")
     peers: tuple[str, ...] = option((), "peers; default: all that are installed; none: no peers")
@@ -107,10 +106,9 @@ class JobSettings:
         check_size(self.size)
         for item in self.backends:
             backend_of(item)
-        if self.peers:
-            from benchmarks.peers import find
+        from benchmarks.peers import find
 
-            find(self.peers)
+        find(self.peers)
 
     @property
     def unit(self) -> str:
@@ -154,13 +152,6 @@ def head(benchmark: str, settings: Any, unit: str, **changes: Any) -> dict[str, 
     """How a result begins: settings (with `changes`), unit of the comparisons, machine, versions, commit, memory."""
     from benchmarks import harness, results
 
-    shown = as_json(settings) | settings.photographs.names() | changes
-    return {
-        "schema": results.SCHEMA,
-        "benchmark": benchmark,
-        "settings": {name: value for name, value in shown.items() if name not in ("out", "json", "rounds")},
-        "unit": unit,
-        **harness.facts(),
-        "peak_memory_mib": round(harness.peak_memory_mib(), 1),
-        "gpu_memory_mib": harness.gpu_memory_mib(),
-    }
+    names = settings.photographs.names() if hasattr(settings, "photographs") else {}
+    shown = {k: v for k, v in as_json(settings).items() if k not in ("out", "json", "rounds")} | names | changes
+    return {"schema": results.SCHEMA, "benchmark": benchmark, "settings": shown, "unit": unit, **harness.facts()}

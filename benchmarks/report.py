@@ -53,14 +53,13 @@ def program(argv: list[str] | None = None) -> int:
         renew(README, "benchmarks", markdown(documents))
         renew(RESULTS_README, "results", summary(documents))
     if settings.out is not None:
-        _write(documents, Path(settings.out))
+        _write(Path(settings.out), documents)
     elif not settings.readme:
         print(summary(documents))
     return 0
 
 
-def _write(documents: dict[str, dict[str, Any]], folder: Path) -> None:
-    """README.md and the plots."""
+def _write(folder: Path, documents: dict[str, dict[str, Any]]) -> None:
     for name, document in documents.items():
         with replacing(folder / f"{name}.png") as temporary:
             plot(document, temporary)
@@ -81,17 +80,12 @@ def _compare(a: dict[str, Any], b: dict[str, Any]) -> int:
     """Prints every ratio of both results; 1 where their spreads do not overlap, or no ratio is in both."""
     verdicts = agreement(a, b)
     for name, (overlap, close) in verdicts.items():
-        spreads = "  ".join(
-            f"{d['ratios'][name]['median']:.3f} [{min(v):.3f}, {max(v):.3f}]"
-            for d in (a, b)
-            for v in [d["ratios"][name]["values"]]
-        )
-        print(f"{name:60} {spreads}  {('agree' if close else 'overlap') if overlap else 'DIFFER'}")
-    overlaps = sum(overlap for overlap, _ in verdicts.values())
-    print(
-        f"{overlaps} of {len(verdicts)} ratios agree within their spreads; of {sum(c for _, c in verdicts.values())} "
-        "each one's median lies in the other's spread"
-    )
+        both = (document["ratios"][name] for document in (a, b))
+        spreads = (f"{r['median']:.3f} [{min(r['values']):.3f}, {max(r['values']):.3f}]" for r in both)
+        print(f"{name:60} {'  '.join(spreads)}  {('agree' if close else 'overlap') if overlap else 'DIFFER'}")
+    overlaps, closes = (sum(verdict[k] for verdict in verdicts.values()) for k in (0, 1))
+    agreed = f"{overlaps} of {len(verdicts)} ratios agree within their spreads"
+    print(f"{agreed}; of {closes} each one's median lies in the other's spread")
     return 0 if overlaps == len(verdicts) > 0 else 1
 
 
@@ -101,10 +95,10 @@ def markdown(documents: dict[str, dict[str, Any]]) -> str:
         raise UserError(f"README's table is made from {HEADLINE}.json, which is not among the results")
     document = documents[HEADLINE]
     machine, settings = document["machine"], document["settings"]
+    repeats = f"{settings['repeats']} interleaved repeats in each of {document.get('rounds', 1)} processes"
     lines = [
         f"CPU time of two {settings['size']}-pixel views of a photograph, {document['arms'][0]['inside']}",
-        f"({machine['processor']}, {settings['repeats']} interleaved repeats in each of {document.get('rounds', 1)} "
-        "processes; losses included):",
+        f"({machine['processor']}, {repeats}; losses included):",
         "",
         "| | CPU ms per image | lowest–highest | in ours' cheapest |",
         "|---|---:|---:|---:|",
@@ -140,18 +134,10 @@ def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str
     for name, document in documents.items():
         machine, boxes = document["machine"], document["settings"].get("boxes")
         photographs = f"photographs of {Path(boxes).name}; " if boxes else ""
-        parts += [
-            f"### `results/{name}.json`",
-            "",
-            f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {photographs}"
-            f"commit {document['commit']}.",
-            "",
-            "```",
-            table(document).strip("\n"),
-            "```",
-            "",
-            *([f"![{name}]({name}.png)", ""] if plots else []),
-        ]
+        where = f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {photographs}"
+        parts += [f"### `results/{name}.json`", "", f"{where}commit {document['commit']}.", ""]
+        parts += ["```", table(document).strip("\n"), "```", ""]
+        parts += [f"![{name}]({name}.png)", ""] if plots else []
         if lost := losses(document):
             parts += ["Where we lose, and the share of our cost that the other needs:", *(f"- {x}" for x in lost), ""]
     return "\n".join(parts).rstrip()

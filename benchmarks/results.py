@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import spread
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
 
@@ -24,10 +25,8 @@ def validate(document: Any) -> None:
     _has(document, _TOP, "document")
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {document['schema']}: this version reads {SCHEMA}")
-    if unit_of(document) not in UNITS:
-        raise ValueError(f"unit {document['unit']!r}: must be {' or '.join(UNITS)}")
-    if not document["arms"]:
-        raise ValueError("document: no arms")
+    if unit_of(document) not in UNITS or not document["arms"]:
+        raise ValueError(f"document: must have arms, and a unit of {' or '.join(UNITS)}")
     for arm in document["arms"]:
         _has(arm, _ARM, f"arm {arm.get('name', '?')}")
         for unit in UNITS:
@@ -83,24 +82,20 @@ def losses(document: dict[str, Any]) -> list[str]:
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One result of several runs of the same command: all their values, spreads over all of them.
 
-    Processes differ (where memory lies, what the machine does at the time), so spreads over several of them say what
-    another run may bring; those within one process do not. ValueError where the runs are not of the same arms.
+    Processes differ (where memory lies, what the machine does at the time): only spreads over several of them say what
+    another run may bring. ValueError where the runs are not of the same arms.
     """
-    from benchmarks.harness import spread
-
     first = documents[0]
     names = [arm["name"] for arm in first["arms"]]
     if any([arm["name"] for arm in d["arms"]] != names or d["settings"] != first["settings"] for d in documents):
         raise ValueError("results of different settings or arms cannot be merged")
 
-    def together(spreads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return spread([value for one in spreads for value in one["values"]])
+    def together(*spreads: dict[str, Any]) -> dict[str, Any]:
+        return spread([value for of_run in spreads for value in of_run["values"]])
 
-    arms = [
-        arm | {unit: together([d["arms"][k][unit] for d in documents]) for unit in UNITS}
-        for k, arm in enumerate(first["arms"])
-    ]
-    ratios = {name: together([d["ratios"][name] for d in documents]) for name in first["ratios"]}
+    same_arms = zip(*(d["arms"] for d in documents), strict=True)
+    arms = [same[0] | {unit: together(*(arm[unit] for arm in same)) for unit in UNITS} for same in same_arms]
+    ratios = {name: together(*(d["ratios"][name] for d in documents)) for name in first["ratios"]}
     peak = max(d["peak_memory_mib"] for d in documents)
     return first | {"arms": arms, "ratios": ratios, "peak_memory_mib": peak, "rounds": len(documents)}
 
@@ -108,23 +103,16 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
     """For every ratio of both results: whether the two spreads, lowest to highest, overlap; whether they are close.
 
-    They are close where each one's median lies within the other's spread. That cannot be asked of so many ratios: of
-    two runs with five processes of two repeats, chance alone puts one's median outside of the other's spread in 3 to 8
-    of 100 ratios (normal values, none to half of the variance between processes), but keeps the spreads apart in less
-    than one of 5,000.
+    Close: each median lies within the other spread. That cannot be asked of so many ratios: of two runs with five
+    processes of two repeats, chance alone puts a median outside of the other spread in 3 to 8 of 100 ratios (normal
+    values, none to half of the variance between processes), but keeps the spreads apart in less than one of 5,000.
     """
 
-    def within(value: float, spread: dict[str, Any]) -> bool:
-        return min(spread["values"]) <= value <= max(spread["values"])
+    def compared(x: dict[str, Any], y: dict[str, Any]) -> tuple[bool, bool]:
+        low, high = max(min(x["values"]), min(y["values"])), min(max(x["values"]), max(y["values"]))  # of both
+        return low <= high, low <= x["median"] <= high and low <= y["median"] <= high
 
-    both = {name: (a["ratios"][name], b["ratios"][name]) for name in a["ratios"] if name in b["ratios"]}
-    return {
-        name: (
-            within(min(one["values"]), other) or within(min(other["values"]), one),
-            within(one["median"], other) and within(other["median"], one),
-        )
-        for name, (one, other) in both.items()
-    }
+    return {name: compared(x, b["ratios"][name]) for name, x in a["ratios"].items() if name in b["ratios"]}
 
 
 def save(document: dict[str, Any], path: Path | str) -> None:

@@ -1,16 +1,18 @@
 """The arms of each scope of `benchmarks.throughput`; everything outside the timer is made beforehand."""
 
-import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
+from augment.backends import why_no_dali
 from augment.backends.torch_ops import crop_resize, decode
 from augment.stream.imageset import ImageSet
 from augment.stream.loader import ViewLoader
@@ -20,7 +22,7 @@ from augment.views.plan import Plan
 from augment.views.policy import Policy
 from benchmarks.harness import Arm, tree_cpu_seconds
 from benchmarks.job import Job, build
-from benchmarks.peers import Peer
+from benchmarks.peers import PEERS, Peer
 
 Pairs = Sequence[tuple[str, str]]  # (backend, colour)
 _EPOCHS = 4  # epochs of a loader in one repeat, so that waiting for its end (`settle`) is a small part
@@ -30,21 +32,21 @@ def _apply_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     small = _with_scenes(job)
     shared = small[0][0] is not job.plans["torchvision"][0]
     for name, colour in chosen:
+        # All but kornia have a decoded cache, which the warm-up fills.
+        backend = build(job, name, colour, stack, cached=name != "kornia")
+        make, plans, inputs = backend.render, job.plans[colour], job.files
         if name == "kornia":
-            backend = build(job, name, colour, stack)
-            decoded = [[decode(data) for data in files] for _, files in small]
-            plans = [_of_scenes(plan) if shared else plan for plan in job.plans[colour]]
-            yield Arm(title(name, colour), _works(job, partial(_apply_ours, backend), plans, decoded), job.samples)
-        else:  # its decoded cache: the warm-up fills it
-            backend = build(job, name, colour, stack, cached=True)
-            yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
+            make = partial(_apply_ours, backend)
+            plans = [_of_scenes(plan) if shared else plan for plan in plans]
+            inputs = [[decode(data) for data in files] for _, files in small]
+        yield _arm(title(name, colour), job, make, plans, inputs)
     for peer in wanted:
         way = peer.way(job.device.type)
-        if way.decode is None or way.views is None:  # decoding is part of its graph
+        if way.decode is None:  # decoding is part of its graph
             continue
-        theirs = [[way.decode(data) for data in files] for _, files in small]
-        plans, views = [plan for plan, _ in small], partial(_theirs, way.views, job.policy("torchvision"))
-        yield Arm(peer.name, _works(job, views, plans, theirs), job.samples)
+        inputs = [[way.decode(data) for data in files] for _, files in small]
+        plans, make = [plan for plan, _ in small], partial(way.views, job.policy("torchvision"))
+        yield _arm(peer.name, job, make, plans, inputs)
 
 
 def _with_scenes(job: Job) -> list[tuple[Plan, list[bytes]]]:
@@ -76,7 +78,7 @@ def _scene(data: bytes, width: int, height: int, size: int) -> bytes:
 def _of_scenes(plan: Plan) -> Plan:
     """The plan with backgrounds taken from `_with_scenes`; the views stay what they are."""
     whole = np.array((0, 0, plan.size, plan.size), np.int32)
-    return dataclasses.replace(
+    return replace(
         plan,
         images=np.concatenate((plan.images, plan.images)),
         background_slot=plan.background_slot + len(plan.images),
@@ -84,23 +86,18 @@ def _of_scenes(plan: Plan) -> Plan:
     )
 
 
-def _works(job: Job, make: Callable[[Plan, Any], object], plans: Sequence[Plan], inputs: Sequence[Any]) -> Any:
-    """An arm's work: a part for every batch; on CUDA one for all, where batches overlap."""
-    batches = list(zip(plans, inputs, strict=True))
+def _arm(name: str, job: Job, make: Callable[[Plan, Any], object], plans: Sequence[Plan], inputs: Sequence[Any]) -> Arm:
+    """An arm with a part for every batch; on CUDA one for all, where batches overlap."""
 
-    def work(some: Sequence[tuple[Plan, Any]]) -> None:
-        for plan, images in some:
+    def work(batches: Sequence[tuple[Plan, Any]]) -> None:
+        for plan, images in batches:
             make(plan, images)
         if torch.cuda.is_initialized():  # calls to CUDA return early: a part is over when the views are there
             torch.cuda.synchronize()
 
-    if job.device.type == "cuda":
-        return partial(work, batches)
-    return [partial(work, [one]) for one in batches]
-
-
-def _theirs(make: Callable[..., object], policy: Policy, plan: Plan, images: Any) -> object:
-    return make(plan, policy, images)
+    batches = list(zip(plans, inputs, strict=True))
+    parts = [batches] if job.device.type == "cuda" else [[batch] for batch in batches]
+    return Arm(name, [partial(work, part) for part in parts], job.samples)
 
 
 def _apply_ours(backend: Any, plan: Plan, images: Any) -> None:
@@ -111,19 +108,17 @@ def _apply_ours(backend: Any, plan: Plan, images: Any) -> None:
 def _render_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
     plans = job.plans["torchvision"]
     decoded = _decoder(job, stack)
-    yield Arm("decode only", _works(job, lambda _, files: decoded(files), plans, job.files), job.samples)
+    yield _arm("decode only", job, lambda _, files: decoded(files), plans, job.files)
     for name, colour in chosen:
-        backend = build(job, name, colour, stack)
-        yield Arm(title(name, colour), _works(job, backend.render, job.plans[colour], job.files), job.samples)
+        render = build(job, name, colour, stack).render
+        yield _arm(title(name, colour), job, render, job.plans[colour], job.files)
     for peer in wanted:
-        render = partial(_theirs, peer.way(job.device.type).render, job.policy("torchvision"))
-        yield Arm(peer.name, _works(job, render, plans, job.files), job.samples)
+        render = partial(peer.way(job.device.type).render, job.policy("torchvision"))
+        yield _arm(peer.name, job, render, plans, job.files)
 
 
 def _decoder(job: Job, stack: ExitStack) -> Callable[[Sequence[bytes]], object]:
     """The decoder of our backends: torchvision's on a CPU; DALI's on CUDA, where they wait for it."""
-    from augment.backends import why_no_dali
-
     if job.device.type == "cpu" or why_no_dali() is not None:
         return lambda files: [*map(decode, files)]
     from augment.backends.dali import Decoder
@@ -133,30 +128,15 @@ def _decoder(job: Job, stack: ExitStack) -> Callable[[Sequence[bytes]], object]:
     return lambda files: decoder.keep(decoder.decode(files))
 
 
-class _PeerBatches:
-    """A map-style data set whose items are whole batches of a peer's views: a DataLoader's workers share the work."""
-
-    def __init__(self, images: ImageSet, plans: Sequence[Plan], policy: Policy, peer_name: str) -> None:
-        self.images, self.plans, self.policy, self.peer_name = images, plans, policy, peer_name
-        self._render: Any = None
-
-    def __len__(self) -> int:
-        return len(self.plans)
-
-    def __getitem__(self, step: int) -> Any:
-        from benchmarks.peers import PEERS
-
-        if self._render is None:  # in the worker
-            self._render = PEERS[self.peer_name].way().render
-        plan = self.plans[step]
-        return self._render(plan, self.policy, [self.images.read(int(i)) for i in plan.images])
+@cache
+def _render_of(peer_name: str) -> Callable[..., Any]:
+    """Built in the worker that calls it."""
+    return PEERS[peer_name].way().render
 
 
-def _peer_loader(job: Job, peer: Any) -> Any:
-    from torch.utils.data import DataLoader
-
-    dataset: Any = _PeerBatches(job.images, job.plans["torchvision"], job.policy("torchvision"), peer.name)
-    return DataLoader(dataset, batch_size=None, num_workers=job.threads, persistent_workers=True)
+def _read_and_render(images: ImageSet, policy: Policy, peer_name: str, plan: Plan) -> Any:
+    """A whole batch of a peer's views, from files on disk."""
+    return _render_of(peer_name)(policy, plan, [images.read(int(i)) for i in plan.images])
 
 
 def view_loader(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> ViewLoader:
@@ -173,7 +153,10 @@ def _loaders(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) 
     for name, colour in chosen:
         yield title(name, colour), view_loader(job, name, colour, stack)
     for peer in wanted:
-        yield f"{peer.name} + DataLoader", _peer_loader(job, peer)
+        make: Any = partial(_read_and_render, job.images, job.policy("torchvision"), peer.name)
+        plans: Any = job.plans["torchvision"]  # a batch each: the workers share them
+        loader = DataLoader(plans, batch_size=None, collate_fn=make, num_workers=job.threads, persistent_workers=True)
+        yield f"{peer.name} + DataLoader", loader
 
 
 def endless(loader: Any) -> Iterator[Any]:
@@ -206,7 +189,7 @@ def settle() -> float:
 
 def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
     for name, loader in _loaders(job, chosen, wanted, stack):
-        yield Arm(name, partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, settle)
+        yield Arm(name, partial(_epochs, loader, len, _EPOCHS), _EPOCHS * job.samples, after=settle)
 
 
 def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:
@@ -224,7 +207,7 @@ def _train_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStac
     frozen = backend.render(job.plans["linear"][0], job.files[0])
     yield Arm("frozen batch", lambda: [step(frozen) for _ in job.files], job.samples)
     for name, loader in _loaders(job, chosen, wanted, stack):
-        yield Arm(name, partial(_epochs, loader, step), job.samples, settle)
+        yield Arm(name, partial(_epochs, loader, step), job.samples, after=settle)
 
 
 ARMS = {"apply": _apply_arms, "decode+apply": _render_arms, "loader": _loader_arms, "train": _train_arms}

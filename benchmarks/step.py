@@ -13,19 +13,21 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from augment.stream.request import Making, Source
+from benchmarks.harness import Arm, measure, ratio, row
 from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
-from trainer.config.choices import Hardware, let_idle_threads_sleep
+from trainer.config.choices import Hardware, find_hardware, let_idle_threads_sleep
 from trainer.config.run import RunConfig
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Arm
     from trainer.engine.data import Data
+    from trainer.engine.state import TrainingState
 
 LIVE, FROZEN = "ours: cvsa, live views", "ours: cvsa, frozen batch"
 OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
@@ -58,23 +60,29 @@ class StepSettings:
         check_size(self.size)
 
 
+@dataclass
+class StepArm(Arm):
+    """Training steps of one network."""
+
+    flops: float = 0.0  # of a step, per source image
+    memory: float = 0.0  # GiB that the GPU needed at most so far
+
+
 def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     let_idle_threads_sleep()
     config = parse(StepSettings, "benchmarks.step", __doc__, argv)
 
-    from benchmarks.harness import measure
-    from trainer.config.choices import find_hardware
     from trainer.engine.data import open_data
 
     hardware, _ = find_hardware(config.device)
     config = _decided(config, hardware)
     data = open_data(config.photographs.dataset, config.photographs.boxes, config.photographs.root, config.output.say)
     with ExitStack() as stack:
-        bench = make_arms(config, data, hardware, stack)
-        measure(bench.arms, config.repeats, say=config.output.say)
-        document = result(config, bench, hardware)
-    config.output.deliver(document, table)
+        arms, skipped, amp = make_arms(config, data, hardware, stack)
+        measure(arms, config.repeats, say=config.output.say)
+        document = result(config, arms, hardware, amp) | {"skipped": skipped}
+    config.output.deliver([document], table)
     return 0
 
 
@@ -88,168 +96,116 @@ def _decided(config: StepSettings, hardware: Hardware) -> StepSettings:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Bench:
-    """The arms, and facts about each by its name."""
-
-    arms: list["Arm"]
-    inside: dict[str, str]  # the timer
-    flops: dict[str, float]  # of a step, per source image
-    memory: dict[str, float]  # GiB that the GPU needed at most so far; empty on a CPU
-    skipped: dict[str, str]  # the peer, where it is not installed, and why
-    amp: str  # autocast of all arms
-
-
-def make_arms(config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack) -> Bench:
-    """The arms for the loader, the networks and the peer that `config` asks for."""
+def make_arms(
+    config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
+) -> tuple[list[StepArm], dict[str, str], str]:
+    """The arms that `config` asks for; the peer where it is not installed, and why; autocast of all arms."""
     import torch
 
-    from benchmarks.harness import Arm
     from benchmarks.lightly_loop import lightly_byol
-    from benchmarks.scopes import endless
-    from trainer.engine.cost import step_flops
+    from benchmarks.scopes import endless, settle
+    from trainer.engine.cost import peak_memory, restart_peak_memory, step_flops
+    from trainer.train import advance, autocast_of
 
     torch.backends.cudnn.benchmark = True
-    ours = {method: _run_config(config, method) for method in ("cvsa", "byol")}
-    states = {method: _state(run, data, hardware, stack) for method, run in ours.items()}
-    state = states["cvsa"]
-    live = endless(state.loader)
+    states = {method: _state(config, method, data, hardware, stack) for method in ("cvsa", "byol")}
+    loader, settings = states["cvsa"].loader, states["cvsa"].settings
+    cuda, autocast = hardware.device.startswith("cuda"), autocast_of(settings.amp, hardware.device)
+    live = endless(loader)
     frozen = next(live)
-    assert config.size is not None
     assert config.steps is not None
-    assert config.arch is not None
-    flops = {method: step_flops(s.method, config.size) for method, s in states.items()}
-    amp = state.settings.amp
+    steps = range(config.steps)
 
-    def step(method: str, batches: Iterator[Any]) -> Callable[[], object]:
-        return lambda: _our_step(states[method], next(batches), amp, hardware.device)
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize(hardware.device)
 
-    steps = {
-        LIVE: (step("cvsa", live), "cvsa", "views made while training, and the whole step"),
-        FROZEN: (step("cvsa", itertools.repeat(frozen)), "cvsa", "the whole step on one batch"),
-        OURS: (step("byol", itertools.repeat(frozen)), "byol", "the whole step on the same batch"),
-    }
-    skipped: dict[str, str] = {}
+    def before() -> None:
+        settle()  # the loader has made its batches ahead, and takes nothing from this arm's time
+        wait()
+
+    def arm(name: str, method: str, step: Callable[[], object], text: str) -> StepArm:
+        def work() -> None:
+            restart_peak_memory(hardware.device)
+            for _ in steps:
+                step()
+            wait()
+            if cuda:
+                made.memory = peak_memory(hardware.device) or 0.0
+
+        inside = f"{text}; {config.arch}, {config.size} px, autocast {settings.amp}"
+        flops = step_flops(states[method].method, states[method].config.views.size)
+        made = StepArm(name, work, len(steps) * settings.batch_size, inside, before=before, flops=flops)
+        return made
+
+    def ours(method: str, batches: Iterator[Any]) -> Callable[[], object]:
+        return lambda: advance(states[method], next(batches), autocast)
+
+    live_step, same = ours("cvsa", live), itertools.repeat(frozen)
+    arms = [
+        arm(LIVE, "cvsa", live_step, "views made while training, and the whole step"),
+        arm(FROZEN, "cvsa", ours("cvsa", same), "the whole step on one batch"),
+        arm(OURS, "byol", ours("byol", same), "the whole step on the same batch"),
+    ]
+    arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, wait)
     try:
-        peer = lightly_byol(config.arch, config.optimizer, state.settings, amp, hardware)
-        text = f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch"
-        steps[PEER] = lambda: peer(frozen.views), "byol", text
+        peer = lightly_byol(states["byol"].config.model.arch, config.optimizer, settings, settings.amp, hardware)
     except UserError as error:
-        skipped[PEER] = str(error)
         config.output.say(f"skipped: {PEER}: {error}")
-
-    memory: dict[str, float] = {}
-    made_ahead = state.loader.prefetch + 2
-    arms = []
-    for name, (run, _, _) in steps.items():
-        before = _warmed(run, live, made_ahead, hardware) if name == LIVE else _settled(hardware)
-        work = _work(run, config.steps, hardware, lambda peak, name=name: memory.update({name: peak}))
-        arms.append(Arm(name, work, config.steps * state.settings.batch_size, before=before))
-    inside = {name: f"{text}; {config.arch}, {config.size} px, autocast {amp}" for name, (_, _, text) in steps.items()}
-    of_arms = {name: flops[method] for name, (_, method, _) in steps.items()}
-    return Bench(arms, inside, of_arms, memory, skipped, amp)
+        return arms, {PEER: str(error)}, settings.amp
+    text = f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch"
+    return [*arms, arm(PEER, "byol", lambda: peer(frozen.views), text)], {}, settings.amp
 
 
-def _run_config(config: StepSettings, method: str) -> RunConfig:
-    """The configuration of `trainer.run` for one of our arms."""
-    return RunConfig.of(
-        method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
-        amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
-        train_split=config.split, workers=config.workers, cache=config.cache, evaluate=False,
-    )  # fmt: skip
-
-
-def _state(run: RunConfig, data: "Data", hardware: Hardware, stack: ExitStack) -> Any:
+def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, stack: ExitStack) -> "TrainingState":
     """The state that `trainer.run` would begin with."""
     from precompute.base.ranks import Process
     from trainer.engine.start import prepare, unsaid
 
+    run = RunConfig.of(
+        method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
+        amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
+        train_split=config.split, workers=config.workers, cache=config.cache, evaluate=False,
+    )  # fmt: skip
     return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
 
 
-def _our_step(state: Any, batch: Any, amp: str, device: str) -> None:
-    from trainer.train import advance, autocast_of
-
-    advance(state, batch, autocast_of(amp, device))
-
-
-def _work(
-    step: Callable[[], object], steps: int, hardware: Hardware, keep: Callable[[float], object]
-) -> Callable[[], None]:
-    """Takes `steps` steps and waits for their end; `keep` gets the GPU memory that they needed at most, in GiB."""
-    from trainer.engine.cost import peak_memory, restart_peak_memory
-
-    def work() -> None:
-        restart_peak_memory(hardware.device)
-        for _ in range(steps):
-            step()
-        _synchronize(hardware)
-        if hardware.device.startswith("cuda"):
-            keep(peak_memory(hardware.device) or 0.0)
-
-    return work
-
-
-def _warmed(
-    step: Callable[[], object], batches: Iterator[Any], made_ahead: int, hardware: Hardware
-) -> Callable[[], None]:
+def _warm(step: Callable[[], object], batches: Iterator[Any], made_ahead: int, wait: Callable[[], object]) -> None:
     """Uses up the batches made ahead and steps on until as many are ready as usual at this pace."""
-
-    def before() -> None:
-        for _ in range(made_ahead):
-            next(batches)
-        for _ in range(made_ahead):
-            step()
-        _synchronize(hardware)
-
-    return before
+    for _ in range(made_ahead):
+        next(batches)
+    for _ in range(made_ahead):
+        step()
+    wait()
 
 
-def _settled(hardware: Hardware) -> Callable[[], None]:
-    """Waits until the loader has made its batches ahead, so that they take nothing from this arm's time."""
-    from benchmarks.scopes import settle
-
-    def before() -> None:
-        settle()
-        _synchronize(hardware)
-
-    return before
-
-
-def _synchronize(hardware: Hardware) -> None:
-    if hardware.device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize(hardware.device)
-
-
-def result(config: StepSettings, bench: Bench, hardware: Hardware) -> dict[str, Any]:
+def result(config: StepSettings, arms: list[StepArm], hardware: Hardware, amp: str) -> dict[str, Any]:
     """The measured arms as a result."""
-    from benchmarks.harness import ratio, row
     from trainer.engine.cost import peak_flops
 
     # The clock judges GPU steps; on a CPU, which others may use, CPU time does, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
-    peak = peak_flops(hardware.name, bench.amp)
+    peak = peak_flops(hardware.name, amp)
     rows = []
-    for arm in bench.arms:
-        measured, flops = row(arm, bench.inside[arm.name]), bench.flops[arm.name]
+    for arm in arms:
+        measured = row(arm)
         rate = 1e3 / measured["wall_ms"]["median"]
         more = {
             "images_per_second": rate,
-            "gflops_per_image": flops / 1e9,
-            "gflops_per_second": rate * flops / 1e9,
-            "mfu": None if peak is None else rate * flops / peak,
+            "gflops_per_image": arm.flops / 1e9,
+            "gflops_per_second": rate * arm.flops / 1e9,
+            "mfu": None if peak is None else rate * arm.flops / peak,
         }
-        memory = {"gpu_memory_gib": round(bench.memory[arm.name], 2)} if bench.memory else {}
+        memory = {"gpu_memory_gib": round(arm.memory, 2)} if arm.memory else {}
         rows.append(measured | more | memory)
-    by_name = {arm.name: arm for arm in bench.arms}
-    ratios = {}
-    for label, above, below in (("live / frozen", LIVE, FROZEN), ("lightly / ours, byol", PEER, OURS)):
-        for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms")):
-            if above in by_name:
-                ratios[f"{label}, {kind}"] = ratio(by_name[above], by_name[below], of)
-    return head("step", config, unit) | {"skipped": bench.skipped, "arms": rows, "ratios": ratios}
+    by_name = {arm.name: arm for arm in arms}
+    ratios = {
+        f"{label}, {kind}": ratio(by_name[above], by_name[below], of)
+        for label, above, below in (("live / frozen", LIVE, FROZEN), ("lightly / ours, byol", PEER, OURS))
+        for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms"))
+        if above in by_name
+    }
+    return head("step", config, unit) | {"arms": rows, "ratios": ratios}
 
 
 def table(document: dict[str, Any]) -> str:

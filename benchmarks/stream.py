@@ -13,13 +13,14 @@ Rates are by the clock, with all of the machine's threads at work. For costs see
 
 import itertools
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import harness
+from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, head, parse
 from precompute.base.errors import BadValue
 from precompute.base.options import group
@@ -27,14 +28,9 @@ from precompute.base.program import main
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
+    from benchmarks.peers import Peer
 
 HARDWARE_LOADS = (0.65, 0.8, 0.9, 1.0)  # shares of a batch that the hardware decoder gets; the CPU has none
-_INSIDE = {
-    "decode": "JPEG bytes in memory to decoded pictures",
-    "loader": "files on disk to batches of two normalised views",
-    "cached": "decoded pictures kept by the loader to batches of two normalised views",
-    "peer": "JPEG bytes in memory to two normalised views",
-}
 
 
 @dataclass(frozen=True)
@@ -60,25 +56,23 @@ class StreamSettings:
 def program(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the streams, prints; exit status 0 done, 1 failed, 2 usage."""
     settings = parse(StreamSettings, "benchmarks.stream", __doc__, argv)
-    settings.output.deliver(measure(settings), table)
+    settings.output.deliver([measure(settings)], table)
     return 0
 
 
-class Stream:
-    """Batches without end: an arm that takes the next ones, the time of each, and memory after each repeat."""
+class Stream(Arm):
+    """An arm that takes the next of endless batches; the time of each, and memory after each repeat."""
 
     ahead = 4  # batches that a loader may have made while others took their turn: at least its prefetch, and one
 
     def __init__(self, name: str, inside: str, batches: Iterator[Any], job: JobSettings) -> None:
         import torch
 
-        from benchmarks.harness import Arm
-
-        self.inside, self._batches, self._count = inside, batches, job.batches // job.repeats
+        self._batches, self._count = batches, job.batches // job.repeats
+        super().__init__(name, self._part, self._count * job.batch, inside, self._note_memory, self._use_up)
         self._wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
         self.seconds: list[float] = []  # of each batch, on the clock; the warm-up's too
         self.memory: list[float] = []  # MiB in use after each repeat: the GPU's, or this process's
-        self.arm = Arm(name, self._part, self._count * job.batch, self._note_memory, self._use_up)
 
     def _use_up(self) -> None:
         """Waits until other streams have made their batches ahead, then takes those that this one has made."""
@@ -98,8 +92,6 @@ class Stream:
 
     def _note_memory(self) -> float:
         """Returns the seconds that it took."""
-        from benchmarks import harness
-
         began = time.perf_counter()
         gpu = harness.gpu_memory_mib()
         self.memory.append(harness.resident_memory_mib() if gpu is None else gpu)
@@ -111,49 +103,48 @@ def measure(settings: StreamSettings) -> dict[str, Any]:
     import torch
 
     from augment.views.policy import Policy
-    from benchmarks import harness, job, peers
+    from benchmarks.job import make_job
+    from benchmarks.peers import find_able
 
-    asked = settings.job
-    torch.set_num_threads(asked.threads)
+    job = settings.job
+    torch.set_num_threads(job.threads)
     images = settings.photographs.images()
-    chosen = job.choose(asked.backends, device=asked.device)
-    sizes: dict[str, Any] = {"batch": asked.batch, "batches": max(len(images) // asked.batch, 1)}
-    work = job.make_job(images, Policy(size=asked.size), device=asked.device, threads=asked.threads, **sizes)
+    work = make_job(images, Policy(size=job.size), replace(job, batches=max(len(images) // job.batch, 1)))
+    wanted, skipped = find_able(job.peers, settings.output.say)
     with ExitStack() as stack:
-        sources = _sources(asked, work, chosen, peers.find(asked.peers), stack)
-        streams = [Stream(name, inside, source, asked) for name, inside, source in sources]
-        what = f"{len(streams)} streams of {asked.batches} batches of {asked.batch}, {len(images)} images"
+        streams = [Stream(name, inside, batches, job) for name, inside, batches in _sources(job, work, wanted, stack)]
+        what = f"{len(streams)} streams of {job.batches} batches of {job.batch}, {len(images)} images"
         settings.output.say(what)
-        harness.measure([stream.arm for stream in streams], asked.repeats, say=settings.output.progress)
-    return _result(settings, work, streams)
+        harness.measure(streams, job.repeats, say=settings.output.progress)
+    return _result(settings, work, streams) | {"skipped": skipped}
 
 
 def _sources(
-    asked: JobSettings, work: "Job", chosen: Sequence[tuple[str, str]], wanted: Sequence[Any], stack: ExitStack
+    job: JobSettings, work: "Job", wanted: "list[Peer]", stack: ExitStack
 ) -> Iterator[tuple[str, str, Iterator[Any]]]:
-    """(name, kind, endless batches) of every arm."""
+    """(name, what is inside the timer, endless batches) of every arm."""
+    from benchmarks.job import choose
     from benchmarks.scopes import endless, title, view_loader
 
-    for load in HARDWARE_LOADS if asked.device == "cuda" else (0.0,):
-        name = f"decode only (hardware load {load:g})" if asked.device == "cuda" else "decode only"
-        yield name, "decode", decoded(work, load)
-    for name, colour in chosen:
-        yield title(name, colour), "loader", endless(view_loader(work, name, colour, stack))
+    loads = {f"decode only (hardware load {load:g})": load for load in HARDWARE_LOADS}
+    for name, load in (loads if job.device == "cuda" else {"decode only": 0.0}).items():
+        yield name, "JPEG bytes in memory to decoded pictures", decoded(work, load)
+    for name, colour in choose(job):
+        loader, to_views = view_loader(work, name, colour, stack), "to batches of two normalised views"
+        yield title(name, colour), f"files on disk {to_views}", endless(loader)
         if name == "fused":
             loader = view_loader(work, name, colour, stack, cached=True)
-            yield f"{title(name, colour)}, cached", "cached", endless(loader)
+            yield f"{title(name, colour)}, cached", f"decoded pictures kept by the loader {to_views}", endless(loader)
     for peer in wanted:
-        if why := peer.missing():
-            print(f"skipped: {peer.name}: {why}", file=sys.stderr)
-            continue
-        yield peer.name, "peer", _rendered(peer.way(asked.device).render, work)
+        batches = _rendered(peer.way(job.device).render, work)
+        yield peer.name, "JPEG bytes in memory to two normalised views", batches
 
 
 def _rendered(render: Callable[..., Any], work: "Job") -> Iterator[Any]:
     policy = work.policy("torchvision")
     while True:
         for plan, files in zip(work.plans["torchvision"], work.files, strict=True):
-            yield render(plan, policy, files)
+            yield render(policy, plan, files)
 
 
 def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
@@ -187,8 +178,6 @@ def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
 
 
 def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
-    from benchmarks import harness
-
     rows = []
     for stream in streams:
         seconds = sorted(stream.seconds[-settings.job.batches :])
@@ -197,18 +186,15 @@ def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dic
             "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
             "memory_mib": [round(m, 1) for m in stream.memory[-settings.job.repeats :]],
         }
-        rows.append(harness.row(stream.arm, _INSIDE[stream.inside]) | more)
-    arms = [stream.arm for stream in streams]
-    ceilings = [a for a in arms if a.name.startswith("decode only")]
-    best = min(ceilings, key=lambda a: statistics.median(a.wall_ms))
-    ours = [a for a in arms if a.name.startswith("ours")]
-    others = [best, *(a for a in arms if a not in ceilings and a not in ours)]
+        rows.append(harness.row(stream) | more)
+    ceilings = [s for s in streams if s.name.startswith("decode only")]
+    best = min(ceilings, key=lambda s: statistics.median(s.wall_ms))
     plans = work.plans["linear"]
     return {
         **head("stream", settings, "wall_ms"),
         "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
         "arms": rows,
-        "ratios": {f"{p.name} / {o.name}": harness.ratio(p, o, "wall_ms") for p in others for o in ours},
+        "ratios": harness.ratios([best, *(s for s in streams if s not in ceilings)], "wall_ms"),
         "ceiling": best.name,
     }
 

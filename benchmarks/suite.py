@@ -4,10 +4,9 @@ python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out r
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --out results --device cuda --minutes 9
 python -m benchmarks.suite --boxes cache/cub.h5 --root data/CUB_200_2011 --only throughput-cpu-decode-apply
 
-A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. What
-follows an @ in the name of a committed result is where else its recipe was run: on other photographs, on another
-machine. On CUDA the checks come first: the backends' parity there, and the decoder against queued kernels; then the
-trainer's step, before the less important results. They need 1,024 images.
+A result that is there already is kept (--again: measured anew), so an interrupted suite goes on where it was. On CUDA,
+which needs 1,024 images, the checks come first (the backends' parity, the decoder against queued kernels), then the
+trainer's step.
 """
 
 import os
@@ -68,7 +67,10 @@ def program(argv: list[str] | None = None) -> int:
     environment = {"PYTHONUNBUFFERED": "1"}
     if settings.device == "cuda":  # the tests of the decoder take the photographs that the rest is measured on
         photographs = settings.photographs
-        environment |= {"GPU_TESTS_BOXES": photographs.box_file, "GPU_TESTS_ROOT": str(photographs.folder)}
+        environment |= {
+            "GPU_TESTS_BOXES": photographs.box_file,
+            "GPU_TESTS_ROOT": str(photographs.cache().folder(photographs.root)),
+        }
     for name, command in todo:
         rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)
         if rest is not None and rest <= 0:
@@ -89,9 +91,8 @@ def program(argv: list[str] | None = None) -> int:
 def _data(photographs: Photographs, module: str = "") -> list[str]:
     """The flags that name the photographs, as the program takes them."""
     if module == "search":  # makes boxes itself
-        from precompute.base.boxfile import BoxCache
-
-        return ["--dataset", BoxCache.open(photographs.box_file).dataset, "--root", str(photographs.folder)]
+        cache = photographs.cache()
+        return ["--dataset", cache.dataset, "--root", str(cache.folder(photographs.root))]
     return ["--boxes", photographs.box_file, *([] if photographs.root is None else ["--root", photographs.root])]
 
 

@@ -1,46 +1,45 @@
 """What two SaliencySwap views of an image cost: our backends beside what users would pick instead.
 
 python -m benchmarks.throughput --boxes cache/cub.h5 --root data/CUB_200_2011
-python -m benchmarks.throughput --scope apply loader --peers opencv pillow --out mine.json
+python -m benchmarks.throughput --scope apply loader --peers opencv pillow --out views.json
 python -m benchmarks.throughput --policy rrc --peers lightly opencv
 python -m benchmarks.throughput --over image --values 0.2 0.8 3 12 --backends fused --peers opencv
 
 Scopes, and what is inside the timer:
-  apply          decoded images in memory → two normalised views; ours from the decoded cache (open_views(cache="ram")),
-                 where backgrounds are kept at view size, and peers get them at that size as well; the DALI graph always
-                 decodes and is not in this scope
+  apply          decoded images in memory → two normalised views; ours from the decoded cache, which keeps backgrounds
+                 at view size, and peers get them at that size as well; the DALI graph always decodes: not in this scope
   decode+apply   JPEG bytes in memory → two normalised views; one thread
   loader         files on disk → batches, the whole loader: open_views, or a DataLoader with as many workers
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
 --over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
-Figures are CPU seconds of the whole process tree per source image (on CUDA and over threads: seconds on the clock),
-arms taking turns, in several fresh processes one after the other: the spread between those is what another run may
-bring. All arms get the same plans, and the peers' views are compared with ours before anything is timed. lightly's
-transform draws its own numbers: it is compared by its statistics and takes part with --policy rrc only.
+Figures are CPU time of the whole process tree per source image (on CUDA and over threads: time on the clock), arms
+taking turns, in several fresh processes: the spread between those is what another run may bring. All arms get the same
+plans, and the peers' views are compared with ours before anything is timed. lightly's transform draws its own numbers:
+it is compared by its statistics and takes part with --policy rrc only.
 """
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
-from benchmarks import growth
+from benchmarks import growth, harness
+from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
+from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import as_json, group, option, option_of
 from precompute.base.program import main
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Arm
     from benchmarks.job import Job
-    from benchmarks.peers import Peer
 
 INSIDE = {
     "apply": "decoded images in memory to two normalised views",
@@ -94,27 +93,14 @@ def program(argv: list[str] | None = None) -> int:
         documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:
         runs = [_round(settings, number) for number in range(settings.rounds)]
-        documents = [_merged(settings, same) for same in zip(*runs, strict=True)]
-    output = settings.output
-    for result in documents:
-        output.write(result, growth.table if settings.over else table, _out(settings, result))
-    if output.json:
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, allow_nan=False))
+        documents = [merged(same) for same in zip(*runs, strict=True)]
+    documents = [result | _conclusion(settings, result["arms"]) for result in documents]
+    settings.output.deliver(documents, growth.table if settings.over else table)
     return 0
-
-
-def _out(settings: ThroughputSettings, result: dict[str, Any]) -> str | None:
-    """The file of one scope's result."""
-    if not settings.output.out or len(settings.scope) == 1:
-        return settings.output.out
-    path = Path(settings.output.out)
-    return str(path.with_stem(f"{path.stem}-{result['settings']['scope'].replace('+', '-')}"))
 
 
 def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
     """The results of one round, in a process of its own; only the first one's messages are printed."""
-    import subprocess
-
     settings.output.say(f"round {number + 1} of {settings.rounds}")
     options = []
     for name, value in (as_json(settings) | {"rounds": 1, "out": None, "json": None}).items():
@@ -129,84 +115,43 @@ def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
     return last if isinstance(last, list) else [last]
 
 
-def _merged(settings: ThroughputSettings, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One result of several rounds, the conclusion from all of them."""
-    from benchmarks.results import merged
-
-    result = merged(rounds)
-    return result | _conclusion(settings, result["arms"])
-
-
 def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
     """The result of one scope: peers checked, all arms measured, at every value of `--over`."""
     import torch
 
-    from benchmarks import harness, job
+    from benchmarks.job import check, choose
+    from benchmarks.peers import find_able
+    from benchmarks.scopes import ARMS
 
     torch.set_num_threads(settings.job.threads)
     # The DALI graph decodes and has no decoded cache.
-    without = ("dali",) if scope == "apply" else ()
-    chosen = job.choose(settings.job.backends, device=settings.job.device, without=without)
-    wanted, skipped = _peers(settings)
+    chosen = choose(settings.job, without="dali" if scope == "apply" else "")
+    wanted, skipped = find_able(settings.job.peers, settings.output.say, settings.policy, settings.scene)
     if not chosen and not wanted:
         raise UserError(f"nothing to measure in scope {scope}: name peers, or a backend that has it (dali decodes too)")
     with ExitStack() as stack:
         jobs = {value: _job(settings, value, stack) for value in settings.values or (None,)}
-        checks = _checked(settings, next(iter(jobs.values())), wanted, stack)
-        arms = {value: _arms(scope, work, value, chosen, wanted, stack) for value, work in jobs.items()}
-        every = [arm for some in arms.values() for arm in some]
+        first = next(iter(jobs.values()))
+        checks = {peer.name: check(first, peer, stack, settings.output.say) for peer in wanted}
+        groups = []
+        for value, work in jobs.items():
+            group = list(ARMS[scope](work, chosen, wanted, stack))
+            groups.append(group if value is None else _named_by(value, group))
+        arms = [arm for group in groups for arm in group]
         samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
-        settings.output.say(f"{scope}: {len(every)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
-        harness.measure(every, settings.job.repeats, say=settings.output.progress)
-    return _result(settings, scope, arms) | {"checked_levels": checks, "skipped": skipped}
+        settings.output.say(f"{scope}: {len(arms)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
+        harness.measure(arms, settings.job.repeats, say=settings.output.progress)
+    return head("sweep" if settings.over else "throughput", settings, settings.unit, scope=scope) | {
+        "arms": [harness.row(arm) | {"inside": INSIDE[scope]} for arm in arms],
+        "ratios": {k: v for group in groups for k, v in harness.ratios(group, settings.unit).items()},
+        "checked_levels": checks,
+        "skipped": skipped,
+    }
 
 
-def _checked(settings: ThroughputSettings, work: "Job", wanted: "Sequence[Peer]", stack: ExitStack) -> dict[str, float]:
-    """How far each peer is from ours. Raises UserError for one that does another job."""
-    from benchmarks.job import check
-
-    checks = {}
-    for peer in wanted:
-        checks[peer.name] = check(work, peer, stack)
-        kind = "statistics" if peer.draws else "views"
-        distance = f"{checks[peer.name]:.2f} levels of 255 from ours on average"
-        settings.output.say(f"checked: {peer.name}'s {kind} are {distance}")
-    return checks
-
-
-def _arms(
-    scope: str,
-    work: "Job",
-    value: float | None,
-    chosen: list[tuple[str, str]],
-    wanted: "Sequence[Peer]",
-    stack: ExitStack,
-) -> "list[Arm]":
-    """All backends and peers at one value (None: nothing is varied)."""
-    from benchmarks.results import CEILINGS
-    from benchmarks.scopes import ARMS
-
-    arms = list(ARMS[scope](work, chosen, wanted, stack))
-    return arms if value is None else [arm for arm in arms if arm.name not in CEILINGS]
-
-
-def _peers(settings: ThroughputSettings) -> "tuple[list[Peer], dict[str, str]]":
-    """The peers to measure, and those that are left out with the reason."""
-    from benchmarks import peers
-
-    wanted, skipped = [], {}
-    for peer in peers.find(settings.job.peers or tuple(peers.PEERS)):
-        why = peer.missing()
-        if settings.policy not in peer.policies:
-            why = f"it has no {settings.policy}, only {', '.join(peer.policies)}"
-        if settings.scene not in peer.scenes:
-            why = f"its backgrounds are {', '.join(peer.scenes)}"
-        if why:
-            skipped[peer.name] = why
-            settings.output.say(f"skipped: {peer.name}: {why}")
-        else:
-            wanted.append(peer)
-    return wanted, skipped
+def _named_by(value: float, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms at one value, without ceilings."""
+    return [replace(arm, name=f"{arm.name} @ {value:g}") for arm in arms if arm.name not in CEILINGS]
 
 
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
@@ -217,24 +162,7 @@ def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) ->
     if settings.over and value is not None:
         job = growth.job_at(job, settings.over, value)
         images = growth.images_at(images, job, settings.over, value, stack)
-    policy = Policy(name=settings.policy, size=job.size, scene=settings.scene)
-    sizes: dict[str, Any] = {"batch": job.batch, "batches": job.batches, "threads": job.threads}
-    return make_job(images, policy, device=job.device, **sizes)
-
-
-def _result(settings: ThroughputSettings, scope: str, arms: "Mapping[float | None, Sequence[Arm]]") -> dict[str, Any]:
-    from benchmarks import harness
-
-    rows, ratios = [], {}
-    for value, some in arms.items():
-        at = "" if value is None else f" @ {value:g}"
-        rows += [harness.row(arm, INSIDE[scope]) | {"name": arm.name + at} for arm in some]
-        ours = [arm for arm in some if arm.name.startswith("ours")]
-        for peer in (arm for arm in some if arm not in ours):
-            ratios |= {f"{peer.name}{at} / {o.name}{at}": harness.ratio(peer, o, settings.unit) for o in ours}
-    benchmark = "sweep" if settings.over else "throughput"
-    result = head(benchmark, settings, settings.unit, scope=scope) | {"arms": rows, "ratios": ratios}
-    return result | _conclusion(settings, rows)
+    return make_job(images, Policy(name=settings.policy, size=job.size, scene=settings.scene), job)
 
 
 def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -264,9 +192,7 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
 
 def table(document: dict[str, Any]) -> str:
     """The result as text: one line an arm, cheapest first, and what each costs in terms of our best."""
-    from benchmarks.results import rows, unit_of
-
-    word = {"cpu_ms": "CPU ms", "wall_ms": "ms"}[unit_of(document)]
+    word = "CPU ms" if unit_of(document) == "cpu_ms" else "ms"
     wall = {arm["name"]: arm["wall_ms"]["median"] for arm in document["arms"]}
     ours = any(name.startswith("ours") for name in wall)
     lines = [f"\n{document['settings']['scope']}: {document['arms'][0]['inside']}", ""]

@@ -29,8 +29,9 @@ def test_a_slowed_backend_is_shown_as_slower(cub_images, monkeypatch):
 
     from augment.views.policy import Policy
     from benchmarks import job, scopes
+    from benchmarks.program import JobSettings
 
-    work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=2)
+    work = job.make_job(cub_images, Policy(size=64, group=8), JobSettings(batch=8, batches=2))
     real = job.build
 
     def build(work, name, colour, stack, **more):
@@ -65,7 +66,7 @@ def test_arms_take_turns_within_a_job():
 
     whole = harness.Arm("whole", lambda: work("w", 0.01), 2)
     parts = harness.Arm("parts", [lambda: work("a", 0.01), lambda: work("b", 0.03)], 2)
-    harness.measure([whole, parts], repeats=2, warmup=1)
+    harness.measure([whole, parts], repeats=2)
     assert "".join(order) == "wab" + "wa" + "b" + "wa" + "b"
     assert [len(arm.cpu) for arm in (whole, parts)] == [2, 2]
     assert all(19 < ms < 26 for ms in parts.cpu_ms)

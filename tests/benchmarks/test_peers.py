@@ -18,15 +18,16 @@ def test_peers_make_the_same_views(name, cub_images):
     from augment import Making, backends
     from augment.views.policy import Policy
     from benchmarks.job import difference, make_job
+    from benchmarks.program import JobSettings
 
     peer = PEERS[name]
     if why := peer.missing():
         pytest.skip(why)
     policy = Policy(name=peer.policies[0], colour="torchvision", size=160, group=8)
-    job = make_job(cub_images, policy, batch=8 if not peer.draws else 64, batches=1)
+    job = make_job(cub_images, policy, JobSettings(batch=8 if not peer.draws else 64, batches=1))
     (plan,), (files,) = job.plans["torchvision"], job.files
     backend = backends.build("kornia", policy, Making(device="cpu", workers=1), len(plan))
-    theirs, ours = peer.way().render(plan, policy, files), backend.render(plan, files)
+    theirs, ours = peer.way().render(policy, plan, files), backend.render(plan, files)
     backend.close()
     assert [(v.shape, v.dtype) for v in theirs] == [(v.shape, torch.float32) for v in ours]
     assert difference(peer, theirs, ours, policy) < peer.tolerance
@@ -67,12 +68,13 @@ def test_a_peer_of_another_job_is_refused(cub_images):
 
     from augment.views.policy import Policy
     from benchmarks.job import check, make_job
+    from benchmarks.program import JobSettings
 
     pillow = PEERS["pillow"].way()
     blind = replace(
-        PEERS["pillow"], load=lambda _: replace(pillow, render=lambda *a: [0 * v for v in pillow.render(*a)])
+        PEERS["pillow"], load=lambda _: replace(pillow, views=lambda *a: tuple(0 * v for v in pillow.views(*a)))
     )
-    job = make_job(cub_images, Policy(size=64, group=8), batch=4, batches=1)
+    job = make_job(cub_images, Policy(size=64, group=8), JobSettings(batch=4, batches=1))
     with ExitStack() as stack, pytest.raises(UserError, match=r"pillow.*not do the same job"):
         check(job, blind, stack)
 
@@ -86,14 +88,14 @@ def test_peers_get_backgrounds_at_view_size_and_make_the_same_views(cub_images):
     """Scope apply: a decoded cache is no privilege of ours."""
     from augment.views.policy import Policy
     from benchmarks import job, scopes
+    from benchmarks.program import JobSettings
 
-    work = job.make_job(cub_images, Policy(size=64, group=8), batch=8, batches=1)
+    work = job.make_job(cub_images, Policy(size=64, group=8), JobSettings(batch=8, batches=1))
     [(plan, files)] = scopes._with_scenes(work)
     way, policy = PEERS["pillow"].way(), work.policy("torchvision")
     assert way.decode is not None
-    assert way.views is not None
-    small = way.views(plan, policy, [way.decode(data) for data in files])
-    large = way.render(work.plans["torchvision"][0], policy, work.files[0])
+    small = way.views(policy, plan, [way.decode(data) for data in files])
+    large = way.render(policy, work.plans["torchvision"][0], work.files[0])
     assert plan.background_slot.min() >= len(work.files[0])
     assert {way.decode(data).size for data in files[len(work.files[0]) :]} == {(64, 64)}
     assert job.difference(PEERS["pillow"], small, large, policy) < 0.5

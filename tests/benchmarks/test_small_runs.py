@@ -70,6 +70,7 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         ("search", ["--out", "README.md/x.json"], "is no folder that can be written to"),
         ("detectors", ["--markdown", "README.md/x.md"], "--markdown README.md/x.md: "),
         ("suite", ["--out", "README.md"], "--out README.md: must be a folder"),
+        ("sweep", ["--over", "batch", "--samples", "64"], "python -m benchmarks.throughput --over batch|size|"),
         ("report", ["--agree", "a.json"], "--agree a.json: must be two result files"),
     ],
 )

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks.harness import Arm, measure
 from benchmarks.lightly_loop import lightly_byol
 from benchmarks.results import validate
-from benchmarks.step import FROZEN, LIVE, OURS, PEER, _warmed
+from benchmarks.step import FROZEN, LIVE, OURS, PEER, _warm
 from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
 from trainer.model.resnets import feature_widths
@@ -73,7 +74,7 @@ def test_what_lay_ready_is_used_up_before_live_views_are_timed() -> None:
         log.append("timed")
         step()
 
-    measure([Arm("live", work, 1, before=_warmed(step, batches, 2, Hardware("cpu", "CPU", bf16=False)))], repeats=2)
+    measure([Arm("live", work, 1, before=partial(_warm, step, batches, 2, lambda: None))], repeats=2)
     turn = ["batch", "batch", "batch", "step", "batch", "step", "timed", "batch", "step"]
     assert log == 3 * turn  # a warm-up and two repeats
 

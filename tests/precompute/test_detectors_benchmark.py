@@ -10,7 +10,7 @@ def test_the_default_against_the_centred_box(run_here, shared_data, tmp_path):
                     "geodesic-colour", "--timed", 8, "--repeats", 1, "--out", tmp_path / "x.json",
                     "--markdown", tmp_path / "x.md", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "u2net left out: it needs --weights FILE" in done.stdout
+    assert "u2net left out: it needs --weights FILE" in done.stderr  # stdout has the JSON
     document = json.loads(done.stdout.splitlines()[-1])
     validate(document)
     found = document["agreement"]["geodesic-colour"]
