@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from augment.open import open_views
+    from augment.request import Making, Share, Source
     from augment.stream.batch import Batch
     from augment.stream.evaluation import eval_images
     from augment.stream.loader import ViewLoader
-    from augment.stream.request import Making, Share, Source
     from augment.views.plan import Plan
     from augment.views.policy import Policy
 
@@ -16,11 +16,11 @@ __all__ = ["Batch", "Making", "Plan", "Policy", "Share", "Source", "ViewLoader",
 
 _HOMES = {
     "Batch": "augment.stream.batch",
-    "Making": "augment.stream.request",
+    "Making": "augment.request",
     "Plan": "augment.views.plan",
     "Policy": "augment.views.policy",
-    "Share": "augment.stream.request",
-    "Source": "augment.stream.request",
+    "Share": "augment.request",
+    "Source": "augment.request",
     "ViewLoader": "augment.stream.loader",
     "eval_images": "augment.stream.evaluation",
     "open_views": "augment.open",

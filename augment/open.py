@@ -8,11 +8,11 @@ import torch
 
 from augment import backends
 from augment.backends.decoded import DecodedCache, default_budget
+from augment.request import Making, Share, Source
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
 from augment.stream.loader import ViewLoader
 from augment.stream.maker import BatchMaker
-from augment.stream.request import Making, Share, Source
 from augment.views.policy import Policy
 from augment.views.schedule import Schedule
 from precompute.base.boxfile import BoxCache

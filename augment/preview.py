@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from augment.stream.request import Making, Source
+from augment.request import Making, Source
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, group, option, read_options, whole

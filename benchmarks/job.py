@@ -10,8 +10,8 @@ import torch
 
 from augment import backends
 from augment.backends.decoded import DecodedCache
+from augment.request import Making
 from augment.stream.imageset import ImageSet
-from augment.stream.request import Making
 from augment.views.plan import Plan
 from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from augment.backends import NAMES
-from augment.stream.request import Source
+from augment.request import Source
 from augment.views.policy import COLOURS, Policy
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from augment.backends import why_no_dali
 from augment.backends.torch_ops import crop_resize, decode
+from augment.request import Making
 from augment.stream.imageset import ImageSet
 from augment.stream.loader import ViewLoader
 from augment.stream.maker import BatchMaker
-from augment.stream.request import Making
 from augment.views.plan import Plan
 from augment.views.policy import Policy
 from benchmarks.harness import Arm, tree_cpu_seconds

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from augment.stream.request import Making, Source
+from augment.request import Making, Source
 from benchmarks.harness import Arm, measure, ratio, row
 from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
 from precompute.base.errors import UserError

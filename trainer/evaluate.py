@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from augment.stream.request import Making, Source
+from augment.request import Making, Source
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import Parser, add_options, group, option, option_of, read_options
 from precompute.base.program import check_out, main

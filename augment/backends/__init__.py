@@ -9,7 +9,9 @@ kornia   Kornia and torch operators, anywhere torch runs: the fallback
 import importlib.util
 from typing import TYPE_CHECKING
 
-from augment.backends.protocol import NAMES, Backend
+from augment.backends.protocol import Backend
+from augment.request import BACKENDS as NAMES
+from augment.request import Making
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from augment.backends.decoded import DecodedCache
-    from augment.stream.request import Making
 
 
 def choose(name: str, device: "torch.device", colour: str = "linear", cached: bool = False) -> tuple[str, str]:

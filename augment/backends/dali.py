@@ -9,7 +9,7 @@ from torch import Tensor
 
 from augment.backends.dali_runs import Runs
 from augment.backends.protocol import Backend
-from augment.stream.request import Making
+from augment.request import Making
 from augment.views import colour
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius

@@ -20,7 +20,7 @@ from augment.backends.protocol import Backend
 from augment.backends.recycled import Recycled
 from augment.backends.threads import share_out
 from augment.backends.torch_ops import decode
-from augment.stream.request import Making
+from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius

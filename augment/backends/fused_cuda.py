@@ -13,7 +13,7 @@ from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out
-from augment.stream.request import Making
+from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from augment.backends.protocol import Backend
 from augment.backends.torch_ops import crop_resize, decode
-from augment.stream.request import Making
+from augment.request import Making
 from augment.views import colour
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius

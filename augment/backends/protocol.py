@@ -8,8 +8,6 @@ if TYPE_CHECKING:
 
     from augment.views.plan import Plan
 
-NAMES = ("auto", "dali", "fused", "eager", "kornia")
-
 
 class Backend(Protocol):
     """`begin(plan, files)` may start on a batch that is to be rendered soon; at most one more is rendered before it.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from augment.backends.torch_ops import crop_resize, decode
+from augment.request import Making, Source
 from augment.stream.imageset import ImageSet
-from augment.stream.request import Making, Source
 from augment.views import geometry
 from augment.views.policy import Policy
 from precompute.base.boxfile import BoxCache

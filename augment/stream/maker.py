@@ -23,12 +23,12 @@ from torch import Tensor
 
 from augment.backends.protocol import Backend
 from augment.backends.threads import share_out
+from augment.request import Making
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.batch import Batch
 from augment.stream.handover import Handover, put
 from augment.stream.imageset import ImageSet
 from augment.stream.producer import Made, Place, check_process
-from augment.stream.request import Making
 from augment.views.plan import Plan, draw
 from augment.views.schedule import Schedule
 from precompute.base.errors import BadFile, UserError

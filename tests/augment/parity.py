@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from augment.backends import NAMES, build, choose
+from augment.request import Making, Source
 from augment.stream.imageset import ImageSet
-from augment.stream.request import Making, Source
 from augment.views.plan import Plan, draw, epoch_order, partners
 from augment.views.policy import Policy
 from precompute.base.device import find_device

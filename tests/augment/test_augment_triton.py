@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from augment.backends.decoded import DecodedCache, Picture
+from augment.request import Making
 from augment.stream.alpha import with_alpha
-from augment.stream.request import Making
 from augment.views.plan import Pool, draw, partners
 from augment.views.policy import Policy
 from tests.augment import reference

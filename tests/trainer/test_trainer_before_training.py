@@ -12,7 +12,7 @@ import pytest
 import torch
 from trainer_runs import TINY
 
-from augment.stream.request import Making
+from augment.request import Making
 from precompute.base.boxfile import BoxCache, write
 from precompute.base.errors import UsageError, UserError
 from trainer import compare, evaluate, run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trainer_runs import TINY, assert_equal
 
-from augment.stream.request import Making
+from augment.request import Making
 from trainer.engine.data import open_data
 from trainer.evaluation import protocols, run_report
 from trainer.evaluation.bench import Bench

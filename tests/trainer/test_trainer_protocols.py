@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_runs import assert_equal
 
 from augment import eval_images, open_views
-from augment.stream.request import Making
+from augment.request import Making
 from precompute.base.errors import UserError
 from trainer.engine.data import open_data
 from trainer.evaluation import bench as benches

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from augment.stream.request import Making, Source
+from augment.request import Making, Source
 from augment.views.policy import BOXED, Policy
 from augment.views.policy import NAMES as POLICIES
 from precompute.base.errors import BadValue

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from augment.backends.protocol import NAMES as BACKENDS
 from augment.views.policy import Policy
 from precompute.base.device import check_device
 from precompute.base.errors import BadValue
 from precompute.base.options import option, whole
 
+BACKENDS = ("auto", "dali", "fused", "eager", "kornia")  # see `augment.backends`
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
 CHECKS = ("size", "hash")  # what a file is compared with: see `augment.stream.imageset.ImageSet.read`
 ON_BAD = ("replace", "fail")  # what happens to a file that went bad
