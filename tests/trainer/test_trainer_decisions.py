@@ -26,8 +26,7 @@ from trainer.engine.meter import Meter
 from trainer.engine.state import Saver, TrainingState
 from trainer.model.resnets import build_encoder
 from trainer.model.weights import load_encoder
-from trainer.record import checkpoint, metrics
-from trainer.record.__init__ import EVALUATION
+from trainer.record import EVALUATION, checkpoint, metrics
 
 FLAGS = ["--epochs", "1", "--size", "32", "--batch-size", "16", "--dim", "16", "--device", "cpu"]
 

@@ -21,7 +21,7 @@ from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import MOST_IMAGES, knn, localise
 from trainer.model.auc import cell_auc
 from trainer.model.resnets import build_encoder
-from trainer.record.__init__ import EVALUATION, FIGURE
+from trainer.record import EVALUATION, FIGURE
 from trainer.record.metrics import finite
 
 Say = Callable[[str], None]

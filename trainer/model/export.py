@@ -9,7 +9,7 @@ from torchvision.models.resnet import ResNet
 from precompute.base.files import replacing
 from precompute.base.options import as_json
 from trainer.config.run import FREE, RunConfig
-from trainer.record.__init__ import ENCODER as NAME
+from trainer.record import ENCODER as NAME
 
 
 def save_encoder(encoder: ResNet, folder: Path, config: RunConfig) -> Path:

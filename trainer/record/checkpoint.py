@@ -15,8 +15,8 @@ import torch
 
 from precompute.base.errors import UserError
 from precompute.base.files import replacing, sweep
-from trainer.record.__init__ import CHECKPOINT as NAME
-from trainer.record.__init__ import PREVIOUS
+from trainer.record import CHECKPOINT as NAME
+from trainer.record import PREVIOUS
 
 SCHEMA = 1
 CONTENT = {"config", "settings", "step", "method", "optimizer", "scaler", "loader", "meter", "rng"}  # of a run's

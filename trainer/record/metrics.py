@@ -8,7 +8,7 @@ from typing import Any
 
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
-from trainer.record.__init__ import METRICS as NAME
+from trainer.record import METRICS as NAME
 from trainer.record.tensorboard import Board
 
 # Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
