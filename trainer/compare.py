@@ -93,7 +93,7 @@ def _run(arm: Arm, seed: int) -> int:
     from trainer import train
     from trainer.record import checkpoint
 
-    folder = arm.folder(seed)
+    folder = folder_of(arm.name, seed, arm.out)
     if (folder / record.EVALUATION).exists() and (folder / record.CARD).exists():  # the card is written last
         print(f"== {arm.name} seed {seed}: done before")
         return 0

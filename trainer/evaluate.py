@@ -9,12 +9,12 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from augment.request import Making, Source
-from precompute.base.errors import BadValue, UsageError, UserError
-from precompute.base.options import Parser, add_options, group, option, option_of, read_options
+from augment.request import Making
+from precompute.base.errors import BadValue, UserError
+from precompute.base.options import Parser, add_options, as_json, group, option, read_options
 from precompute.base.program import check_out, main
 from trainer.config.choices import let_idle_threads_sleep
-from trainer.config.run import positive
+from trainer.config.run import DataConfig, positive, refuse_two_sets, within
 
 if TYPE_CHECKING:
     from trainer.evaluation.bench import Bench
@@ -24,21 +24,10 @@ PROTOCOLS = ("knn", "localise", "linear", "finetune")
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The images that encoders are evaluated on."""
-
-    dataset: str | None = option(None, "name of a data set whose boxes are in cache/NAME.h5")
-    boxes: str | None = option_of(Source, "boxes")
-    root: str | None = option_of(Source, "root")
-    train_split: str = option("train", "split to learn from")
-    eval_split: str | None = option(None, "split to test on; default: test, else val")
-
-
-@dataclass(frozen=True)
 class EvaluateConfig:
     """Settings of `trainer.evaluate`. BadValue names the value, the valid ones and the remedy."""
 
-    data: DataConfig = group(DataConfig, "data")
+    data: DataConfig = group(DataConfig, "data", hidden=("maps", "backgrounds", "own_backgrounds"))
     protocol: tuple[str, ...] = option(
         (), "protocols, or all; default: knn (where there are labels) and localise", choices=(*PROTOCOLS, "all")
     )
@@ -58,15 +47,11 @@ class EvaluateConfig:
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
 
     def __post_init__(self) -> None:
-        positive(self, "size", "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr")
-        if self.size is not None and not 8 <= self.size <= 4096:
-            raise BadValue("size", self.size, "within 8 and 4096")
+        positive(self, "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr")
+        within(self, 8, 4096, "size")
+        within(self, 0, 2**63 - 1, "seed")
         if self.batch_size == 1 and {"finetune", "all"} & set(self.protocol):
             raise BadValue("batch_size", 1, "at least 2 for --protocol finetune", "BatchNorm needs 2 images a step")
-        if self.data.dataset is not None and self.data.boxes is not None:
-            raise BadValue("dataset", self.data.dataset, "left out beside --boxes", "Each of them names the data")
-        if not 0 <= self.seed < 2**63:
-            raise BadValue("seed", self.seed, "at least 0 and less than 2^63")
         if self.gallery is not None:
             from precompute.base.sheet import check_format
 
@@ -81,6 +66,7 @@ def program(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     add_options(parser, EvaluateConfig)
     parsed = parser.parse_args(argv)
+    refuse_two_sets(vars(parsed))
     config = read_options(EvaluateConfig, parsed)
     check_out(config.gallery, "--gallery")
     result = evaluate(parsed.weights, config)
@@ -96,13 +82,13 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     import torch
 
     from precompute.base.device import find_device
-    from precompute.base.options import as_json
     from trainer.engine.data import open_data
     from trainer.evaluation.bench import Bench
     from trainer.evaluation.gallery import write_gallery
+    from trainer.model.encoders import load_any
 
     torch.manual_seed(config.seed)
-    encoder, arch, size, remark = _encoder(weights, config)
+    encoder, arch, size, remark = load_any(weights, config.arch, config.size)
     print(remark)
     data = open_data(config.data.dataset, config.data.boxes, config.data.root, print)
     held_out = data.held_out(config.data.train_split, config.data.eval_split)
@@ -110,34 +96,16 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(data.nothing_held_out)
     making = replace(config.making, device=find_device(config.making.device))
     encoder = encoder.to(making.device).to(memory_format=torch.channels_last)
-    bench = Bench(
-        data, config.data.train_split, held_out, size, config.batch_size or 64, seed=config.seed, making=making
-    )
-    result: dict[str, Any] = {
-        "weights": weights,
-        "arch": arch,
-        "config": as_json(config),
-        "eval_split": held_out,
-        "size": size,
-    }
+    batch = config.batch_size or 64
+    bench = Bench(data, config.data.train_split, held_out, size, batch, seed=config.seed, making=making)
+    result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config)}
+    result |= {"eval_split": held_out, "size": size}
     if config.gallery:
         write_gallery(encoder, bench, config.gallery, print)
         result["gallery"] = config.gallery
     for name in _protocols(config, bench):
         result[name] = _measure(name, encoder, bench, config)
     return result
-
-
-def _encoder(weights: str, config: EvaluateConfig) -> tuple["Encoder", str, int, str]:
-    """The encoder, its architecture's name, the side of its images, and a sentence about its weights."""
-    from trainer.model.encoders import load_any, untrained
-
-    if weights != "random":
-        return load_any(weights, config.arch, config.size)
-    if config.arch is None:
-        raise UsageError("random weights need --arch, for example --arch resnet18")
-    encoder, size = untrained(config.arch, config.size)
-    return encoder, config.arch, size, "weights: none, a random initialisation"
 
 
 def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:

@@ -30,7 +30,7 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 def train(config: RunConfig, resumed: Resumed | None = None, notes: Iterable[str] = ()) -> int:
-    """Runs `config` to its end, or until a signal asks it to stop (then 130, with everything saved); prints `notes`."""
+    """Runs `config` to its end, or until a signal stops it (then 130, with everything saved); prints `notes`."""
     with start(config, resumed, notes) as run:
         done = loop(run)
     if not done:
@@ -134,13 +134,9 @@ def _mask(config: RunConfig, batch: Any, view: int, grid: int) -> Tensor:
 
 def _pieces(views: Sequence[Tensor], masks: Masks, pieces: int) -> Iterator[tuple[Sequence[Tensor], Masks]]:
     """A batch in equal parts along the samples (gradient accumulation)."""
-    if pieces == 1:
-        yield views, masks
-        return
-    length = len(views[0]) // pieces
-    for first in range(0, length * pieces, length):
-        rows = slice(first, first + length)
-        yield [v[rows] for v in views], [{s: m[rows] for s, m in per_view.items()} for per_view in masks]
+    for i in range(pieces):
+        cut = [{stage: mask.chunk(pieces)[i] for stage, mask in of_view.items()} for of_view in masks]
+        yield [view.chunk(pieces)[i] for view in views], cut
 
 
 def _log(run: Run, flops: float, health: dict[str, Tensor]) -> None:

@@ -54,7 +54,7 @@ def sweep(path: Path | str) -> int:
     removed = 0
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with contextlib.suppress(OSError), open(leftover, "rb") as file:
-            if _lock(file.fileno()):
+            if lock(file.fileno()):
                 leftover.unlink(missing_ok=True)
                 removed += 1
     return removed
@@ -67,13 +67,13 @@ def _begin(path: Path) -> tuple[int, Path]:
     """
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        _lock(handle)
+        lock(handle)
         if os.path.exists(name):  # no sweep came between the two
             return handle, Path(name)
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def lock(handle: int) -> bool:
     """True where this process now holds the file's lock, or files cannot be locked here."""
     if fcntl is None:
         return True

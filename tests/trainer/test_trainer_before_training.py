@@ -137,8 +137,16 @@ def usage(argv: list[str]) -> None:
         (usage, "--dim 1000000000000", "--dim 1000000000000: must be within 1 and 65536"),
         (usage, "--conv-hidden 65537", "--conv-hidden 65537: must be within 1 and 65536"),
         (evaluate.program, "random --size 4 --protocol linear", "--size 4: must be within 8 and 4096"),
-        (evaluate.program, "random --batch-size 1 --protocol finetune", "--batch-size 1: --protocol finetune needs"),
-        (evaluate.program, "random --batch-size 1 --protocol all", "--batch-size 1: --protocol finetune needs"),
+        (
+            evaluate.program,
+            "random --batch-size 1 --protocol finetune",
+            "--batch-size 1: must be at least 2 for --protocol finetune",
+        ),
+        (
+            evaluate.program,
+            "random --batch-size 1 --protocol all",
+            "--batch-size 1: must be at least 2 for --protocol finetune",
+        ),
     ],
 )
 def test_values_out_of_range_are_usage_errors(program: Callable, flags: str, match: str) -> None:

@@ -156,5 +156,5 @@ def test_copy_paste_is_trained_with_soft_masks(demo_boxes, demo_root, tmp_path):
     assert program([*flags, "--policy", "copy-paste", "--maps", str(maps)]) == 0
     steps = [row for row in metrics.read(out / metrics.NAME) if row["kind"] == "step"]
     assert steps[-1]["alignment"] > 0
-    with pytest.raises(UsageError, match="with --maps DIR"):
+    with pytest.raises(UsageError, match="--maps None: must be a folder of saliency maps for the policy copy-paste"):
         program([*flags, "--policy", "copy-paste"])

@@ -6,7 +6,7 @@ import torchvision
 from trainer_photos import PhotoBatch
 
 from precompute.base.errors import UserError
-from trainer.model.networks import Heads, build_model, freeze_stages, train_mode
+from trainer.model.networks import Heads, build_model, freeze_stages
 from trainer.model.resnets import architectures, build_encoder, feature_maps, feature_widths, grid_of
 
 
@@ -63,7 +63,6 @@ def test_stages_3_and_4_are_projected(photos: PhotoBatch) -> None:
 def test_frozen_stages_keep_weights_and_bn_statistics(photos: PhotoBatch) -> None:
     model = build_model("resnet10w8", Heads(dim=16, hidden=32, conv_hidden=24))
     freeze_stages(model, 2)
-    train_mode(model, 2)
     before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     out = model(photos.views[0])

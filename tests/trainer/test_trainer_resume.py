@@ -88,6 +88,12 @@ def test_a_kill_after_falling_back_leaves_the_good_checkpoint(copy: Path, monkey
     assert program(["--resume", str(copy)]) == 0
 
 
+def test_the_checkpoint_that_a_run_goes_on_from_is_kept(copy: Path) -> None:
+    os.remove(copy / checkpoint.PREVIOUS)
+    assert program(["--resume", str(copy)]) == 0
+    assert checkpoint.load(copy / checkpoint.PREVIOUS)["step"] == 3
+
+
 def test_two_names_of_one_checkpoint_leave_nothing_behind(unbroken: Path, copy: Path) -> None:
     """What a kill between the two renames leaves."""
     os.remove(copy / checkpoint.PREVIOUS)

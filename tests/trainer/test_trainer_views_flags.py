@@ -36,9 +36,9 @@ def test_backgrounds_from_further_sets(demo_boxes: Path, demo_root: Path, tmp_pa
     more = ("--backgrounds", demo_boxes, demo_root)
     assert run(tmp_path / "more", demo_boxes, demo_root, *more) != own
     assert run(tmp_path / "others", demo_boxes, demo_root, *more, "--no-own-backgrounds") != own
-    with pytest.raises(UsageError, match="FILE DIR"):
+    with pytest.raises(UsageError, match=r"--backgrounds .*: must be pairs of a box file and its folder"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--backgrounds", demo_boxes)
-    with pytest.raises(UsageError, match="--own-backgrounds off: must be on without --backgrounds FILE DIR"):
+    with pytest.raises(UsageError, match="--own-backgrounds off: must be on without further backgrounds"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--no-own-backgrounds")
     with pytest.raises(UsageError, match="--cache-side 64: must be left out without a cache"):
         run(tmp_path / "odd", demo_boxes, demo_root, "--cache-side", "64")

@@ -26,13 +26,9 @@ class Arm:
     given: Collection[str]  # the names of those that were given
     out: Path
 
-    def folder(self, seed: int) -> Path:
-        """The folder of one run."""
-        return folder_of(self.name, seed, self.out)
-
     def values_of(self, seed: int) -> dict[str, Any]:
         """The values of one run, by flag name."""
-        return {**self.values, "seed": seed, "out": str(self.folder(seed))}
+        return {**self.values, "seed": seed, "out": str(folder_of(self.name, seed, self.out))}
 
     def config(self, seed: int) -> RunConfig:
         """The configuration of one run. UsageError for values that no run could have."""

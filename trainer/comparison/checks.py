@@ -5,7 +5,7 @@ from pathlib import Path
 from precompute.base.errors import UserError
 from precompute.base.options import values_of
 from trainer import record
-from trainer.config.run import FREE, RunConfig
+from trainer.config.run import FREE, RunConfig, changed
 from trainer.engine.data import Data, open_data
 from trainer.engine.start import rehearse, unsaid
 from trainer.record import checkpoint, metrics
@@ -44,11 +44,8 @@ def _check_begun(config: RunConfig, data: Data) -> None:
         )
     saved, now = values_of(RunConfig.of(header["config"])), values_of(config)
     # Maps and further backgrounds are places, but nothing else here says which pictures they are.
-    free = FREE - {"maps", "backgrounds"}
-    for name in now:
-        if name not in free and saved[name] != now[name]:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{folder} was trained with {flag} {saved[name]}, and now it would be {flag} {now[name]}. "
-                "Give the same flags, or name another --out"
-            )
+    for flag, old, new in changed(saved, now, FREE - {"maps", "backgrounds"}):
+        raise UserError(
+            f"{folder} was trained with {flag} {old}, and now it would be {flag} {new}. "
+            "Give the same flags, or name another --out"
+        )

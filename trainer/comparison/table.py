@@ -1,5 +1,6 @@
 """What finished runs say about their arms: means, spreads, paired differences, and a table of them."""
 
+import functools
 import json
 import math
 import re
@@ -134,12 +135,9 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
-def _at(document: Any, path: tuple[str, ...]) -> float | None:
-    for key in path:
-        if not isinstance(document, dict) or key not in document:
-            return None
-        document = document[key]
-    return document
+def _at(document: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    """The figure at `path` in nested dictionaries; None where a key is missing, or null."""
+    return functools.reduce(lambda inner, key: (inner or {}).get(key), path, document)  # type: ignore[return-value]
 
 
 def _spread(figures: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from precompute.base.device import find_device
 from precompute.base.errors import UserError
+from precompute.base.ranks import this_process
 from trainer.config.run import RunConfig
 from trainer.methods.registry import QUEUE
 
@@ -182,17 +183,17 @@ def find_hardware(device: str) -> tuple[Hardware, list[str]]:
     """The device that `--device` names ("auto": CUDA where there is one). BadValue where it is not there."""
     import torch
 
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    process = this_process()
     where, reasons = find_device(device), []
     if device == "auto":
         why = "there is one" if where.type == "cuda" else "torch sees no CUDA device here"
         reasons.append(f"device {where.type}: {why} (--device)")
     if where.type == "cpu":
-        return Hardware("cpu", "CPU", bf16=False, world=world), reasons
-    if world > 1 or where.index is None:
-        where = find_device(f"cuda:{local}")
+        return Hardware("cpu", "CPU", bf16=False, world=process.world), reasons
+    if process.world > 1 or where.index is None:
+        where = find_device(f"cuda:{process.local_rank}")
     properties = torch.cuda.get_device_properties(where)
-    return Hardware(str(where), properties.name, bf16=properties.major >= 8, world=world), reasons
+    return Hardware(str(where), properties.name, bf16=properties.major >= 8, world=process.world), reasons
 
 
 def _power_of_two(n: int) -> int:

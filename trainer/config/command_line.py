@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import Parser, add_options, as_flag, values_of
 from trainer.config.presets import PRESETS
-from trainer.config.run import FREE, PLACES, RunConfig
+from trainer.config.run import FREE, PLACES, RunConfig, changed, refuse_two_sets
 
 if TYPE_CHECKING:
     from trainer.record.checkpoint import Resumed
@@ -30,8 +30,7 @@ def parse(argv: list[str] | None, words: str | None = None) -> tuple[dict[str, A
     add_options(parser, RunConfig)
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")
-    if "dataset" in given and "boxes" in given:
-        raise UsageError("--dataset and --boxes each name the data: give one of them")
+    refuse_two_sets(given)
     return {**PRESETS[preset], **given}, given.keys(), resume
 
 
@@ -54,16 +53,15 @@ def continued(resumed: "Resumed", values: Mapping[str, Any]) -> RunConfig:
     except BadValue as error:
         raise UserError(f"{path} was altered: its config has {as_flag(error)}") from error
     config = config_of({**was, "out": str(path.parent), **values})
-    now = values_of(config)
-    for name, value in was.items():
-        flag = "--" + name.replace("_", "-")
-        if name not in FREE and value != now[name]:
-            raise UserError(
-                f"{flag} {now[name]}: {path} was trained with {flag} {value}, and a continuation must keep it. "
-                "Leave the flag out, or start a new run with another --out"
-            )
+    for flag, old, new in changed(was, values_of(config), FREE):
+        raise UserError(
+            f"{flag} {new}: {path} was trained with {flag} {old}, and a continuation must keep it. "
+            "Leave the flag out, or start a new run with another --out"
+        )
+    for name in PLACES:
+        value, flag = was[name], "--" + name
         places = value if isinstance(value, tuple) else (value,)
-        gone = [place for place in places if place is not None and not Path(place).exists()] if name in PLACES else []
+        gone = [place for place in places if place is not None and not Path(place).exists()]
         if gone and name not in values and (name != "maps" or config.maps_used):
             raise UserError(
                 f"{path} was trained with {flag} {gone[0]}, and from {Path.cwd()} there is none. "

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from augment.request import Making, Source
-from augment.views.policy import BOXED, Policy
 from augment.views.policy import NAMES as POLICIES
-from precompute.base.errors import BadValue
+from augment.views.policy import Policy
+from precompute.base.errors import BadValue, UsageError
 from precompute.base.options import build, group, option, option_of, values_of
 from trainer.methods.loss_presets import LOSS_PRESETS, LossPreset
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
@@ -38,20 +38,14 @@ class DataConfig:
     train_split: str = option(
         "train", "split to train on; 'all' for every image; NAME/fit and NAME/dev: two thirds and one third of a split"
     )
-    eval_split: str | None = option(None, "split held out for the evaluation at the end; default: test, else val")
+    eval_split: str | None = option(None, "split held out for the evaluation; default: test, else val")
     maps: str | None = option_of(Source, "maps")
     backgrounds: tuple[str, ...] = option_of(Source, "backgrounds")
     own_backgrounds: bool = option_of(Source, "own_backgrounds")
 
     def __post_init__(self) -> None:
-        if len(self.backgrounds) % 2:
-            raise BadValue(
-                "backgrounds", self.backgrounds, "box files, each with its image folder: FILE DIR FILE DIR ..."
-            )
-        if not self.own_backgrounds and not self.backgrounds:
-            raise BadValue(
-                "own_backgrounds", False, "on without --backgrounds FILE DIR", "Else no backgrounds are left"
-            )
+        # Source checks the backgrounds.
+        Source(backgrounds=self.backgrounds, own_backgrounds=self.own_backgrounds).background_sets  # noqa: B018
 
 
 @dataclass(frozen=True)
@@ -190,8 +184,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         method, policy = self.model.method, self.views.name
-        if policy == "copy-paste" and self.data.maps is None:
-            raise BadValue("maps", None, "the folder of the saliency maps, --maps DIR, for --policy copy-paste")
+        Source(maps=self.maps_used).check_maps(self.views)
         if policy in (refused := self.model.record.refused):
             valid = [name for name in POLICIES if name not in refused]
             raise BadValue("name", policy, valid, f"With --method {method}: {refused[policy]}")
@@ -221,15 +214,15 @@ class RunConfig:
     @property
     def maps_used(self) -> str | None:
         """--maps for the policy that takes them; `trainer.compare` gives them to all its arms."""
-        return self.data.maps if self.views.name == "copy-paste" else None
+        return self.data.maps if self.views.kind.maps else None
 
     def idle(self) -> Iterator[tuple[str, str]]:
         """(option, what it belongs to) for every option that changes nothing in this run."""
-        yield from _idle_of(self.views)
+        yield from self.views.idle()
         yield from self.loss.idle()
-        if self.views.name == "rrc":
-            yield "backgrounds", "policies that paste, and rrc does not"
-        if self.views.name != "copy-paste":
+        if not self.views.kind.pastes:
+            yield "backgrounds", "policies that paste"
+        if not self.views.kind.maps:
             yield "maps", "--policy copy-paste"
         for name in sorted(METHOD_OPTIONS.difference(self.model.record.options)):
             yield name, f"--method {methods_with(name)}"
@@ -251,17 +244,17 @@ class RunConfig:
         ]
 
 
-def _idle_of(policy: Policy) -> Iterator[tuple[str, str]]:
-    """`Policy.idle`, until it is there."""
-    if policy.name != "saliencyswap":
-        yield "own", "--policy saliencyswap"
-    if policy.name not in BOXED:
-        yield "mode", f"--policy {' and '.join(BOXED)}"
-    if policy.name == "rrc":
-        for name in ("paste_scale", "box_cap", "scene", "group"):
-            yield name, "policies that paste, and rrc does not"
-    if policy.name == "rrc" or policy.scene != "zoom":
-        yield "scene_scale", "--scene zoom of policies that paste"
+def changed(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+    """(flag, old value, new value) of every value that differs, but for those that are `free` to."""
+    for name, value in was.items():
+        if name not in free and value != now[name]:
+            yield "--" + name.replace("_", "-"), value, now[name]
+
+
+def refuse_two_sets(given: Collection[str]) -> None:
+    """UsageError where a command line names its data twice."""
+    if "dataset" in given and "boxes" in given:
+        raise UsageError("--dataset and --boxes each name the data: give one of them")
 
 
 def positive(config: Any, *names: str) -> None:

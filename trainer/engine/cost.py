@@ -6,11 +6,6 @@ import torch
 
 from trainer.methods.base import Method
 
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
-
 # Dense bf16/fp16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (no sparsity).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
@@ -18,22 +13,20 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 40
 def step_flops(method: Method, size: int) -> float:
     """FLOPs (two per multiply-add) of one training step per source image: forward + backward = 3 forwards online."""
     image = torch.empty(1, 3, size, size, device="meta")
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # some draw; a run that goes on counts again, and must draw as it would have
+    with torch.random.fork_rng(devices=[]):  # `sees` may draw, and a continuation, which counts again, must not differ
         seen = method.sees(image)
     total = 3 * method.online.flops(seen)
     return total + (method.target_views * method.target.flops(image) if method.target is not None else 0)
 
 
 def peak_memory(device: str) -> float | None:
-    """GiB at most: allocated on a GPU since `restart_peak_memory`, resident of this process on a CPU (None where that
-    is not known).
-    """
+    """Peak memory in GiB: CUDA allocations since `restart_peak_memory`, or this process's resident set on Linux."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**30
-    if resource is None or not sys.platform.startswith("linux"):  # others count in other units
+    if not sys.platform.startswith("linux"):  # other systems count in other units
         return None
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

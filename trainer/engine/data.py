@@ -32,18 +32,22 @@ class Data:
             raise BadValue(field, name, splits, remedy) from error
         return name
 
-    def images(self, split: str, field: str = "split") -> int:
-        """How many images a split has."""
-        return len(self.cache.indices(self.split(split, field)))
-
     def held_out(self, train: str, asked: str | None) -> str | None:
         """The split for evaluations: the one asked for, else test or val; None where the set has neither.
 
-        UserError where it shares images with the split `train`.
+        UserError where it shares images with the split `train`: what a net was trained on is not held out.
         """
         held_out = asked or next((name for name in ("test", "val") if name in self.cache.split_names), None)
-        if held_out is not None:
-            self.require_apart(train, held_out)
+        if held_out is None:
+            return None
+        named = ((train, "train_split"), (held_out, "eval_split"))
+        rows = (set(self.cache.indices(self.split(*pair)).tolist()) for pair in named)
+        if shared := len(set.intersection(*rows)):
+            raise UserError(
+                f"--train-split {train} and --eval-split {held_out} share {shared} images, which would not be held out."
+                f" Name splits that share none ({', '.join(self.cache.split_names)}; NAME/fit and NAME/dev are two "
+                "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
+            )
         return held_out
 
     @property
@@ -53,17 +57,6 @@ class Data:
             f"the set {self.cache.dataset!r} has no split test or val, only {', '.join(self.cache.split_names)}. "
             "To hold a third of train out: --train-split train/fit --eval-split train/dev"
         )
-
-    def require_apart(self, train: str, test: str) -> None:
-        """UserError where two splits share images: what a net was trained on, or a kNN bank holds, is not held out."""
-        named = ((train, "train_split"), (test, "eval_split"))
-        rows = (set(self.cache.indices(self.split(*pair)).tolist()) for pair in named)
-        if shared := len(set.intersection(*rows)):
-            raise UserError(
-                f"--train-split {train} and --eval-split {test} share {shared} images, which would not be held out. "
-                f"Name splits that share none ({', '.join(self.cache.split_names)}; NAME/fit and NAME/dev are two "
-                "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
-            )
 
     def require_maps(self, folder: str, split: str) -> None:
         """UserError where an image of `split` has no map in `folder`, which its views need."""
@@ -104,7 +97,7 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
     cache = BoxCache.open(path)
     folder = cache.folder(root)
     if not folder.is_dir():
-        raise BadValue("root", str(folder), f"an existing folder: the one given to precompute.boxes for {path}")
+        raise BadValue("root", str(folder), f"the image folder that {path} was made with", "There is no such folder")
     splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
     say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
     return Data(cache, path, folder)

@@ -33,9 +33,9 @@ class Meter:
         self.timed += 1
 
     def share(self) -> None:
-        """Gives all processes the mean of their sums; all must call it at the same step.
+        """Replaces the sums of every rank by their mean; all must call it at the same step.
 
-        A checkpoint is one process's: with its own sums a resume would take those of the others for equal to them.
+        Only rank 0 writes the checkpoint, so its sums must hold the mean over ranks before they are saved.
         """
         if collectives.world() > 1 and self.sums:
             some = next(iter(self.sums.values()))

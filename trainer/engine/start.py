@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,15 @@ from trainer.engine.optim import build_optimizer
 from trainer.engine.state import Saver, TrainingState
 from trainer.methods.base import Method
 from trainer.methods.byol import Alignment
-from trainer.model.networks import Heads, Network, freeze_stages, train_mode
+from trainer.model.networks import Heads, Network, build_model, freeze_stages
 from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
 from trainer.model.weights import load_encoder
 from trainer.parallel import collectives
 from trainer.parallel.batchnorm import synchronise_batch_norm
+from trainer.record import CHECKPOINT
 from trainer.record.checkpoint import Resumed
 from trainer.record.folder import run_folder
 from trainer.record.metrics import Journal
-from trainer.record.model_card import NAME
 from trainer.record.tensorboard import Board, require
 
 Say = Callable[[str], None]
@@ -53,7 +54,7 @@ class Run:
     journal: Journal
     saver: Saver
     out: Path
-    say: Say  # prints a line, in the first process
+    say: Say  # prints a line, on rank 0
 
 
 @contextmanager
@@ -67,12 +68,12 @@ def start(config: RunConfig, resumed: Resumed | None = None, notes: Iterable[str
         require()
     hardware, reasons = find_hardware(config.making.device)
     process = collectives.start(hardware.device)
-    say = printed if process.first else unsaid
+    say = partial(print, flush=True) if process.first else unsaid
     restart_peak_memory(hardware.device)
     torch.backends.cudnn.benchmark = True  # shapes never change; without effect on the CPU
     with collectives.first_alone(process):
         data = open_data(config.data.dataset, config.data.boxes, config.data.root, say)
-    for line in (*map("chosen: {}".format, reasons), *map("note: {}".format, notes)):
+    for line in (*(f"chosen: {reason}" for reason in reasons), *(f"note: {note}" for note in notes)):
         say(line)
     out = Path(config.run.out)
     with (
@@ -89,7 +90,7 @@ def start(config: RunConfig, resumed: Resumed | None = None, notes: Iterable[str
         if process.first:
             _open_journal(run, resumed)
         # Not over the previous checkpoint where that is the one that was good.
-        saver.save(state, keep=resumed is None or resumed.path.name == NAME)
+        saver.save(state, keep=resumed is None or resumed.path.name == CHECKPOINT)
         yield run
 
 
@@ -113,14 +114,19 @@ def prepare(
         say(f"chosen: no evaluation: {data.nothing_held_out}")
     if held_out is not None and config.maps_used and config.model.record.aligns:  # C maps are of views
         data.require_maps(config.maps_used, held_out)
-    images = data.images(config.data.train_split, "train_split")
-    network, settings, reasons = build_network(config, images, hardware)
+    split = data.split(config.data.train_split, "train_split")
+    network, settings, reasons = build_network(config, len(data.cache.indices(split)), hardware)
     for reason in reasons:
         say("chosen: " + reason)
+    source = Source(
+        data.cache, data.root, split, config.data.backgrounds, config.data.own_backgrounds, config.maps_used
+    )
     device, schedule = hardware.device, config.schedule
-    stages = config.model.record.mask_stages(config.loss.align_stages)
-    grids = {stage: grid_of(network.encoder, config.views.size, stage) for stage in stages}
-    with open_loader(config, data, settings, device, process, say) as loader:
+    making = replace(config.making, device=device, say=lambda line: say("views: " + line))
+    with open_views(
+        source, policy=config.views, batch_size=settings.batch_size, seed=config.run.seed, making=making,
+        share=Share(process.rank, process.world),
+    ) as loader:  # fmt: skip
         # Some methods draw in the step, and runs of trainer.compare follow each other in one process.
         torch.manual_seed(config.run.seed)
         method = make_method(config, settings, network, say, fresh).to(device)
@@ -131,39 +137,27 @@ def prepare(
             settings.optimizer, [method.online], settings.weight_decay, schedule.momentum, schedule.bias_lr
         )
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=settings.amp == "fp16")
+        stages = config.model.record.mask_stages(config.loss.align_stages)
+        grids = {stage: grid_of(network.encoder, config.views.size, stage) for stage in stages}
         yield TrainingState(config, settings, method, optimizer, scaler, loader, Meter(), grids), held_out
 
 
 def build_network(config: RunConfig, images: int, hardware: Hardware) -> tuple[Network, Settings, list[str]]:
     """The online network on the CPU, initialised from the seed alone; the run's settings and the reasons for them."""
     torch.backends.mkldnn.enabled = ONEDNN  # type: ignore[assignment] - an earlier run here may have gone without
-    model, record = config.model, config.model.record
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        encoder = build_encoder(model.arch)
-        settings, reasons = decide(config, images, feature_widths(encoder)[4], hardware)
-        heads = Heads(
-            dim=record.dim(model.dim),
-            hidden=settings.hidden,
-            conv_hidden=settings.conv_hidden,
-            stages=config.loss.align_stages if record.aligns else (),
-            predictor=record.predictor,
-            direct=config.loss.control == "direct-head",
-        )
-        return Network(encoder, heads).to(memory_format=torch.channels_last), settings, reasons
-
-
-def open_loader(config: RunConfig, data: Data, settings: Settings, device: str, process: Process, say: Say) -> Any:
-    """The views that the run learns from."""
-    source = Source(
-        data.cache, data.root, data.split(config.data.train_split), config.data.backgrounds,
-        config.data.own_backgrounds, config.maps_used,
-    )  # fmt: skip
-    making = replace(config.making, device=device, say=lambda line: say("views: " + line))
-    return open_views(
-        source, policy=config.views, batch_size=settings.batch_size, seed=config.run.seed, making=making,
-        share=Share(process.rank, process.world),
-    )  # fmt: skip
+    record = config.model.record
+    with torch.device("meta"):
+        width = feature_widths(build_encoder(config.model.arch))[4]
+    settings, reasons = decide(config, images, width, hardware)
+    heads = Heads(
+        dim=record.dim(config.model.dim),
+        hidden=settings.hidden,
+        conv_hidden=settings.conv_hidden,
+        stages=config.loss.align_stages if record.aligns else (),
+        predictor=record.predictor,
+        direct=config.loss.control == "direct-head",
+    )
+    return build_model(config.model.arch, heads, config.run.seed), settings, reasons
 
 
 def make_method(config: RunConfig, settings: Settings, network: Network, say: Say, fresh: bool = True) -> Method:
@@ -176,9 +170,6 @@ def make_method(config: RunConfig, settings: Settings, network: Network, say: Sa
     freeze_stages(network, model.freeze_stages)
     alignment = Alignment(config.loss.alignment, config.loss.control) if record.aligns else None
     method = record.build(network, alignment, settings.queue)
-    for part in (method.online, method.target):
-        if part is not None:
-            train_mode(part, model.freeze_stages)
     compile_networks(method, config.run.compile)
     return method
 
@@ -251,11 +242,6 @@ def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
         "data": data.identity(),
         "policy": policy.to_json(),
     }
-
-
-def printed(line: str) -> None:
-    """Prints a line at once."""
-    print(line, flush=True)
 
 
 def unsaid(line: str) -> None:

@@ -17,6 +17,8 @@ from trainer.parallel import collectives
 from trainer.record import checkpoint
 from trainer.record.checkpoint import Resumed
 
+_PARTS = ("method", "optimizer", "scaler", "loader", "meter")  # of a TrainingState, which have states of their own
+
 
 @dataclass
 class TrainingState:
@@ -41,20 +43,16 @@ class TrainingState:
             "config": as_json(self.config),
             "settings": as_json(self.settings),
             "step": self.step,
-            **{name: part.state_dict() for name, part in self._parts().items()},
+            **{name: getattr(self, name).state_dict() for name in _PARTS},
             "rng": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up the state; config and settings stay."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
         self.step = state["step"]
-
-    def _parts(self) -> dict[str, Any]:
-        names = ("method", "optimizer", "scaler", "loader", "meter")
-        return {name: getattr(self, name) for name in names}
 
     def restore(self, resumed: Resumed) -> None:
         """Takes up a checkpoint. UserError where data or hardware no longer give the same settings."""

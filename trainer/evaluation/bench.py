@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from augment import Making, Policy, Share, Source, eval_images, open_views
+from augment import Making, Policy, Share, Source, ViewLoader, eval_images, open_views
 from precompute.base.errors import BadFile, UserError
 from trainer.engine.data import Data
-
-if TYPE_CHECKING:
-    from augment import ViewLoader
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Bench:
 
     def views(
         self, split: str, policy: Policy, batch: int, seed: int, *, maps: str | None = None, drop_last: bool = True
-    ) -> "ViewLoader":
+    ) -> ViewLoader:
         """Random views of a split on the device; what the loader chooses is not printed."""
         making = replace(self.making, say=lambda line: None)
         return open_views(

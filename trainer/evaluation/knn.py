@@ -4,15 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_CHUNK = 4096  # queries at a time
+
 
 def knn_predict(
-    queries: Tensor,
-    bank: Tensor,
-    labels: Tensor,
-    classes: int,
-    k: int = 20,
-    temperature: float = 0.1,
-    chunk: int = 4096,
+    queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int = 20, temperature: float = 0.1
 ) -> Tensor:
     """Class scores [Q, classes] of `queries` [Q, d] from `bank` [B, d] with `labels` [B]; argmax is the prediction.
 
@@ -21,7 +17,7 @@ def knn_predict(
     queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     k = min(k, len(bank))
     scores = []
-    for part in queries.split(chunk):
+    for part in queries.split(_CHUNK):
         similarity, nearest = (part @ bank.T).topk(k, dim=1)
         votes = torch.zeros(len(part), classes, device=part.device)
         scores.append(votes.scatter_add_(1, labels[nearest], (similarity / temperature).exp()))

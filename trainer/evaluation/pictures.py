@@ -1,16 +1,13 @@
 """The figure of a finished run: held-out views with their C maps, and the AUC of every map."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from augment.views.colour import denormalise
 from precompute.base.files import replacing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import FigureBase, SubFigure
 
 SHOWN = 6  # views in the figure
 _CONTROLS = ("prior", "another image", "shuffled")  # words in the names of maps that are controls
@@ -48,7 +45,7 @@ def draw_run(localisation: dict[str, Any], views: list[SeenView], path: Path) ->
         plt.close(figure)
 
 
-def _draw_view(figure: "FigureBase", column: int, seen: SeenView) -> None:
+def _draw_view(figure: Any, column: int, seen: SeenView) -> None:
     """The view and, below it, the view under its C map; both with the rectangle."""
     from matplotlib.patches import Rectangle
     from torch.nn.functional import interpolate
@@ -67,7 +64,7 @@ def _draw_view(figure: "FigureBase", column: int, seen: SeenView) -> None:
             axes.set_title(title, loc="left", fontsize=9)
 
 
-def _draw_bars(figure: "SubFigure", aucs: dict[str, float]) -> None:
+def _draw_bars(figure: Any, aucs: dict[str, float]) -> None:
     """The maps' AUCs side by side, controls in grey."""
     from matplotlib.patches import Patch
 

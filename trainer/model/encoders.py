@@ -73,9 +73,15 @@ def width(encoder: Encoder) -> int:
 def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Encoder, str, int, str]:
     """The encoder in a weights file, its architecture's name, the side of its images and a sentence about the load.
 
-    `size` None: 224, 64 for narrow ResNets. Position embeddings are interpolated to it. Raises UserError where the file
-    holds neither a ResNet nor a ViT, does not fit `arch`, or needs timm where it is not installed.
+    `path` "random": `arch`, untrained. `size` None: 224, 64 for narrow ResNets. Position embeddings are interpolated to
+    it. Raises UserError where the file holds neither a ResNet nor a ViT, does not fit `arch`, or needs timm where it is
+    not installed.
     """
+    if path == "random":
+        if arch is None:
+            raise UsageError("random weights need --arch, for example --arch resnet18")
+        encoder, side = untrained(arch, size)
+        return encoder, arch, side, "weights: none, a random initialisation"
     state = read_state(path)
     resnet = arch is not None and (arch in architectures() or NARROW.fullmatch(arch) is not None)
     for stem, build in ((_TIMM, _timm), (_TORCHVISION, _torchvision)):
@@ -84,14 +90,9 @@ def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Enco
             side = size or 224
             _refuse_cut_patches(side, weights[stem].shape[-1])
             encoder, name = build(weights, arch, side, path)
-            used = {networks[0] + k for k in _without_heads(weights)}
-            unused = not_used(sorted(state.keys() - used))
-            return (
-                encoder,
-                name,
-                side,
-                f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}{unused}",
-            )
+            unused = not_used(sorted(state.keys() - {networks[0] + k for k in _without_heads(weights)}))
+            remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}{unused}"
+            return encoder, name, side, remark
     encoder, name, remark = fit_encoder(state, path, arch)
     return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
 

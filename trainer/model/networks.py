@@ -16,19 +16,16 @@ from trainer.model.resnets import build_encoder, feature_maps, feature_widths, f
 
 def mlp_head(width: int, hidden: int, dim: int) -> nn.Sequential:
     """BYOL's projector or predictor: [N, width] to [N, dim]."""
-    return nn.Sequential(
-        nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
-    )
+    return _head(nn.Linear, nn.BatchNorm1d, width, hidden, dim)
 
 
 def conv_head(width: int, hidden: int, dim: int) -> nn.Sequential:
     """The same for each cell, as two 1x1 convolutions: [N, width, H, W] to [N, dim, H, W]."""
-    return nn.Sequential(
-        nn.Conv2d(width, hidden, 1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, dim, 1),
-    )
+    return _head(functools.partial(nn.Conv2d, kernel_size=1), nn.BatchNorm2d, width, hidden, dim)
+
+
+def _head(layer: Callable[..., nn.Module], norm: type[nn.Module], width: int, hidden: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(layer(width, hidden, bias=False), norm(hidden), nn.ReLU(inplace=True), layer(hidden, dim))
 
 
 @dataclass
@@ -121,16 +118,10 @@ def project(network: Network, z: dict[int, Tensor], cover: Tensor | None = None)
     else:
         features = (z[4] * cover[:, None]).sum((2, 3)) / cover.sum((1, 2))[:, None].clamp_min(1e-6)
     projection = network.projector(features)
+    prediction = None if network.predictor is None else network.predictor(projection)
     maps = {int(stage): head(z[int(stage)]) for stage, head in network.conv_projector.items()}
     predicted = {int(s): head(maps.get(int(s), z[int(s)])) for s, head in network.conv_predictor.items()}
-    return Projections(
-        z=z,
-        features=features,
-        projection=projection,
-        prediction=None if network.predictor is None else network.predictor(projection),
-        maps=maps,
-        predicted_maps=predicted,
-    )
+    return Projections(z, features, projection, prediction, maps, predicted)
 
 
 @functools.cache
@@ -167,20 +158,12 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
 
 
 def freeze_stages(network: Network, stages: int) -> None:
-    """Takes the gradients of the stem and the first `stages` stages away; see `train_mode` for their BN."""
-    for module in frozen_modules(network.encoder, stages):
-        module.requires_grad_(False)
+    """Keeps the stem and the first `stages` stages as they are: weights, and BN statistics (later copies' too).
 
-
-def train_mode(network: Network, frozen: int) -> Network:
-    """Training mode, except for the BN of frozen stages, which keeps its statistics (in online and target alike).
-
-    OpenMixup's freeze leaves those on batch statistics; torchvision's detection code and METHOD.md do not.
+    OpenMixup's freeze leaves the BN on batch statistics; torchvision's detection code and METHOD.md do not.
     """
-    network.train()
-    for module in frozen_modules(network.encoder, frozen):
-        module.eval()
-    return network
+    for module in frozen_modules(network.encoder, stages):
+        module.eval().requires_grad_(False)
 
 
 def build_model(arch: str, heads: Heads, seed: int = 0) -> Network:

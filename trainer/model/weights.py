@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
@@ -89,7 +91,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: is a folder; name the file of weights in it, such as encoder.safetensors")
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else load_torch(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
     while isinstance(content, Mapping) and (inner := next((k for k in _CONTAINERS if k in content), None)):
         content = content[inner]
     if not isinstance(content, Mapping):
@@ -99,16 +104,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         names = some([str(k) for k in content])
         raise UserError(f"{path}: no weights in it, and nothing called {', '.join(_CONTAINERS)}. It holds {names}")
     return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
 def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
@@ -132,9 +127,8 @@ def prefixes(state: Mapping[str, Tensor], stem: str) -> list[str]:
 
 def _with_resnet_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The tensors with the children of an nn.Sequential under a ResNet's own names."""
-    sequences = [
-        p for p in prefixes(state, "0.weight") if p + "4.0.conv1.weight" in state and (not p or p.endswith("."))
-    ]
+    parents = prefixes(state, "0.weight")
+    sequences = [p for p in parents if p + "4.0.conv1.weight" in state and (not p or p.endswith("."))]
 
     def name(key: str) -> str:
         for prefix in sequences:

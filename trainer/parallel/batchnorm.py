@@ -17,8 +17,7 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+        """Any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises by the statistics of all ranks in training, by the running ones otherwise."""
@@ -31,13 +30,11 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = summed(x.mean(dims)) / ranks
         centred = x - mean.view(shape)
         variance = summed(centred.square().mean(dims)) / ranks
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                count = ranks * input.numel() / input.shape[1]
-                self.running_mean.lerp_(mean, MOMENTUM)
-                self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked += 1
+        with torch.no_grad():
+            count = ranks * input.numel() / input.shape[1]
+            self.running_mean.lerp_(mean, MOMENTUM)  # type: ignore[union-attr] - as in every ResNet here
+            self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)  # type: ignore[union-attr]
+            self.num_batches_tracked += 1  # type: ignore[operator]
         out = centred * (variance + self.eps).rsqrt().view(shape)
         return (out * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 

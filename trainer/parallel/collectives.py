@@ -115,10 +115,10 @@ def own_rows(whole: Tensor) -> Tensor:
 def first_alone(process: Process) -> Iterator[None]:
     """Rank 0 runs the block alone, the other ranks after it: for making files."""
     if not process.first:
-        dist.barrier()
+        process.wait()
     yield
-    if process.first and process.world > 1:
-        dist.barrier()
+    if process.first:
+        process.wait()
 
 
 def average(values: dict[str, float], device: str, known: bool = False) -> dict[str, float]:

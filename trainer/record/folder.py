@@ -6,23 +6,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from precompute.base.errors import BadValue, UserError
-from precompute.base.files import sweep
+from precompute.base.files import lock, sweep
 from trainer import record
 from trainer.record import metrics
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 
 @contextmanager
 def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Makes the run's folder `out` and locks it for the block, in the first process; nothing in the others.
+    """Makes the run's folder `out` and locks it for the block, on rank 0 (`first`); does nothing on other ranks.
 
     Leftovers of killed runs are removed. A block that fails before it wrote anything leaves no folder behind.
-    `resumed`: the checkpoint that the run goes on from. UserError where another run lies in the folder, or trains into
-    it; one that was stopped before its first checkpoint makes room.
+    The lock ends with the process, however it ends. `resumed`: the checkpoint that the run goes on from. UserError
+    where another run lies in the folder, or trains into it. A run without a checkpoint yet makes room.
     """
     if not first:
         yield
@@ -32,14 +27,18 @@ def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str]
     out.mkdir(parents=True, exist_ok=True)
     for name in (record.METRICS, record.CHECKPOINT, record.ENCODER, record.EVALUATION, record.FIGURE, record.CARD):
         sweep(out / name)
+    handle = os.open(out, os.O_RDONLY)
     try:
-        with _locked(out):
-            yield
+        if not lock(handle):  # workers of torchrun outlive a launcher that was killed, for one
+            raise UserError(f"--out {out}: another process is training into it; wait for it or end it")
+        yield
     except BaseException:
         with suppress(OSError):  # not empty: then it stays
             for folder in missing:
                 folder.rmdir()
         raise
+    finally:
+        os.close(handle)
 
 
 def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> None:
@@ -55,26 +54,3 @@ def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> N
                 "or name another folder, or remove this one"
             )
         say(f"note: the run in {out} was stopped before its first checkpoint; this one takes its place")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process, however that ends. UserError where another process has it.
-
-    (Workers of torchrun outlive a launcher that was killed, for one.)
-    """
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f"--out {folder}: another process is training into it; wait for it or end it") from error
-    except OSError:  # some network file systems have no locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)

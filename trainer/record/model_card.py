@@ -7,17 +7,15 @@ from typing import Any
 from precompute.base.files import replacing
 from precompute.base.program import count
 from trainer.methods.registry import METHODS, MethodRecord
-from trainer.record import metrics
+from trainer.record import CARD, METRICS, metrics
 from trainer.record.figures import MEASURES, area_shares, keys_sentence, shown
-
-NAME = "MODEL_CARD.md"
 
 
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
     """MODEL_CARD.md in the run's folder, from metrics.jsonl and the evaluation alone."""
-    header = metrics.header(folder / metrics.NAME)
-    steps = [row for row in metrics.read(folder / metrics.NAME) if row["kind"] == "step"]
-    path = folder / NAME
+    header = metrics.header(folder / METRICS)
+    steps = [row for row in metrics.read(folder / METRICS) if row["kind"] == "step"]
+    path = folder / CARD
     with replacing(path) as temporary:
         temporary.write_text(_card(header, steps, evaluation))
     return path
