@@ -4,14 +4,14 @@
     python -m precompute.boxes --dataset folder --root my_pictures --out cache/mine.h5
     torchrun --nproc-per-node 4 -m precompute.boxes --dataset inat2018
 
-Every picture is decoded once, so damaged files are found here and not during training: they are left out, and named
-with the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
+Every picture is decoded once, so damaged files show here and not during training: they are left out, and named with
+the reason. An interrupted run goes on where it stopped. A finished file is reused if nothing changed.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,20 +101,15 @@ class BoxSettings:
 def program(argv: list[str] | None = None) -> int:
     parser = Parser("precompute.boxes", __doc__)
     add_options(parser, BoxSettings)
-    parser.add_argument("--store-path", "--no-store-path", nargs=0, action=_Gone, help=argparse.SUPPRESS)
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--store-path", "--no-store-path"} & {*argv}:  # flags of earlier versions
+        parser.error("--store-path is gone: --keep-maps DIR keeps the maps, which --source maps --maps DIR searches")
     settings = read_options(BoxSettings, parser.parse_args(argv))
     with this_process() as ranks:
         facts = _made(settings, ranks, say if ranks.rank == 0 else lambda text: None)[1]
     if settings.json and ranks.rank == 0:
         print(json.dumps(facts))
     return 0
-
-
-class _Gone(argparse.Action):
-    """A flag of earlier versions."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.error("--store-path is gone: --keep-maps DIR keeps the maps, which --source maps --maps DIR searches")
 
 
 def make_boxes(settings: BoxSettings | str = "demo", *, say: Say = print, **options: Any) -> "BoxCache":

@@ -32,20 +32,15 @@ class KeptMaps:
         if own == root or root in own.parents:
             raise UserError(f"--keep-maps {self.folder}: lies among the pictures of {pictures}; name another folder")
         stamp = self.folder / _ABOUT
+        text = json.dumps(self._about, indent=1) + "\n"
         if stamp.is_file():
-            try:
-                there = json.loads(stamp.read_text())
-            except ValueError:
-                there = None
-            if there != self._about:
+            if stamp.read_text(errors="replace") != text:
                 raise UserError(f"--keep-maps {self.folder}: holds other maps; name a new folder")
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(
-                f"--keep-maps {self.folder}: is no empty folder, nor a folder of kept maps; name a new folder"
-            )
+            raise UserError(f"--keep-maps {self.folder}: is neither empty nor of kept maps; name a new folder")
         else:
             with replacing(stamp) as temporary:
-                temporary.write_text(json.dumps(self._about, indent=1) + "\n")
+                temporary.write_text(text)
 
     def write(self, path: str, grid: np.ndarray) -> None:
         """Writes the map of the picture `path`."""

@@ -33,13 +33,8 @@ def agreement(boxes: np.ndarray, truths: np.ndarray) -> dict[str, float | int]:
     boxes, truths = boxes[known].astype(np.float64), truths[known].astype(np.float64)
     if not len(truths):
         return {"pictures": 0}
-    ours = iou(boxes, truths)
-    middle, _ = best_centred(truths)
-    theirs = iou(truths, middle)
-    return {
-        "pictures": len(truths),
-        "mean_iou": float(ours.mean()),
-        "iou_at_least_half": float((ours >= 0.5).mean()),
-        "centred_mean_iou": float(theirs.mean()),
-        "centred_iou_at_least_half": float((theirs >= 0.5).mean()),
-    }
+    facts: dict[str, float | int] = {"pictures": len(truths)}
+    for name, overlap in (("", iou(boxes, truths)), ("centred_", iou(truths, best_centred(truths)[0]))):
+        facts[f"{name}mean_iou"] = float(overlap.mean())
+        facts[f"{name}iou_at_least_half"] = float((overlap >= 0.5).mean())
+    return facts

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from precompute.base.errors import UserError
@@ -9,13 +10,12 @@ from precompute.datasets.listing import Listing
 from precompute.datasets.rows import Dataset
 
 
-def _sets() -> list[Dataset]:
+def _sets() -> Iterator[Dataset]:
     """The sets that the files of this package describe: `DATASET`, or several of them, `DATASETS`."""
-    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return [
-        entry for module in modules for entry in (*getattr(module, "DATASETS", ()), getattr(module, "DATASET", None))
-        if entry is not None
-    ]  # fmt: skip
+    for info in pkgutil.iter_modules(__path__):
+        module = vars(importlib.import_module(f"{__name__}.{info.name}"))
+        yield from module.get("DATASETS", ())
+        yield from (module[name] for name in ("DATASET",) if name in module)
 
 
 DATASETS = {entry.name: entry for entry in _sets()}

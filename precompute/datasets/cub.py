@@ -128,13 +128,7 @@ _TREE = """
   train_test_split.txt     lines: id 1-for-training
   image_class_labels.txt   lines: id class-id (may be absent)
   classes.txt              lines: class-id name (may be absent)"""
-_NABIRDS_TREE = """
-  images/0817/*.jpg ...
-  images.txt               lines: id path-below-images
-  bounding_boxes.txt       lines: id x y width height (pixels)
-  train_test_split.txt     lines: id 1-for-training
-  image_class_labels.txt   lines: id class-id
-  classes.txt              lines: class-id name (all nodes of the hierarchy)"""
+_NABIRDS_TREE = _TREE.replace("001.Black_footed_Albatross", "0817").replace(" (may be absent)", "")
 _URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _LICENCE = "Its licence must be agreed to by hand: https://dl.allaboutbirds.org/nabirds, then unpack nabirds.tar.gz."
 _ARCHIVES = (Archive(_URL, "97eceeb196236b17998738112f37df78", ".."),)

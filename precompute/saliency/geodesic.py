@@ -77,7 +77,7 @@ class Geodesic:
 class GeodesicColour:
     """Geodesic saliency with a centre prior, multiplied by how much each patch's colour belongs to what it marks.
 
-    The posterior of "foreground" for a patch is a kernel estimate over all others, near in colour and place, weighted
+    The posterior of "foreground" for a patch is a kernel estimate over all patches, near in colour and place, weighted
     by their saliency. Chosen on 330 real photographs; see docs for the table.
     """
 

@@ -40,12 +40,8 @@ class LearnedDetector:
 
 def fill(convolutions: Iterable[nn.Module], tensors: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Copies a weight and a bias into each convolution."""
-    with torch.no_grad():
-        for module, (weight, bias) in zip(convolutions, tensors, strict=True):
-            assert isinstance(module, nn.Conv2d)
-            assert module.bias is not None
-            module.weight.copy_(weight)
-            module.bias.copy_(bias)
+    for module, (weight, bias) in zip(convolutions, tensors, strict=True):
+        module.load_state_dict({"weight": weight, "bias": bias})
 
 
 def pool(x: Tensor) -> Tensor:

@@ -317,7 +317,7 @@ def test_kept_maps_are_made_where_they_are_missing_and_never_mixed(boxes, demo_r
     assert not list(maps.rglob("*.tmp"))
     for folder, flags, reason in (
         (maps, ("--source", "spectral-residual", "--rebuild"), "holds other maps"),
-        (tree.parent, (), "is no empty folder"),
+        (tree.parent, (), "is neither empty nor of kept maps"),
         (tree / "maps", (), "lies among the pictures"),
     ):
         refused = boxes(*detect, *flags, "--keep-maps", folder, status=1).stderr
