@@ -99,7 +99,7 @@ def draw_image(index: int, label: int, seed: int) -> tuple[Image.Image, tuple[in
     canvas = _background(rng, width * _OVERSAMPLE, height * _OVERSAMPLE)
     fish = _fish(rng, label, length=rng.uniform(0.4, 0.8) * min(width, height) * _OVERSAMPLE)
     free_x, free_y = canvas.width - fish.width, canvas.height - fish.height
-    # Beta(½, ½) prefers the borders: off-centre objects, as METHOD.md's localisation figures need them.
+    # Beta(½, ½) prefers the borders: off-centre objects, as localisation figures need them.
     at = int(rng.beta(0.5, 0.5) * max(free_x, 0)), int(rng.beta(0.5, 0.5) * max(free_y, 0))
     canvas.paste(fish, at, fish)
     left, top, right, bottom = _extent(fish)

@@ -11,7 +11,7 @@ from precompute.base.boxmath import best_centred, centred
 from precompute.datasets.listing import BadRow, Listing
 from precompute.datasets.masks import extent
 
-_LAMBDA = 0.5  # a patch covers U(λ, 1) of its box (METHOD.md), aspect 3/4 to 4/3 in pixels
+_LAMBDA = 0.5  # a patch covers U(λ, 1) of its box, aspect 3/4 to 4/3 in pixels
 _RRC = 0.2  # MoCo v2's crop, the baseline: U(0.2, 1) of the whole picture
 _DRAWS = 8  # patches a picture
 

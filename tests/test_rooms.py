@@ -96,3 +96,17 @@ def test_no_circle_of_imports():
 @pytest.mark.parametrize("path", SOURCES + CPLUSPLUS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("package", ["augment", "trainer"])
+def test_no_file_compares_with_the_name_of_a_policy_or_a_method(package):
+    """Records say what counts (`augment.views.kinds`, `trainer.methods.registry`), so a new one is one file."""
+    from augment.views.kinds import KINDS
+    from trainer.methods.registry import METHODS
+
+    names = KINDS.keys() | METHODS.keys()
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                for side in ast.walk(node):
+                    assert not (isinstance(side, ast.Constant) and side.value in names), f"{path}:{node.lineno}"

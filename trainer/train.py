@@ -113,7 +113,7 @@ def train_step(
                     part = next(parts)
                 if health is not None and not health:
                     health.update(diagnose(state.method, part))
-                    if config.views.name != "rrc":  # the other policies paste
+                    if config.views.kind.pastes:
                         health["no_background"] = no_background(batch.rects[:, 0], config.views.size)
                 state.scaler.scale(part.loss / pieces).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):

@@ -273,7 +273,7 @@ def _compose(
     area = policy.paste_scale + (1 - policy.paste_scale) * u[..., _AREA]
     ratio = (patch[..., 2] - patch[..., 0]) / (patch[..., 3] - patch[..., 1])
     pasted = geometry.place(np.minimum(area, policy.box_cap), ratio, policy.size, u[..., _PLACE])
-    # A background without a box has no object to hide: it is pasted on in either mode (METHOD.md).
+    # A background without a box has no object to hide: it is pasted on in either mode.
     swapping = policy.kind.boxed and policy.mode == "swap"
     swap = pool.has_box[backgrounds] if swapping else np.zeros(width.shape, bool)
     rects = np.where(swap[..., None], swapped, pasted)

@@ -1,7 +1,7 @@
 """`Policy`: the settings of views, one frozen dataclass, the only source of defaults. Imports nothing heavy.
 
-A policy is data: it prints, goes to JSON and back, and is stored beside every result. METHOD.md's "SaliencySwap (one
-view)" defines how a view is made from it; `augment.views.plan` draws the numbers of a single view.
+A policy is data: it prints, goes to JSON and back, and is stored beside every result. `augment.views.plan` draws the
+numbers of a single view from it.
 """
 
 import dataclasses
@@ -43,7 +43,9 @@ class Policy:
     size: int = option(224, "side of a view in pixels")
     views: int = option(2, "views of each source")
     crop_scale: float | None = option(
-        None, "smallest share of the box (saliencyswap, copy-paste: 0.5) or image (rrc, instloc: 0.2) that a crop keeps"
+        None,
+        "smallest share that a crop keeps of the box, or of the image where the policy has no use for boxes; default: "
+        + ", ".join(f"{name} {kind.crop_scale}" for name, kind in KINDS.items()),
     )
     aspect: tuple[float, ...] = option((3 / 4, 4 / 3), "least and largest width/height of a crop, in pixels")
     paste_scale: float = option(0.2, "smallest share of the view that a pasted patch covers")

@@ -98,7 +98,8 @@ def listing_of(
     """The listing of `rows`. Leaves out rows with a fault, paths that leave their folder, and pictures listed twice.
 
     `classes`: names by label, in order (None: the labels are the names). `folder`: what paths are relative to, with a
-    slash at its end. `boxed`: rows have boxes. `unlabelled`, `unboxed`: notes that count rows without a class or box.
+    slash at its end. `boxed`: the set has boxes, even if no row has.
+    `unlabelled`, `unboxed`: notes that count rows without a class or box.
     The other arguments are columns of `Listing`.
     """
     import numpy as np
@@ -116,6 +117,8 @@ def listing_of(
             path, fault = shown, "its name is not UTF-8: rename the file"
         elif not fault and path in seen:
             fault = f"{row.where}: stands there twice"
+        elif not fault and row.split not in splits:
+            fault = f"{row.where}: its split is {row.split!r}, and the set has {', '.join(splits)}"
         if fault:
             quarantine.append(Quarantined(path, fault))
             continue
@@ -125,6 +128,7 @@ def listing_of(
         split_of.append(splits.index(row.split))
         boxes.append(row.box)
         files.append(row.file)
+    boxed = boxed or any(box is not None for box in boxes)
     if classes is None:
         classes = {label: label for label in sorted(set(labels) - {None})}
     index_of = {None: -1} | {label: i for i, label in enumerate(classes)}

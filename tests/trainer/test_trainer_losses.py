@@ -1,4 +1,4 @@
-"""Eqs 3-7 against a double loop written from the paper, in float64; gradients where METHOD.md says and nowhere else."""
+"""Eqs 3-7 against a double loop written from the paper, in float64; gradients where they belong."""
 
 import math
 

@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 36,
         "out": "runs/demo",
     },
-    # The letter of the paper where METHOD.md departs from it, with its schedule for CUB and ResNet-50.
+    # The letter of the paper where our defaults depart from it, with its schedule for CUB and ResNet-50.
     "paper": {
         "arch": "resnet50",
         "loss": "paper",

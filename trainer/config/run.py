@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from augment.request import Making, Source
-from augment.views.policy import NAMES as POLICIES
+from augment.views.kinds import KINDS
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue, UsageError
 from precompute.base.options import build, group, option, option_of, values_of
@@ -185,9 +185,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         method, policy = self.model.method, self.views.name
         Source(maps=self.maps_used).check_maps(self.views)
-        if policy in (refused := self.model.record.refused):
-            valid = [name for name in POLICIES if name not in refused]
-            raise BadValue("name", policy, valid, f"With --method {method}: {refused[policy]}")
+        if (why := self.model.record.needs_pasting) and not self.views.kind.pastes:
+            valid = [name for name, kind in KINDS.items() if kind.pastes]
+            raise BadValue("name", policy, valid, f"With --method {method} and nothing pasted {why}")
         if self.loss.control != "none" and not self.model.record.aligns:
             raise BadValue(
                 "control", self.loss.control, f"none for --method {method}, which has no alignment",
@@ -199,15 +199,16 @@ class RunConfig:
         """The configuration with these values, by flag name, and defaults for the rest.
 
         Values that depend on others, where they are not given: the usual blur of 2 px belongs to views of 224 and
-        shrinks with smaller ones, of which it would leave nothing to be seen. `own` belongs to the policy saliencyswap
-        alone, also where it is given (`trainer.compare` gives one to all its arms).
+        shrinks with smaller ones, of which it would leave nothing to be seen. `own` is 0 for policies without own
+        scenes, also where it is given (`trainer.compare` gives one to all its arms).
 
         Raises BadValue for a value that no run could have.
         """
         values = {**(values or {}), **more}
         checked = build(Policy, {name: values[name] for name in ("size", "own") if name in values})
         values = {"blur_sigma": (0.1, max(2.0 * min(checked.size / 224, 1.0), 0.1)), **values}
-        if values.get("policy", "saliencyswap") != "saliencyswap":
+        kind = KINDS.get(values.get("policy", Policy.name))
+        if kind is not None and not kind.own_scenes:
             values["own"] = 0.0
         return build(cls, values)
 

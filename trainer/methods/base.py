@@ -24,7 +24,9 @@ class Part:
     """One independent part of a step's loss, and what log lines and diagnostics read."""
 
     loss: Tensor
-    terms: dict[str, Tensor]  # scalars with graph, by name; their values add up over the parts of a step
+    # Scalars with graph, by name; their values add up over the parts of a step. "contrastive" is needed; log lines show
+    # it and "alignment", metrics.jsonl holds all terms.
+    terms: dict[str, Tensor]
     online: Projections
     keys: Projections | None = None
     maps: dict[int, Tensor] = field(default_factory=dict)  # correspondence maps C [N, H, W] by stage
@@ -35,7 +37,7 @@ class Method(nn.Module):
     """Online network (and target) with a loss. `forward_online` runs it, through DDP's wrapper where there is one."""
 
     target: Network | None
-    passes = 1  # independent parts of a step's loss
+    passes = 1  # parts of a step's loss: how many `parts` yields
     target_views = 2  # views of a source that the target sees in a step
 
     def __init__(self, online: Network, has_target: bool = False) -> None:

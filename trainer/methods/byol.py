@@ -52,7 +52,7 @@ class Alignment:
     "byol, and correspondence maps between the views are aligned with the masks of the pasted object (Eq. 7)",
     predictor="mlp",
     aligns=True,
-    refused={"rrc": "nothing is pasted, so nothing to align with. Use --policy saliencyswap, or --method byol"},
+    needs_pasting="there is nothing to align with. Use --policy saliencyswap, or --method byol",
     options=(
         "dim", "ema", "loss", "scale", "temperature", "reduction", "align_weight", "align_stages", "conv_hidden",
         "mask", "control",

@@ -19,7 +19,7 @@ from trainer.methods.registry import method
     optimizer="sgd",
     queue=True,
     pools_at=(4,),
-    refused={"rrc": "nothing is pasted, so there is nowhere to pool. Use --policy instloc, or --method mocov2"},
+    needs_pasting="there is nowhere to pool. Use --policy instloc, or --method mocov2",
     options=("dim", "mask"),
 )
 class InstLoc(MocoV2):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LossPreset:
-    """How Eqs 3-5 are computed. See METHOD.md, "CVSA loss"."""
+    """How Eqs 3-5 are computed. The defaults depart from the paper where its letter fails (trainer/README.md)."""
 
     scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
     temperature: float  # of "cosine" only

@@ -6,8 +6,8 @@ Nothing here imports torch, so `--help` answers at once.
 
 import ast
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,7 +35,7 @@ class MethodRecord:
     embeddings: int = 1  # of --dim numbers each, side by side in a projection
     outputs: int | None = None  # width of the projector where --dim does not set it
     pools_at: tuple[int, ...] = ()  # stages whose features are pooled with the masks as weights
-    refused: Mapping[str, str] = field(default_factory=dict)  # policy: why it cannot be, and what to do instead
+    needs_pasting: str = ""  # why policies that paste nothing cannot be, and what to do instead
     options: Collection[str] = ("dim",)  # those it uses of the options that not every method uses
 
     def build(self, online: "Network", alignment: "Alignment | None" = None, queue: int = QUEUE) -> "Method":

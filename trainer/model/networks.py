@@ -160,7 +160,7 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
 def freeze_stages(network: Network, stages: int) -> None:
     """Keeps the stem and the first `stages` stages as they are: weights, and BN statistics (later copies' too).
 
-    OpenMixup's freeze leaves the BN on batch statistics; torchvision's detection code and METHOD.md do not.
+    OpenMixup's freeze leaves the BN on batch statistics; torchvision's detection code does not.
     """
     for module in frozen_modules(network.encoder, stages):
         module.eval().requires_grad_(False)
