@@ -11,10 +11,10 @@ import pytest
 from trainer_runs import TINY
 
 from precompute.base.errors import UserError
-from trainer import compare, evaluate
+from trainer import compare, evaluate, record
 from trainer.comparison.table import missing_controls
 from trainer.evaluation.localise import Figures
-from trainer.record import metrics, model_card
+from trainer.record import metrics
 from trainer.record.figures import area_shares, keys_sentence, localisation_table
 from trainer.run import program
 
@@ -68,7 +68,7 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
     assert found["images"]["probe"]["off_centre"]["auc"] is None
     rows = [json.loads(line, parse_constant=refuse) for line in (run / metrics.NAME).read_text().splitlines()]
     assert rows[-1]["kind"] == "evaluation"
-    said = (run / model_card.NAME).read_text()
+    said = (run / record.CARD).read_text()
     assert all(f"| views: {name} |" in said for name in CONTROLS)
     assert "| off-centre crops: shuffled probe |" in said
     assert "Box area share (chance for pointing and energy): whole images 0.2" in said
@@ -78,7 +78,7 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
 
 def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:
     found = json.loads((run / "evaluation.json").read_text())
-    said = (run / model_card.NAME).read_text().splitlines()
+    said = (run / record.CARD).read_text().splitlines()
     start = said.index("| map | AUC per cell | pointing | energy in box |") + 2
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said[start:] if line.startswith("|")]
     wanted = {name: f for name, f in found["localisation"].items() if isinstance(f, dict) and "auc" in f}
@@ -158,11 +158,11 @@ def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_p
     assert "cvsa:saliencyswap: another image's keys change C's AUC by" in said
     for name in ("box area share, held-out views", "C map AUC, another image's mask", "shuffled probe AUC"):
         assert name in said
-    (tmp_path / "byol-rrc-seed0" / model_card.NAME).unlink()  # killed between the evaluation and the card
+    (tmp_path / "byol-rrc-seed0" / record.CARD).unlink()  # killed between the evaluation and the card
     assert compare.program(command) == 0
     said = capsys.readouterr().out
     assert said.count("done before") == 2
-    assert (tmp_path / "byol-rrc-seed0" / model_card.NAME).exists()
+    assert (tmp_path / "byol-rrc-seed0" / record.CARD).exists()
     with pytest.raises(UserError, match="byol-rrc-seed0 was trained with --epochs 1, and now it would be --epochs 2"):
         compare.program([*command, "--epochs", "2"])
     with pytest.raises(UserError, match="--method cvsa --policy rrc"):
