@@ -14,7 +14,7 @@ from precompute.base.errors import UserError
 from trainer import compare, evaluate, record
 from trainer.comparison.table import missing_controls
 from trainer.evaluation.localise import Figures
-from trainer.record import metrics
+from trainer.record import metrics, model_card
 from trainer.record.figures import area_shares, keys_sentence, localisation_table
 from trainer.run import program
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from trainer.methods.base import Method
-    from trainer.methods.byol import Alignment
     from trainer.model.networks import Network
 
 C = TypeVar("C", bound=type)
@@ -38,8 +37,11 @@ class MethodRecord:
     needs_pasting: str = ""  # why policies that paste nothing cannot be, and what to do instead
     options: Collection[str] = ("dim",)  # those it uses of the options that not every method uses
 
-    def build(self, online: "Network", alignment: "Alignment | None" = None, queue: int = QUEUE) -> "Method":
-        """The method around an online network with its heads; takes `alignment` if it aligns, `queue` if it has one."""
+    def build(self, online: "Network", alignment: Any = None, queue: int = QUEUE) -> "Method":
+        """The method around an online network with its heads.
+
+        `alignment`: a `trainer.methods.byol.Alignment`, for methods that align; `queue`: keys, for those with a queue.
+        """
         module, _, name = self.implementation.partition(":")
         method = getattr(importlib.import_module(module), name)
         if self.queue:
