@@ -166,7 +166,7 @@ def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_p
     with pytest.raises(UserError, match="byol-rrc-seed0 was trained with --epochs 1, and now it would be --epochs 2"):
         compare.program([*command, "--epochs", "2"])
     with pytest.raises(
-        UserError, match="rrc.*saliencyswap, instloc, copy-paste. With --method cvsa and nothing pasted"
+        UserError, match=r"rrc.*saliencyswap, instloc, copy-paste. With --method cvsa and nothing pasted"
     ):
         compare.program(["--arms", "byol:rrc", "cvsa:rrc", "--out", str(tmp_path / "new"), "--", *flags])
     assert not (tmp_path / "new").exists()
