@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from augment.views.policy import Policy
-from precompute.base.device import check_device
+from precompute.base.device import check_device, find_device
 from precompute.base.errors import BadValue
 from precompute.base.options import option, whole
+from precompute.base.program import cores
 
 BACKENDS = ("auto", "dali", "fused", "eager", "kornia")  # see `augment.backends`
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
@@ -131,9 +132,6 @@ class Making:
     def settled(self) -> "Making":
         """This on the present machine: with a torch.device, a dtype and a number of workers."""
         import torch
-
-        from precompute.base.device import find_device
-        from precompute.base.program import cores
 
         workers = cores() if self.workers is None else self.workers
         return replace(self, device=find_device(self.device), dtype=self.dtype or torch.float32, workers=workers)

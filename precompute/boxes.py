@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +107,8 @@ def program(argv: list[str] | None = None) -> int:
         parser.error("--store-path is gone: --keep-maps DIR keeps the maps, which --source maps --maps DIR searches")
     settings = read_options(BoxSettings, parser.parse_args(argv))
     with this_process() as ranks:
-        facts = _made(settings, ranks, say if ranks.rank == 0 else lambda text: None)[1]
-    if settings.json and ranks.rank == 0:
+        facts = _made(settings, ranks, partial(print, flush=True) if ranks.first else lambda text: None)[1]
+    if settings.json and ranks.first:
         print(json.dumps(facts))
     return 0
 
@@ -150,7 +151,7 @@ def choose(settings: BoxSettings, listing: Listing, ranks: Process) -> tuple["Sc
 
     if settings.source == "gt" and not listing.has_boxes:
         raise UserError(
-            f"--source gt: the set {settings.dataset!r} has no annotated boxes; take a detector: {', '.join(DETECTORS)}"
+            f"--source gt: {settings.dataset} has no annotated boxes; take a detector: {', '.join(DETECTORS)}"
         )
     truth = settings.source in ("auto", "gt") and listing.has_boxes
     if settings.source == "gt" or (truth and listing.every_has_box):
@@ -183,9 +184,8 @@ def _device(name: str, ranks: Process) -> tuple[str, str]:
     device = find_device(name)
     if device.type == "cuda" and device.index is None and ranks.world > 1:
         device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
-    if name == "auto":
-        return str(device), "a GPU is there" if device.type == "cuda" else "no GPU is there"
-    return str(device), "as asked"
+    why = "a GPU is there" if device.type == "cuda" else "no GPU is there"
+    return str(device), why if name == "auto" else "as asked"
 
 
 def _write(settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings", ranks: Process, say: Say) -> bool:
@@ -272,9 +272,8 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
     """Prints the summary by `say`; returns it as JSON values."""
     splits, sources = cache.counts()
     sources = {name: count for name, count in sources.items() if count}
-    shown = ", ".join(f"{count} {name}" for name, count in sources.items())
-    say(f"{len(cache)} boxes ({shown}), {len(cache.class_names)} classes, "
-        + ", ".join(f"{count} {name}" for name, count in splits.items()))  # fmt: skip
+    by_source, by_split = (", ".join(f"{n} {name}" for name, n in counts.items()) for counts in (sources, splits))
+    say(f"{len(cache)} boxes ({by_source}), {len(cache.class_names)} classes, {by_split}")
     notes = dict(cache.provenance.get("notes", {}))
     for what, count in notes.items():
         say(f"  {count} {what}")
@@ -293,10 +292,6 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
     facts = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
     facts |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
     return facts | {"notes": notes, "reused": reused, "seconds": round(seconds, 3)}
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

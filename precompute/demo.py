@@ -46,9 +46,7 @@ def make_demo(root: Path | str, *, images: int = IMAGES, seed: int = 0, quiet: b
     if root.exists():
         if _read_stamp(root) == stamp:
             return
-        raise UserError(
-            f"{root} exists and is not this demo set ({images} images, seed {seed}): remove it or name another"
-        )
+        raise UserError(f"{root} exists and is not this demo set ({images} images, seed {seed}): name another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
     try:
@@ -87,9 +85,8 @@ def _write_set(root: Path, images: int, seed: int, quiet: bool) -> None:
     rows["classes"] = [f"{i + 1} {name}" for i, name in enumerate(CLASS_NAMES)]
     for name, lines in rows.items():
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    (root / "README").write_text(
-        "Procedural images in the CUB-200-2011 layout, made by precompute.demo. No rights reserved.\n"
-    )
+    about = "Procedural images in the CUB-200-2011 layout, made by precompute.demo. No rights reserved.\n"
+    (root / "README").write_text(about)
 
 
 def draw_image(index: int, label: int, seed: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
@@ -201,15 +198,12 @@ def _fish(rng: Rng, label: int, length: float) -> Image.Image:
     draw = ImageDraw.Draw(fish)
     spread = rng.uniform(0.16, 0.24) * n
     if TAILS[tail] == "forktail":
-        draw.polygon(
-            [(0.3 * n, 0.5 * n), (0, 0.5 * n - spread), (0.12 * n, 0.5 * n), (0, 0.5 * n + spread)], fill=(*fin, 255)
-        )
+        corners = [(0.3 * n, 0.5 * n), (0, 0.5 * n - spread), (0.12 * n, 0.5 * n), (0, 0.5 * n + spread)]
+        draw.polygon(corners, fill=(*fin, 255))
     else:
         draw.pieslice((0, 0.5 * n - spread, 0.56 * n, 0.5 * n + spread), 140, 220, fill=(*fin, 255))
-    draw.polygon(
-        [(0.45 * n, body[1] + 0.06 * n), (0.55 * n, body[1] - 0.09 * n), (0.75 * n, body[1] + 0.06 * n)],
-        fill=(*fin, 255),
-    )
+    back = [(0.45 * n, body[1] + 0.06 * n), (0.55 * n, body[1] - 0.09 * n), (0.75 * n, body[1] + 0.06 * n)]
+    draw.polygon(back, fill=(*fin, 255))
     fish.paste(flank, (0, 0), outline)
     radius = 0.028 * n
     eye = (0.87 * n, 0.5 * n - 0.14 * depth)

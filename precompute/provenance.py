@@ -32,11 +32,8 @@ def describe_maps(folder: str, listing: Listing) -> dict[str, Any]:
     """Where maps were read from, and a hash of their sizes and times of change: other maps make other boxes."""
     if not os.path.isdir(folder):
         raise UserError(f"--maps {folder}: there is no such folder")
-    maps = []
-    for path in listing.paths:
-        if (file := find_map(folder, path)) is not None:
-            status = os.stat(file)
-            maps.append([path, status.st_size, status.st_mtime_ns])
+    files = {path: find_map(folder, path) for path in listing.paths}
+    maps = [[path, *size_and_time(Path(file))] for path, file in files.items() if file is not None]
     if not maps:
         names = " or ".join(map_names(folder, listing.paths[0]))
         raise UserError(f"--maps {folder}: no map for any of {len(listing)} pictures; expected {names}")
@@ -77,9 +74,7 @@ def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCach
     if old.provenance.get("fingerprint") != provenance["fingerprint"]:
         raise UserError(f"{out} exists, but the pictures have changed since: {difference(old, listing)}. {remedy}")
     if old.provenance.get("annotations") != provenance["annotations"]:
-        raise UserError(
-            f"{out} exists, but the annotation of {listing.root} (classes, labels, splits, boxes) has changed. {remedy}"
-        )
+        raise UserError(f"{out} exists, but classes, labels, splits or boxes of {listing.root} have changed. {remedy}")
     return old
 
 

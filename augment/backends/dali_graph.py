@@ -116,16 +116,10 @@ def decode_graph(*, device: str, hw_decoder_load: float) -> Any:
 
 def decode(encoded: Any, device: str, hw_decoder_load: float) -> Any:
     """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's."""
-    if device == "gpu":
-        return fn.decoders.image(
-            encoded,
-            device="mixed",
-            output_type=types.RGB,
-            adjust_orientation=True,
-            jpeg_fancy_upsampling=True,
-            hw_decoder_load=hw_decoder_load,
-        )
-    return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=True)
+    where: dict[str, Any] = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if device == "gpu" else {}
+    return fn.decoders.image(
+        encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=True, **where
+    )
 
 
 def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:

@@ -81,13 +81,11 @@ class FusedCudaBackend:
         return out
 
     def reset(self) -> None:
-        """The next batch builds a new decoder."""
+        """Frees the decoder's threads and memory; the next batch builds a new one."""
         self._begun.clear()
         self._decoder.close()
 
-    def close(self) -> None:
-        """Frees the decoder's threads and memory."""
-        self._decoder.close()
+    close = reset
 
 
 def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:

@@ -17,10 +17,6 @@ from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, BadValue, UserError
 
 
-def _has_jpeg_ends(data: bytes) -> bool:
-    return data.startswith(b"\xff\xd8") and (data.endswith(b"\xff\xd9") or b"\xff\xd9" in data[-4096:])
-
-
 class ImageSet:
     """The rows of all box files in sequence: image i of the set is row `i - offset` of its file."""
 
@@ -93,8 +89,8 @@ class ImageSet:
                 raise BadFile(cache.path(row), str(error)) from error
         # A file without the markers may be cut off or another format. Some good files lack them too; precompute has
         # decoded those, so their hash decides.
-        odd = check == "size" and not _has_jpeg_ends(data)
-        if odd and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
+        whole = data.startswith(b"\xff\xd8") and b"\xff\xd9" in data[-4096:]
+        if check == "size" and not whole and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
             raise BadFile(cache.path(row), "changed since the boxes were made: its JPEG start or end is missing")
         return data
 

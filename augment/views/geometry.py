@@ -155,12 +155,9 @@ def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
     on the same device). The cover of a cell is separable, so it is an outer product; cells need not be whole pixels.
     """
     rows, columns = _cells(grid)
-    if isinstance(rects, np.ndarray):
-        across = _cover_numpy(rects[..., 0], rects[..., 2], size, columns)
-        down = _cover_numpy(rects[..., 1], rects[..., 3], size, rows)
-    else:
-        across = _cover_torch(rects[..., 0], rects[..., 2], size, columns)
-        down = _cover_torch(rects[..., 1], rects[..., 3], size, rows)
+    cover: Any = _cover_numpy if isinstance(rects, np.ndarray) else _cover_torch
+    across = cover(rects[..., 0], rects[..., 2], size, columns)
+    down = cover(rects[..., 1], rects[..., 3], size, rows)
     return down[..., :, None] * across[..., None, :]
 
 

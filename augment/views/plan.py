@@ -179,7 +179,9 @@ def draw(
     if policy.shared:
         bits, backgrounds = _share(policy, bits, backgrounds)
     u = uniform(bits)
-    own = _own(policy, pool, sources, u)
+    own = np.zeros(backgrounds.shape, bool)  # the views that show their source in its own scene
+    if policy.own:
+        own = (u[..., _OWN] < policy.own) & pool.has_box[sources][:, None]
     backgrounds = np.where(own, sources[:, None], backgrounds)
     patch = _crop(policy, pool, sources, u)
     scene, rects, objects, capped = _compose(policy, pool, backgrounds, patch, own, u)
@@ -217,13 +219,6 @@ def _share(policy: Policy, bits: np.ndarray, backgrounds: np.ndarray) -> tuple[n
         if name == "background":
             backgrounds[:, v] = backgrounds[:, 0]
     return bits, backgrounds
-
-
-def _own(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """bool [B, V]: the views that show their source in its own scene; False for sources without a box."""
-    if not policy.own:
-        return np.zeros(u.shape[:2], bool)
-    return (u[..., _OWN] < policy.own) & pool.has_box[sources][:, None]
 
 
 def _turns(policy: Policy, u: np.ndarray) -> np.ndarray:

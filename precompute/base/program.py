@@ -106,14 +106,13 @@ class Stop:
 def stop_signal() -> Iterator[Stop]:
     """SIGTERM and SIGINT ask the loop to save and end after its step; a second one ends it at once."""
     stop = Stop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, _: FrameType | None) -> None:
         stop.is_set = True
         signal.signal(number, before[signal.Signals(number)])
 
-    with _handled(numbers, ask):
+    with _handled(before, ask):
         yield stop
 
 

@@ -60,9 +60,8 @@ class Dataset:
             for child in sorted(root.iterdir()):
                 if all((child / name).exists() for name in needed):
                     hint = f"\nIt seems to be one folder further down: --root {child}"
-        article = "an" if self.title[0] in "AEFIO" else "a"
         raise UserError(
-            f"{root} is not {article} {self.title} folder: {problem}.{hint}\nExpected:{self.tree}\n{self.how_to_get()}"
+            f"{root} is no folder of {self.title}: {problem}.{hint}\nExpected:{self.tree}\n{self.how_to_get()}"
         )
 
 

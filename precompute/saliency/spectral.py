@@ -31,9 +31,6 @@ class SpectralResidual:
         around = F.pad(log_amplitude[:, None], (1, 1, 1, 1), mode="circular")
         residual = log_amplitude - F.avg_pool2d(around, 3, stride=1)[:, 0]
         maps = torch.fft.ifft2(torch.polar(torch.exp(residual), spectrum.angle())).abs().square()
-        return self._smooth(maps)
-
-    def _smooth(self, maps: torch.Tensor) -> torch.Tensor:
         radius = len(self._kernel) // 2
         maps = F.pad(maps[:, None], (radius,) * 4, mode="reflect")
         maps = F.conv2d(maps, self._kernel.view(1, 1, 1, -1))
