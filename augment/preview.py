@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from augment.request import Making, Source
@@ -36,9 +37,10 @@ class PreviewConfig:
     making: Making = group(Making, "making", hidden=("workers", "cache", "cache_side", "check", "on_bad"), device="cpu")
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("epoch", 0), ("seed", 0)):
-            if whole(name, getattr(self, name)) < least:
-                raise BadValue(name, getattr(self, name), f"at least {least}")
+        for name in ("epoch", "seed"):
+            whole(name, getattr(self, name))
+        if whole("count", self.count) < 1:
+            raise BadValue("count", self.count, "at least 1")
         if self.source.boxes is None:
             raise BadValue("boxes", None, "the box file", "Name it, and --root DIR where its images have moved")
         self.source.check_maps(self.policy)
@@ -53,29 +55,23 @@ def program(argv: Sequence[str] | None = None) -> int:
 
     import json
 
+    from augment import Share, open_views
     from precompute.base.sheet import check_format, contact_sheet, save
 
     check_format(config.out)
     check_out(config.out)
-    batch, images = first_batch(config)
-    save(contact_sheet(rows_of(batch, images, config), height=config.policy.size), config.out)
-    print(f"{config.out}: {len(batch)} sources, {config.policy}")
+    policy, share = config.policy, Share(drop_last=False)
+    with open_views(
+        config.source, policy=policy, batch_size=config.count, seed=config.seed, making=config.making, share=share
+    ) as loader:
+        loader.set_epoch(config.epoch)
+        batch, images = next(iter(loader)), loader.images
+    save(contact_sheet(rows_of(batch, images, config), height=policy.size), config.out)
+    print(f"{config.out}: {len(batch)} sources, {policy}")
     print("yellow: the source's box; green: the patch in the view (after the flip)")
     if config.json:
-        print(json.dumps({"out": config.out, "policy": config.policy.to_json(), "views": describe(batch, images)}))
+        print(json.dumps({"out": config.out, "policy": policy.to_json(), "views": describe(batch, images)}))
     return 0
-
-
-def first_batch(config: PreviewConfig) -> "tuple[Batch, ImageSet]":
-    """The first views of the epoch."""
-    from augment import Share, open_views
-
-    with open_views(
-        config.source, policy=config.policy, batch_size=config.count, seed=config.seed, making=config.making,
-        share=Share(drop_last=False),
-    ) as loader:  # fmt: skip
-        loader.set_epoch(config.epoch)
-        return next(iter(loader)), loader.images
 
 
 def rows_of(batch: "Batch", images: "ImageSet", config: PreviewConfig) -> "list[list[Tile]]":
@@ -90,11 +86,12 @@ def rows_of(batch: "Batch", images: "ImageSet", config: PreviewConfig) -> "list[
     for i, source in enumerate(batch.sources.tolist()):
         picture = decode(images.read(source))[: pool.heights[source]]  # without its banner
         boxes = [(pool.boxes[source].tolist(), YELLOW)] if config.outlines else []
-        row = [Tile(picture, _name(images, source), boxes)]
+        row = [Tile(picture, PurePath(images.path(source)).name, boxes)]
         for v, pixels in enumerate(views):
             x0, y0, x1, y1 = (batch.rects[i, v] / policy.size).tolist()
             boxes = [((x0, y0, x1, y1), GREEN)] if config.outlines and x1 > x0 and y1 > y0 else []
-            row.append(Tile(pixels[i], "on " + _name(images, int(batch.backgrounds[i, v])), boxes))
+            name = PurePath(images.path(int(batch.backgrounds[i, v]))).name
+            row.append(Tile(pixels[i], f"on {name}", boxes))
         rows.append(row)
     return rows
 
@@ -116,10 +113,6 @@ def describe(batch: "Batch", images: "ImageSet") -> list[dict[str, Any]]:
         for i in range(len(plan))
         for v in range(plan.views)
     ]
-
-
-def _name(images: "ImageSet", row: int) -> str:
-    return images.path(row).rsplit("/", 1)[-1]
 
 
 if __name__ == "__main__":

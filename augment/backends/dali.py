@@ -19,101 +19,104 @@ HW_DECODER_LOAD = 0.9
 LEAST_SIGMA = 0.25  # below it a blur moves no pixel by more than 0.35 of 255 levels: exp(-1/2σ²) · 4 neighbours
 
 
-class DaliBackend(Backend):
-    """Pipelines for a policy; they are built for the first batch and, after a failure, again."""
+class Fed:
+    """Pipelines of one graph that take files; they are built for the first run and, after a failure, again."""
+
+    def __init__(self, device: torch.device, workers: int, batch: int) -> None:
+        """`batch`: the number of samples that pipelines are built for; larger runs build larger pipelines."""
+        self.device, self.workers, self.batch = device, workers, batch
+        self._runs = Runs(device, self._build)
+
+    def begin(self, key: Any, files: Sequence[bytes], /) -> None:
+        """Starts a run whose results are taken later with the same key, where that can overlap with other work."""
+        if self._runs.ahead:
+            self._runs.begin(key, *self._inputs(key, files))
+
+    def _finish(self, key: Any, files: Sequence[bytes]) -> Any:
+        if not self._runs.begun(key):
+            self._runs.begin(key, *self._inputs(key, files))
+        return self._runs.finish(key)
+
+    def reset(self) -> None:
+        """Frees the pipelines' threads and memory; after an error they are unusable. The next run builds new ones."""
+        self._runs.drop()
+
+    close = reset
+
+    def _build(self, rows: int) -> tuple[Any, int]:
+        rows = max(rows, self.batch)
+        pipe = self._graph(rows)
+        pipe.build()
+        return pipe, rows
+
+    def _inputs(self, key: Any, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
+        """The number of samples and the graph's inputs."""
+        raise NotImplementedError
+
+    def _graph(self, rows: int) -> Any:
+        raise NotImplementedError
+
+
+class DaliBackend(Fed, Backend):
+    """The views of a policy; a run's key is its plan."""
 
     name = "dali"
 
     def __init__(self, policy: Policy, making: Making, batch: int) -> None:
-        self.policy, self.device, self.dtype = policy, torch.device(making.device), making.dtype
-        self.workers, self.batch = making.workers or 1, batch
-        self._runs = Runs(self.device, self._build)
+        # Batches that are no multiple of the group need some images more than they have sources.
+        super().__init__(torch.device(making.device), making.workers or 1, batch + 2 * policy.group)
+        self.policy, self.dtype = policy, making.dtype
 
-    def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+    def render(self, plan: Plan, files: Sequence[bytes], /) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
-        if self._runs.ahead:
-            self._begin(plan, files)
-
-    def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """See `augment.backends.protocol.Backend`."""
-        if not self._runs.begun(plan):
-            self._begin(plan, files)
-        outputs = self._runs.finish(plan)
         # HWC as it stands, seen as CHW, is channels-last: on the CPU nothing is copied (float16 and float32).
+        outputs = self._finish(plan, files)
         views = [torch.from_dlpack(out.as_tensor())[: len(plan)].permute(0, 3, 1, 2) for out in outputs]
         cuda = self.device.type == "cuda"
         made = tuple(view.to(self.dtype, memory_format=torch.channels_last, copy=cuda) for view in views)
         self._runs.keep(views)
         return made
 
-    def reset(self) -> None:
-        """Drops the pipelines, which are unusable after an error; the next batch builds new ones."""
-        self._runs.drop()
-
-    close = reset  # frees the pipelines' threads and memory
-
-    def _begin(self, plan: Plan, files: Sequence[bytes]) -> None:
+    def _inputs(self, plan: Plan, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
         from augment.backends.dali_graph import inputs
 
         # Sample j of the pipeline decodes one image. The first len(plan) samples also carry row j of the plan, whose
         # source they decode.
-        others = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
-        slots = np.concatenate((plan.source_slot, others))
+        backgrounds = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
+        slots = np.concatenate((plan.source_slot, backgrounds))
         graph, rows = graph_of(self.policy), len(slots)
         values, table = arguments(plan, slots, graph["covered"], graph["shared_scene"]), inputs(**graph)
         fed: dict[str, Any] = {name: filled(value, rows, table[name][2]) for name, value in values.items()}
         fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
         if graph["soft"]:
             fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
-        self._runs.begin(plan, rows, fed)
+        return rows, fed
 
-    def _build(self, rows: int) -> tuple[Any, int]:
-        # Batches that are no multiple of the group need some images more than they have sources.
-        rows = max(rows, self.batch + 2 * self.policy.group)
-        pipe = build_graph(self.policy, self.device, self.dtype, batch_size=rows, num_threads=self.workers)
-        pipe.build()
-        return pipe, rows
+    def _graph(self, rows: int) -> Any:
+        return build_graph(self.policy, self.device, self.dtype, batch_size=rows, num_threads=self.workers)
 
 
-class Decoder:
+class Decoder(Fed):
     """Encoded files to uint8 [H, W, 3] tensors on the device, without a copy."""
-
-    def __init__(self, device: torch.device, workers: int, batch: int) -> None:
-        self.device, self.workers, self.batch = device, workers, batch
-        self._runs = Runs(device, self._build)
-
-    def begin(self, key: object, files: Sequence[bytes]) -> None:
-        """Starts decoding the files of a later `decode` with the same key, where that can overlap with other work."""
-        if self._runs.ahead:
-            self._begin(key, files)
 
     def decode(self, files: Sequence[bytes], key: object = None) -> list[Tensor]:
         """The decoded files. Raises RuntimeError where one cannot be decoded; after `close` the next call starts anew.
 
         Give the pictures to `keep` when the last kernel that reads them is in torch's current stream.
         """
-        if not self._runs.begun(key):
-            self._begin(key, files)
-        return [torch.from_dlpack(picture) for picture in self._runs.finish(key)[0]]
+        return [torch.from_dlpack(picture) for picture in self._finish(key, files)[0]]
 
     def keep(self, pictures: Sequence[Tensor]) -> None:
         """Holds the pictures until what is in torch's current stream now is done."""
         self._runs.keep(pictures)
 
-    def close(self) -> None:
-        """Frees the pipelines' threads and memory."""
-        self._runs.drop()
+    def _inputs(self, key: object, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
+        return len(files), {"encoded": [np.frombuffer(data, np.uint8) for data in files]}
 
-    def _begin(self, key: object, files: Sequence[bytes]) -> None:
-        self._runs.begin(key, len(files), {"encoded": [np.frombuffer(data, np.uint8) for data in files]})
-
-    def _build(self, rows: int) -> tuple[Any, int]:
+    def _graph(self, rows: int) -> Any:
         from augment.backends.dali_graph import decode_graph
 
-        rows = max(rows, self.batch)
-        pipe: Any = decode_graph(**_settings(self.device, rows, self.workers))
-        pipe.build()
-        return pipe, rows
+        return decode_graph(**_settings(self.device, rows, self.workers))  # type: ignore[call-arg]
 
 
 def graph_of(policy: Policy) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain torch (`eager`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,8 @@ class FusedBackend(Backend):
         begun = Barrier(self.workers)
         list(self._threads.map(lambda _: begun.wait(timeout=60), range(self.workers)))
         torch.set_num_threads(threads)
-        self._buffer = np.empty(0, np.uint8)
+        self._share_out = partial(share_out, self._threads, self.workers)
+        self._buffer = np.empty(0, np.uint8)  # of every batch: fresh pages cost more than the pixels
         self._memory = Recycled(self.dtype)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
@@ -64,7 +65,9 @@ class FusedBackend(Backend):
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)
         exist = self._cache is not None and self._cache.keeps_scenes
         layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
-        base = self._room(layout.total).ctypes.data
+        if len(self._buffer) < layout.total:
+            self._buffer = np.empty(layout.total + layout.total // 8, np.uint8)
+        base = self._buffer.ctypes.data
         crops = layout.crops.copy()
         crops["out"] += np.uint64(base)
         jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))  # of each image
@@ -93,16 +96,6 @@ class FusedBackend(Backend):
         self._threads.shutdown(cancel_futures=True)
         if self._cache is not None:
             self._cache.clear()
-
-    def _share_out(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The results for all tasks; all threads are done when it returns, since the buffer is used again."""
-        return share_out(self._threads, self.workers, function, tasks)
-
-    def _room(self, count: int) -> np.ndarray:
-        """A buffer uint8 [>= count], reused for every batch: fresh pages cost more than the pixels."""
-        if len(self._buffer) < count:
-            self._buffer = np.empty(count + count // 8, np.uint8)
-        return self._buffer
 
     def _pictures(self, plan: Plan, files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
         """The pictures of all images of the plan; decodes those that are not kept yet."""

@@ -22,10 +22,10 @@ class Backend(Protocol):
 
     name: str
 
-    def begin(self, plan: "Plan", files: Sequence[bytes]) -> None:
+    def begin(self, plan: "Plan", files: Sequence[bytes], /) -> None:
         """Nothing, for backends whose threads are all at work in `render`."""
 
-    def render(self, plan: "Plan", files: Sequence[bytes]) -> "tuple[Tensor, ...]": ...
+    def render(self, plan: "Plan", files: Sequence[bytes], /) -> "tuple[Tensor, ...]": ...
 
     def holds(self, row: int) -> bool:
         """False, for backends that keep nothing from batch to batch."""

@@ -52,6 +52,7 @@ def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
 class Prepared:
     """A plan and the checked bytes of its images; empty bytes for images that the backend holds decoded."""
 
+    place: Place
     plan: Plan
     files: list[bytes]
     replaced: int
@@ -102,26 +103,21 @@ class BatchMaker:
 
     def make(self, places: Iterator[Place]) -> Iterator[Made]:
         """See `Maker`, and the drawing above."""
-        reading: deque[tuple[Place, Future[Prepared]]] = deque()
-        begun: deque[tuple[Place, Prepared]] = deque()
+        reading: deque[Future[Prepared]] = deque()
+        begun: deque[Prepared] = deque()
         with self._handover.producing():
             for place in places:
-                reading.append((place, self._ahead.submit(self._prepare, *place)))
+                reading.append(self._ahead.submit(self._prepare, place))
                 if len(reading) == 2:
-                    place, future = reading.popleft()
-                    begun.append((place, self._begin(future.result())))
+                    begun.append(reading.popleft().result())
+                    try:
+                        self.backend.begin(begun[-1].plan, begun[-1].files)
+                    except Exception:
+                        self.backend.reset()  # `render` will begin it again, meet the same error and find the bad file
                 if len(begun) == 2:
-                    place, prepared = begun.popleft()
-                    yield self._render(prepared, place)
+                    yield self._render(begun.popleft())
 
-    def _begin(self, prepared: Prepared) -> Prepared:
-        try:
-            self.backend.begin(prepared.plan, prepared.files)
-        except Exception:
-            self.backend.reset()  # `render` will begin it again, meet the same error and find the bad file
-        return prepared
-
-    def _render(self, prepared: Prepared, place: Place) -> Made:
+    def _render(self, prepared: Prepared) -> Made:
         while True:
             plan = prepared.plan
             try:
@@ -131,7 +127,7 @@ class BatchMaker:
                 self.backend.reset()
                 if not self._find_undecodable(prepared):
                     raise
-            prepared = self._prepare(*place)
+            prepared = self._prepare(prepared.place)
         numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
         rects, sources, backgrounds, labels = (put(torch.from_numpy(x), self._handover.device) for x in numbers)
         return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
@@ -146,18 +142,18 @@ class BatchMaker:
         self._undecodable |= set(bad)
         return bool(bad)
 
-    def _prepare(self, epoch: int, step: int) -> Prepared:
+    def _prepare(self, place: Place) -> Prepared:
         """Draws the plan of a batch and reads its files; bad ones are replaced."""
         pool, replaced = self.images.pool, 0
-        plan = self.schedule.plan(pool, epoch, step)
+        plan = self.schedule.plan(pool, *place)
         rows = plan.images.tolist()
         contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows])
         files = dict(zip(rows, contents, strict=True))
         if None in contents:
-            plan, replaced = self._with_stand_ins(plan, epoch, files)
+            plan, replaced = self._with_stand_ins(plan, place[0], files)
         if self.maps is not None:
             plan = with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
-        return Prepared(plan, [files[row] or b"" for row in plan.images.tolist()], replaced)
+        return Prepared(place, plan, [files[row] or b"" for row in plan.images.tolist()], replaced)
 
     def _with_stand_ins(self, plan: Plan, epoch: int, files: dict[int, bytes | None]) -> tuple[Plan, int]:
         """The plan drawn again with good images in place of bad ones, and how many were replaced; adds to `files`."""

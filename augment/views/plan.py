@@ -145,10 +145,8 @@ def pool_partners(
 
     Every group of the sources' order has a run of `group` images of the pool to itself (cyclically), so that a batch
     decodes at most one background image a source. Uniform over the run; never the source itself where it is in both.
-    Raises ValueError for a pool of fewer than two images.
+    Needs a pool of at least two images.
     """
-    if len(pool) < 2:
-        raise ValueError(f"a pool of {len(pool)} backgrounds: at least two are needed")
     start, _ = group_of(positions, max(len(order), 2), group)
     bits = words(seed, epoch, order[positions][:, None], np.arange(views), 1, PARTNER)[..., 0]
     at = start[:, None] + below(bits, min(group, len(pool)))

@@ -179,7 +179,10 @@ def _rounded(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and abs(value) < 1e300  # neither NaN nor a whole number beyond floats
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond floats
+        return False
 
 
 def blur_radius(sigma: float) -> int:
