@@ -51,7 +51,7 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
         say(f"note: left out of the evaluation, {count(len(bench.left_out), 'file')} that went bad ({first})")
     with replacing(out / EVALUATION) as temporary:
         temporary.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
-    if views:
+    if result["localisation"] is not None and views:
         draw_run(result["localisation"], views, out / FIGURE)
         say(f"figure: {out / FIGURE}")
     return result
