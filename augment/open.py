@@ -48,7 +48,7 @@ def open_views(
     images, rows, pool = _images_of(source, making.say)
     schedule = Schedule(
         policy, rows, whole("batch_size", batch_size), whole("seed", seed), bool(share.drop_last), share.rank,
-        share.world, pool,
+        share.world, pool, images.twins() if policy.kind.pastes else None,
     )  # fmt: skip
     cache = _decoded_cache(images, policy, rows, making, device)
     backend = backends.build(name, policy, making, schedule.largest, cache)

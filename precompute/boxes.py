@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from precompute.base.device import check_device, find_device
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.files import sweep
 from precompute.base.options import Parser, add_options, option, read_options, whole
-from precompute.base.program import command, cores, main
+from precompute.base.program import command, cores, count, main
 from precompute.base.ranks import Process, this_process
 from precompute.datasets import DATASETS, download, read_dataset
 from precompute.datasets.listing import Listing
@@ -69,6 +69,7 @@ class BoxSettings:
     shard: int = option(0, "pictures between two points from which an interrupted run resumes; 0: by the set's size")
     download: bool = option(False, "fetch the set's official archive first, where there is one")
     rebuild: bool = option(False, "make the file again, whatever is there")
+    strict: bool = option(False, "end with status 1 where something about the set deserves attention")
     json: bool = option(False, "print the summary as one JSON document at the end")
 
     def __post_init__(self) -> None:
@@ -110,6 +111,8 @@ def program(argv: list[str] | None = None) -> int:
         facts = _made(settings, ranks, partial(print, flush=True) if ranks.first else lambda text: None)[1]
     if settings.json and ranks.first:
         print(json.dumps(facts))
+    if settings.strict and facts["remarks"]:
+        raise UserError(f"--strict: {count(len(facts['remarks']), 'remark')} on {settings.path}, which is written")
     return 0
 
 
@@ -270,13 +273,19 @@ def _make_shards(scan: "Scan", shards: "Shards", keep: "KeptMaps | None", ranks:
 
 def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: float, say: Say) -> dict[str, Any]:
     """Prints the summary by `say`; returns it as JSON values."""
+    from precompute.remarks import names, remarks
+
     splits, sources = cache.counts()
     sources = {name: count for name, count in sources.items() if count}
     by_source, by_split = (", ".join(f"{n} {name}" for name, n in counts.items()) for counts in (sources, splits))
     say(f"{len(cache)} boxes ({by_source}), {len(cache.class_names)} classes, {by_split}")
-    notes = dict(cache.provenance.get("notes", {}))
-    for what, count in notes.items():
-        say(f"  {count} {what}")
+    if cache.class_names:
+        say(f"classes: {names(cache.class_names)}")
+    notes, attention = dict(cache.provenance.get("notes", {})), remarks(cache)
+    for what, number in notes.items():
+        say(f"  {number} {what}")
+    for remark in attention:
+        say(f"attention: {remark}")
     say(f"{len(cache.quarantine)} left out (quarantined)" + (":" if cache.quarantine else ""))
     for bad in cache.quarantine[:10]:
         say(f"  {bad.path}: {bad.reason}")
@@ -291,7 +300,12 @@ def report(cache: "BoxCache", reused: bool, out: Path, root: Path, seconds: floa
         say(f"Look at it: {command('precompute.inspect', out, '--root', root, '--sheet', sheet)}")
     facts = {"out": str(out), "root": str(root), "images": len(cache), "quarantined": len(cache.quarantine)}
     facts |= {"sources": sources, "splits": splits, "classes": len(cache.class_names)}
-    return facts | {"notes": notes, "reused": reused, "seconds": round(seconds, 3)}
+    return facts | {
+        "notes": notes,
+        "remarks": [asdict(remark) for remark in attention],
+        "reused": reused,
+        "seconds": round(seconds, 3),
+    }
 
 
 if __name__ == "__main__":

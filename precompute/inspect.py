@@ -3,7 +3,7 @@
     python -m precompute.inspect cache/cub.h5 --root data/CUB_200_2011 --sheet cub.png
     python -m precompute.inspect cache/cub.h5 --quarantine
 
-Exit status 1 where a picture is missing or has changed.
+Exit status 1 where a picture is missing or has changed, or with --strict where something deserves attention.
 """
 
 import json
@@ -27,6 +27,7 @@ class Config:
     )
     weights: str | None = option(None, "weights of the detector, to show its maps on the sheet too")
     quarantine: bool = option(False, "list every picture that was left out, and why")
+    strict: bool = option(False, "end with status 1 where something about the set deserves attention")
     json: bool = option(False, "print everything as one JSON document at the end")
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ def program(argv: list[str] | None = None) -> int:
             facts["sheet"] = config.sheet
     if config.json:
         print(json.dumps(facts))
-    return 1 if problems else 0
+    return 1 if problems or (config.strict and facts["remarks"]) else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from precompute.base.program import progress
 from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
 from precompute.datasets import DATASETS, read_dataset
 from precompute.patches import foreground
+from precompute.remarks import Remark, names, remarks
 from precompute.saliency import DETECTORS, make_detector
 from precompute.scan import detect_maps
 from precompute.search.forms import Form, find_boxes, quantise
@@ -51,6 +53,7 @@ def summary(cache: BoxCache) -> dict[str, Any]:
         "area_histogram": np.histogram(areas, 10, (0, 1 + 1e-6))[0].tolist(),
         "off_centre": float((np.abs(centres - 0.5).max(1) > 0.15).mean()),
         "score_mean": float(cache.scores.mean()),
+        "remarks": [asdict(remark) for remark in remarks(cache)],
         "provenance": dict(cache.provenance),
     }
     detected = cache.sources != 0  # annotated boxes would only agree with themselves
@@ -63,6 +66,7 @@ def print_summary(file: str, cache: BoxCache, facts: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
     sources = ", ".join(f"{count} {name}" for name, count in facts["sources"].items() if count)
     print(f"{file}: {cache.dataset}, {len(cache)} pictures ({counts}), {len(cache.class_names)} classes")
+    print(f"classes     {names(cache.class_names) or 'none'}")
     print(f"boxes       {sources}")
     for key, value in cache.provenance.get("config", {}).items():
         print(f"  {key:<9} {value}")
@@ -79,6 +83,8 @@ def print_summary(file: str, cache: BoxCache, facts: dict[str, Any]) -> None:
         print(f"  best centred box   mean IoU {middle[0]:.3f}, IoU >= 0.5: {middle[1]:.2f}")
     for what, count in cache.provenance.get("notes", {}).items():
         print(f"note        {count} {what}")
+    for remark in facts["remarks"]:
+        print(f"attention   {Remark(**remark)}")
     print(f"left out    {len(cache.quarantine)}" + (" (--quarantine lists them)" if cache.quarantine else ""))
 
 

@@ -19,6 +19,7 @@ from precompute.base.boxfile import BoxCache, Quarantined
 from precompute.base.maps import find_map
 from precompute.datasets.listing import BadRow, Listing, clip_box
 from precompute.kept_maps import KeptMaps
+from precompute.remarks import BLACK, CLIPPED, PLAIN
 from precompute.saliency import Detector, make_detector
 from precompute.search.forms import Form, find_boxes, quantise
 
@@ -72,6 +73,7 @@ class _Chunk(NamedTuple):
     rows: list[_Picture]
     bad: list[Quarantined]
     notes: Counter[str]
+    examples: dict[str, str]  # the first picture of each note
 
 
 class Scan:
@@ -89,13 +91,14 @@ class Scan:
         """Rows start to stop (exclusive) as a box file of their own. `on_done(n)`: n more pictures are through."""
         step = self._chunk_length()
         chunks = [range(a, min(a + step, stop)) for a in range(start, stop, step)]
-        whole = _Chunk([], [], Counter())
+        whole = _Chunk([], [], Counter(), {})
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 for rows, done in zip(chunks, pool.map(self._chunk, chunks), strict=True):
                     whole.rows.extend(done.rows)
                     whole.bad.extend(done.bad)
                     whole.notes.update(done.notes)
+                    whole.examples.update(done.examples | whole.examples)
                     on_done(len(rows))
             except BaseException:  # Ctrl-C, or a defect in a thread: the other threads stop at their next picture
                 self._stop.set()
@@ -110,16 +113,20 @@ class Scan:
         return GT_CHUNK if model is None else model.batch
 
     def _chunk(self, rows: Sequence[int]) -> _Chunk:
-        out = _Chunk([], [], Counter())
+        out = _Chunk([], [], Counter(), {})
         unboxed, small = [], []
         for row in rows:
             if self._stop.is_set():
                 break
+            notes: Counter[str] = Counter()
             try:
-                picture, small_rgb = self._picture(row, out.notes)
+                picture, small_rgb = self._picture(row, notes)
             except (BadRow, pixels.BadImage) as error:
                 out.bad.append(Quarantined(self.listing.paths[row], str(error)))
                 continue
+            finally:
+                out.notes.update(notes)
+                out.examples.update(dict.fromkeys(notes, self.listing.paths[row]) | out.examples)
             if small_rgb is not None:
                 unboxed.append(picture)
                 small.append(small_rgb)
@@ -151,7 +158,11 @@ class Scan:
         if box is not None:
             with self._unusable(notes):
                 truth, clipped = clip_box(box, info.width, info.height - banner)
-                notes.update({"annotated boxes clipped to their pictures": 1} if clipped else {})
+                notes.update([CLIPPED] if clipped else [])
+        if info.brightest < 16:
+            notes[BLACK] += 1
+        elif info.contrast < 8:
+            notes[PLAIN] += 1
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
@@ -220,7 +231,7 @@ class Scan:
             plain=np.array([p.info.plain for p in pictures], bool),
             truths=truths,
             quarantine=tuple(whole.bad),
-            provenance={"notes": dict(whole.notes)},
+            provenance={"notes": dict(whole.notes), "examples": whole.examples},
         )
 
 

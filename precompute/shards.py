@@ -120,11 +120,12 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
     if not sum(map(len, shards)):
         reasons = "\n".join(f"{bad.path}: {bad.reason}" for bad in quarantine[:5])
         raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
-    notes = Counter(listing.notes)
+    notes, examples = Counter(listing.notes), {}
     for shard in shards:
         notes.update(shard.provenance["notes"])
+        examples |= shard.provenance.get("examples", {}) | examples
     columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
     if shards[0].truths is not None:
         columns["truths"] = np.concatenate([shard.truths for shard in shards if shard.truths is not None])
-    provenance = provenance | {"notes": dict(notes)}
+    provenance = provenance | {"notes": dict(notes), "examples": examples}
     return dataclasses.replace(shards[0], quarantine=tuple(quarantine), provenance=provenance, **columns)

@@ -99,7 +99,9 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     batch = config.batch_size or 64
     bench = Bench(data, config.data.train_split, held_out, size, batch, seed=config.seed, making=making)
     result: dict[str, Any] = {"weights": weights, "arch": arch, "config": as_json(config)}
-    result |= {"eval_split": held_out, "size": size}
+    result |= {"eval_split": held_out, "size": size, "left_out": bench.left_out}
+    if bench.remark:
+        print(bench.remark)
     if config.gallery:
         write_gallery(encoder, bench, config.gallery, print)
         result["gallery"] = config.gallery

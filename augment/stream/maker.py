@@ -159,7 +159,7 @@ class BatchMaker:
         """The plan drawn again with good images in place of bad ones, and how many were replaced; adds to `files`."""
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
-            sources[i] = self._good(epoch, row, files, without=-1)
+            sources[i] = self._good(epoch, row, files)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
                 # A view in its own scene stays in one, that of the stand-in: it needs no other image.
                 own = other == row
@@ -168,13 +168,15 @@ class BatchMaker:
         again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
         return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
 
-    def _good(self, epoch: int, row: int, files: dict[int, bytes | None], without: int) -> int:
-        """`row`, or its first stand-in, with a good file and not `without`; adds the stand-in's bytes to `files`."""
-        if files[row] is not None and row != without:
+    def _good(self, epoch: int, row: int, files: dict[int, bytes | None], without: int | None = None) -> int:
+        """`row`, or its first stand-in, with a good file and another picture than `without`; adds to `files`."""
+
+        def allowed(other: int) -> bool:
+            return without is None or not self.schedule.alike(other, without)
+
+        if files[row] is not None and allowed(row):
             return row
-        for other in self.schedule.stand_ins(row, epoch):
-            if other == without:
-                continue
+        for other in filter(allowed, self.schedule.stand_ins(row, epoch)):
             if other not in files:
                 files[other] = self._read(other)
             if files[other] is not None:

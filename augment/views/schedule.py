@@ -25,6 +25,7 @@ class Schedule:
     rank: int = 0
     world_size: int = 1
     backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
+    twins: np.ndarray | None = None  # int64 by row of the pool: equal numbers for equal pictures; None: all differ
     _orders: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, init=False, repr=False)  # see `_drawn`
 
     def __post_init__(self) -> None:
@@ -74,8 +75,24 @@ class Schedule:
             return order[positions], np.repeat(order[positions][:, None], views, axis=1)
         settings = positions, self.policy.group, views, self.seed, epoch
         if self.backgrounds is None:
-            return order[positions], partners(order, *settings)
-        return order[positions], pool_partners(order, self._drawn(1, self.backgrounds, epoch), *settings)
+            drawn = partners(order, *settings)
+        else:
+            drawn = pool_partners(order, self._drawn(1, self.backgrounds, epoch), *settings)
+        return order[positions], self._without_twins(order[positions], drawn, epoch)
+
+    def alike(self, a: int, b: int) -> bool:
+        """Whether two rows of the pool are the same picture."""
+        return a == b or (self.twins is not None and bool(self.twins[a] == self.twins[b]))
+
+    def _without_twins(self, sources: np.ndarray, backgrounds: np.ndarray, epoch: int) -> np.ndarray:
+        """`backgrounds` [B, V] with the next picture that differs in place of those that equal their source."""
+        if self.twins is not None:
+            equal = self.twins[backgrounds] == self.twins[sources][:, None]
+            for i, v in np.argwhere(equal & (backgrounds != sources[:, None])):
+                source, twin = int(sources[i]), int(backgrounds[i, v])
+                others = (row for row in self.stand_ins(twin, epoch) if not self.alike(row, source))
+                backgrounds[i, v] = next(others, twin)
+        return backgrounds
 
     def plan(self, pool: Pool, epoch: int, step: int) -> Plan:
         """The plan of this rank's batch."""

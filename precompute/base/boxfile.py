@@ -125,15 +125,15 @@ class BoxCache:
         """
         if split is None:
             return np.arange(len(self), dtype=np.int64)
+        if split in self.split_names:
+            return np.flatnonzero(self.splits == self.split_names.index(split))
         name, _, part = split.partition("/")
-        if name not in self.split_names or split not in (name, f"{name}/fit", f"{name}/dev"):
+        if name not in self.split_names or part not in ("fit", "dev"):
             raise UserError(
                 f"the set {self.dataset!r} has no split {split!r}; it has: {', '.join(self.split_names) or 'none'} "
                 "(and of each NAME/fit and NAME/dev, two thirds and a third of it)"
             )
         rows = np.flatnonzero(self.splits == self.split_names.index(name))
-        if not part:
-            return rows
         order = np.argsort(self.labels[rows], kind="stable")
         label = self.labels[rows][order]
         rank = np.empty(len(rows), np.int64)

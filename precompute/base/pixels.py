@@ -14,7 +14,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -53,6 +53,8 @@ class ImageInfo:
     width: int
     height: int
     plain: bool
+    brightest: int = 255  # level of 255 among 16×16 sampled pixels, where the pixels were decoded
+    contrast: int = 255  # the largest range of a channel among them
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -85,9 +87,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """`probe`, then decodes every pixel without returning them: raises BadImage exactly when `decode` would."""
     with _loaded(data, max_pixels) as (picture, _, info):
-        if picture.mode not in ("RGB", "L"):
-            _to_rgb(picture)
-        return info
+        return _sampled(info, picture if picture.mode in ("RGB", "L") else _to_rgb(picture))
 
 
 def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[ImageInfo, np.ndarray]:
@@ -103,7 +103,13 @@ def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_
             picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
         area = (0, 0, picture.width, picture.height - banner)
         small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
-        return info, np.ascontiguousarray(_turn(np.asarray(small), orientation))
+        return _sampled(info, picture), np.ascontiguousarray(_turn(np.asarray(small), orientation))
+
+
+def _sampled(info: ImageInfo, picture: Image.Image) -> ImageInfo:
+    """`info` with what 16×16 pixels of the picture (RGB or grey) say of its brightness."""
+    small = np.asarray(picture.resize((16, 16), Image.Resampling.NEAREST)).reshape(256, -1)
+    return replace(info, brightest=int(small.max()), contrast=int(np.ptp(small, axis=0).max()))
 
 
 def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:

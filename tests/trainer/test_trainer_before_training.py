@@ -48,7 +48,7 @@ def test_files_that_went_bad_are_left_out_of_the_evaluation_and_named(
     flags, bad = spoilt
     assert run.program([*flags, *SHORT, "--out", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
-    assert "left out of the evaluation, 4 files that went bad" in told
+    assert "left out of the evaluation: 4 pictures" in told
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert set(bad.values()) < set(found["left_out"])
     cache = BoxCache.open(flags[1])

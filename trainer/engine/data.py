@@ -1,7 +1,7 @@
 """Which images a run trains on: a box file and its folder, named or the demo set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,31 @@ class Data:
                 "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
             )
         return held_out
+
+    def without_twins(self, train: str, held_out: str) -> "tuple[Data, dict[str, str]]":
+        """These data without the pictures of `held_out` whose files are in `train` too; by path, what they equal.
+
+        All pictures keep their rows. UserError where nothing else would be held out.
+        """
+        cache = self.cache
+        fitted, judged = (cache.indices(self.split(name)) for name in (train, held_out))
+        keys = np.ascontiguousarray(cache.hashes).view("V16")[:, 0]
+        twins = judged[np.isin(keys[judged], keys[fitted])]
+        if not len(twins):
+            return self, {}
+        rows = {keys[row].tobytes(): row for row in fitted.tolist()}
+        equal = {
+            cache.path(i): f"equals {cache.path(rows[keys[i].tobytes()])} of split {train}" for i in twins.tolist()
+        }
+        if len(twins) == len(judged):
+            path, reason = next(iter(equal.items()))
+            raise UserError(
+                f"all {len(judged)} pictures of --eval-split {held_out} are in --train-split {train} too "
+                f"({path} {reason}): nothing is held out. Name another split, or remove the copies"
+            )
+        splits = np.full(len(cache), 2, np.uint8)
+        splits[fitted], splits[judged], splits[twins] = 0, 1, 2
+        return replace(self, cache=replace(cache, splits=splits, split_names=(train, held_out, "neither"))), equal
 
     @property
     def nothing_held_out(self) -> str:

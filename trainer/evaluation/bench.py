@@ -8,6 +8,7 @@ from torch import Tensor
 
 from augment import Making, Policy, Share, Source, ViewLoader, eval_images, open_views
 from precompute.base.errors import BadFile, UserError
+from precompute.base.program import count
 from trainer.engine.data import Data
 
 
@@ -16,8 +17,8 @@ class Bench:
     """A box file with its images, two of its splits, and how images are read.
 
     Probes and classifiers are fitted on `train_split`, the figures are those of `test_split`. `making` names the device
-    for all images; with `on_bad="fail"` a file that went bad is an error, otherwise it is left out, and `left_out` has
-    the reason by path.
+    for all images; with `on_bad="fail"` a file that went bad is an error, otherwise it is left out. Pictures of the
+    test split that equal one of the training split are left out as well. `left_out` has the reasons by path.
     """
 
     data: Data
@@ -28,6 +29,11 @@ class Bench:
     seed: int = 0
     making: Making = field(default_factory=lambda: Making(device="cpu", on_bad="fail"))
     left_out: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        data, equal = self.data.without_twins(self.train_split, self.test_split)
+        object.__setattr__(self, "data", data)
+        self.left_out.update(equal)
 
     def images(self, split: str, crop: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Plain images [N, 3, S, S] on the device and their rows [N] on the CPU, in order."""
@@ -58,6 +64,12 @@ class Bench:
             self._source(split, maps), policy=policy, batch_size=batch, seed=seed, making=making,
             share=Share(drop_last=drop_last),
         )  # fmt: skip
+
+    @property
+    def remark(self) -> str:
+        """A sentence about what was left out; empty where nothing was."""
+        first = next((f"{path}: {reason}" for path, reason in self.left_out.items()), "")
+        return first and f"note: left out of the evaluation: {count(len(self.left_out), 'picture')} ({first})"
 
     @property
     def labels(self) -> Tensor:

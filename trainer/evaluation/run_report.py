@@ -11,7 +11,6 @@ from torch import Tensor
 
 from augment import Batch
 from precompute.base.files import replacing
-from precompute.base.program import count
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
 from trainer.evaluation.bench import Bench
@@ -47,8 +46,7 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     state.method.train()
     if bench.left_out:
         result["left_out"] = bench.left_out
-        first = next(f"{path}: {reason}" for path, reason in bench.left_out.items())
-        say(f"note: left out of the evaluation, {count(len(bench.left_out), 'file')} that went bad ({first})")
+        say(bench.remark)
     with replacing(out / EVALUATION) as temporary:
         temporary.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
     if result["localisation"] is not None and views:

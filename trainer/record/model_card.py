@@ -108,5 +108,6 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
     if bad := evaluation.get("left_out"):
-        text += f"\nLeft out of the evaluation, as their files went bad: {', '.join(bad)}.\n"
+        first = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:5])
+        text += f"\nLeft out of the evaluation: {count(len(bad), 'picture')}, such as {first}.\n"
     return text
