@@ -70,9 +70,9 @@ def _write(folder: Path, documents: dict[str, dict[str, Any]]) -> None:
 
 def renew(path: Path, name: str, text: str) -> None:
     """Puts `text` between the file's markers of that name."""
-    old = path.read_text()
+    new = with_table(path.read_text(), text, name)
     with replacing(path) as temporary:
-        temporary.write_text(with_table(old, text, name))
+        temporary.write_text(new)
     print(f"{path.parent.name}/{path.name}: {name} renewed")
 
 

@@ -14,39 +14,23 @@ UNITS = {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}  # of the process tre
 CEILINGS = ("decode only", "frozen batch")  # arms that are no peers: the job cannot be faster than they are
 PATHS = ("boxes", "root", "out", "data", "weights", "basnet_weights", "markdown")  # settings that are paths
 FOLDER = Path(__file__).resolve().parent / "results"
-_TOP = {
-    "schema": int, "benchmark": str, "settings": dict, "machine": dict, "versions": dict, "commit": str, "arms": list,
-}  # fmt: skip
-_ARM = {"name": str, "inside": str, "samples": int, "cpu_ms": dict, "wall_ms": dict}
+_TOP = ("benchmark", "settings", "machine", "versions", "commit", "arms")
+_ARM = ("name", "inside", "samples", *UNITS)
 
 
 def validate(document: Any) -> None:
     """Raises ValueError naming what a result lacks, or that a number in it is not finite."""
-    _has(document, _TOP, "document")
-    if document["schema"] != SCHEMA:
-        raise ValueError(f"schema {document['schema']}: this version reads {SCHEMA}")
-    if unit_of(document) not in UNITS or not document["arms"]:
-        raise ValueError(f"document: must have arms, and a unit of {' or '.join(UNITS)}")
-    for arm in document["arms"]:
-        _has(arm, _ARM, f"arm {arm.get('name', '?')}")
-        for unit in UNITS:
-            _is_spread(arm[unit], f"arm {arm['name']}: {unit}")
-    for name, values in document.get("ratios", {}).items():
-        _is_spread(values, f"ratio {name}")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ValueError(f"no object with schema {SCHEMA}, which this version reads")
+    arms = document.get("arms") or [{}]
+    missing = [name for name in _TOP if name not in document]
+    missing += [f"arms: {name}" for name in _ARM if any(name not in arm for arm in arms)]
+    if missing or unit_of(document) not in UNITS:
+        raise ValueError(f"lacks {', '.join(missing) or 'a unit'}")
+    for values in (*(arm[unit] for arm in arms for unit in UNITS), *document.get("ratios", {}).values()):
+        if values != spread(values["values"]):
+            raise ValueError("a median or quartile is not that of its values")
     json.dumps(document, allow_nan=False)  # ValueError: NaN and infinity are no JSON
-
-
-def _has(value: Any, fields: dict[str, type], where: str) -> None:
-    for name, kind in fields.items():
-        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
-            raise ValueError(f"{where}: must be an object whose {name} is of type {kind.__name__}")
-
-
-def _is_spread(value: dict[str, Any], where: str) -> None:
-    _has(value, {"values": list}, where)
-    middle: list[Any] = [value.get(name) for name in ("q25", "median", "q75")]
-    if not value["values"] or not all(isinstance(m, int | float) for m in middle) or middle != sorted(middle):
-        raise ValueError(f"{where}: needs values, a median, and quartiles around it")
 
 
 def unit_of(document: dict[str, Any]) -> str:
@@ -129,6 +113,6 @@ def load(path: Path | str) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text())
         validate(document)
-    except (OSError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a benchmark result: {error}") from error
     return document

@@ -23,7 +23,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
 from benchmarks import growth, harness
-from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
 from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
@@ -94,7 +92,12 @@ def program(argv: list[str] | None = None) -> int:
     else:
         runs = [_round(settings, number) for number in range(settings.rounds)]
         documents = [merged(same) for same in zip(*runs, strict=True)]
-    documents = [result | _conclusion(settings, result["arms"]) for result in documents]
+    for document in documents:
+        if settings.over:
+            document["sweep"] = growth.summary(settings.over, settings.values, document["arms"], settings.unit)
+        else:
+            middles = {arm["name"]: arm[settings.unit]["median"] for arm in document["arms"]}
+            document["verdict"] = _verdict(middles, settings.unit)
     settings.output.deliver(documents, growth.table if settings.over else table)
     return 0
 
@@ -136,7 +139,9 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
         groups = []
         for value, work in jobs.items():
             group = list(ARMS[scope](work, chosen, wanted, stack))
-            groups.append(group if value is None else _named_by(value, group))
+            if value is not None:
+                group = [replace(arm, name=f"{arm.name} @ {value:g}") for arm in group if arm.name not in CEILINGS]
+            groups.append(group)
         arms = [arm for group in groups for arm in group]
         samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
         settings.output.say(f"{scope}: {len(arms)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
@@ -149,11 +154,6 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
     }
 
 
-def _named_by(value: float, arms: Sequence[Arm]) -> list[Arm]:
-    """The arms at one value, without ceilings."""
-    return [replace(arm, name=f"{arm.name} @ {value:g}") for arm in arms if arm.name not in CEILINGS]
-
-
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
     """The job at one value of `--over`."""
     from benchmarks.job import make_job
@@ -163,13 +163,6 @@ def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) ->
         job = growth.job_at(job, settings.over, value)
         images = growth.images_at(images, job, settings.over, value, stack)
     return make_job(images, Policy(name=settings.policy, size=job.size, scene=settings.scene), job)
-
-
-def _conclusion(settings: ThroughputSettings, arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What follows from the arms: slopes over the varied quantity, or what binds the job."""
-    if settings.over:
-        return {"sweep": growth.summary(settings.over, settings.values, arms, settings.unit)}
-    return {"verdict": _verdict({arm["name"]: arm[settings.unit]["median"] for arm in arms}, settings.unit)}
 
 
 def _verdict(middles: dict[str, float], unit: str) -> str:
