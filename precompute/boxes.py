@@ -44,7 +44,9 @@ class BoxSettings:
     """The settings of a box file, and their only defaults."""
 
     dataset: str = option("demo", "layout of the image set", choices=DATASETS)
-    root: str | None = option(None, "its folder (default: data/ and the set's usual folder)")
+    root: str | None = option(None, "its folder (default: data/ and the set's usual folder)", flags=("root", "images"))
+    annotations: tuple[str, ...] = option((), "files in COCO's JSON format, of whatever names; pictures: --images DIR")
+    labels: str | None = option(None, "CSV file of paths, labels and perhaps splits, for --dataset folder")
     out: str | None = option(None, "the file to write (default: cache/DATASET.h5)")
     source: str = option(
         "auto",
@@ -76,6 +78,14 @@ class BoxSettings:
         sources = ("auto", "gt", "maps", *DETECTORS, "module:Class")
         if self.source not in sources and ":" not in self.source:
             raise BadValue("source", self.source, sources)
+        if self.annotations and self.dataset not in ("coco", "demo"):
+            raise BadValue("annotations", self.annotations, "left out, or with --dataset coco")
+        if self.labels is not None and self.dataset not in ("folder", "demo"):
+            raise BadValue("labels", self.labels, "left out, or with --dataset folder")
+        if self.labels is not None:
+            object.__setattr__(self, "dataset", "folder")
+        if self.annotations:
+            object.__setattr__(self, "dataset", "coco")
         if (self.source == "maps") != (self.maps is not None):
             raise UsageError("--source maps and --maps DIR belong together")
         if self.weights is not None and self.source != "auto" and not needs_weights(self.source):
@@ -136,7 +146,7 @@ def _made(settings: BoxSettings, ranks: Process, say: Say) -> "tuple[BoxCache, d
     started, out = time.perf_counter(), settings.path
     if settings.download:
         ranks.decide(lambda: str(download(settings.dataset, settings.root)))
-    listing = read_dataset(settings.dataset, settings.root)
+    listing = read_dataset(settings.dataset, settings.root, settings.annotations, settings.labels)
     scan_settings, why = choose(settings, listing, ranks)
     say(f"{settings.dataset}: {len(listing)} pictures listed below {listing.root}")
     say(f"boxes from {why}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
-from precompute.base.maps import find_map, map_names
+from precompute.base.maps import check_maps, find_map, map_names
 from precompute.datasets.listing import Listing
 from precompute.scan import ScanSettings
 from precompute.shards import size_and_time
@@ -32,6 +32,7 @@ def describe_maps(folder: str, listing: Listing) -> dict[str, Any]:
     """Where maps were read from, and a hash of their sizes and times of change: other maps make other boxes."""
     if not os.path.isdir(folder):
         raise UserError(f"--maps {folder}: there is no such folder")
+    check_maps(folder, listing.paths)
     files = {path: find_map(folder, path) for path in listing.paths}
     maps = [[path, *size_and_time(Path(file))] for path, file in files.items() if file is not None]
     if not maps:

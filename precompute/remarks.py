@@ -9,10 +9,14 @@ from precompute.base.boxfile import BoxCache
 
 FEW = 12  # names that are listed in full
 CLIPPED = "annotated boxes clipped to their pictures"
+OTHER_FRAME = "boxes annotated in pictures of other proportions"
+OTHER_MAP = "maps of other proportions than their pictures"
 BLACK, PLAIN = "nearly black pictures", "pictures of a single colour"
 # Notes of the scan that deserve attention: the least share of the pictures, the consequence, the remedy.
 _NOTES = {
     CLIPPED: (0.1, "the boxes may belong to pictures of another size", "Look at a sheet: precompute.inspect --sheet"),
+    OTHER_FRAME: (0.0, "these pictures have a detector's box, or none", "Take the pictures that were annotated"),
+    OTHER_MAP: (0.0, "these pictures are their own box", "Look whether the maps were made of these pictures"),
     BLACK: (0.0, "views of them show nothing", "Look at the files: a failed export or download makes such"),
     PLAIN: (0.0, "views of them show nothing", "Look at the files: a placeholder or a failed export makes such"),
 }

@@ -13,13 +13,14 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache, Quarantined
-from precompute.base.maps import find_map
-from precompute.datasets.listing import BadRow, Listing, clip_box
+from precompute.base.maps import find_map, fit_map
+from precompute.datasets.listing import BadRow, Listing, OtherFrame, clip_box
 from precompute.kept_maps import KeptMaps
-from precompute.remarks import BLACK, CLIPPED, PLAIN
+from precompute.remarks import BLACK, CLIPPED, OTHER_FRAME, OTHER_MAP, PLAIN
 from precompute.saliency import Detector, make_detector
 from precompute.search.forms import Form, find_boxes, quantise
 
@@ -154,11 +155,17 @@ class Scan:
             if info.height <= banner:
                 raise pixels.BadImage(f"{info.height} rows, all of them within the banner of {banner}")
             if searched:
-                small = self._ready_map(row, notes)
+                small = self._ready_map(row, info, notes)
         if box is not None:
-            with self._unusable(notes):
-                truth, clipped = clip_box(box, info.width, info.height - banner)
-                notes.update([CLIPPED] if clipped else [])
+            try:
+                with self._unusable(notes):
+                    truth, clipped = clip_box(box, info.width, info.height - banner, info.orientation)
+                    notes.update([CLIPPED] if clipped else [])
+            except OtherFrame:
+                # A fault of the annotation, not of the picture: its box comes from the detector, if there is one.
+                notes[OTHER_FRAME] += 1
+                if self.settings.truth and (model := self.settings.model) is not None:
+                    info, small = pixels.thumbnail(data, model.side, banner=banner, max_pixels=limit)
         if info.brightest < 16:
             notes[BLACK] += 1
         elif info.contrast < 8:
@@ -177,18 +184,24 @@ class Scan:
                 raise
             notes[UNUSABLE] += 1
 
-    def _ready_map(self, row: int, notes: Counter[str]) -> np.ndarray:
+    def _ready_map(self, row: int, info: pixels.ImageInfo, notes: Counter[str]) -> np.ndarray:
         """The map uint8 [grid, grid] that lies ready for a picture; all 0 (no box) where there is none."""
-        grid = self.settings.grid
+        grid, banner = self.settings.grid, self.listing.banner
+        empty = np.zeros((grid, grid), np.uint8)
         path = find_map(self.settings.maps or "", self.listing.paths[row])
         if path is None:
             notes["pictures without a map: the whole picture is their box"] += 1
-            return np.zeros((grid, grid), np.uint8)
+            return empty
         try:
-            # The banner is no part of a map: it was made for the picture as a person sees it.
-            return pixels.thumbnail(read_file(path), grid)[1][..., 0]
+            values = pixels.decode(read_file(path))[..., 0]
         except pixels.BadImage as error:
             raise pixels.BadImage(f"its map {path}: {error}") from error
+        # The banner is no part of a map: it was made for the picture as a person sees it.
+        fitted = fit_map(values, info.width, info.height - banner, info.orientation)
+        if fitted is None:
+            notes[OTHER_MAP] += 1
+            return empty
+        return np.asarray(Image.fromarray(fitted).resize((grid, grid), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
     def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[_Picture]:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""

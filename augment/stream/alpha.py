@@ -14,7 +14,7 @@ from augment.stream.imageset import ImageSet
 from augment.views.plan import Plan
 from precompute.base import pixels
 from precompute.base.errors import UserError
-from precompute.base.maps import find_map, map_names
+from precompute.base.maps import check_maps, find_map, fit_map, map_names
 
 
 class MapFolder:
@@ -25,6 +25,7 @@ class MapFolder:
         self.folder, self._images = Path(folder), pictures
         if not self.folder.is_dir():
             raise UserError(f"maps={folder}: no such folder; it should hold a grey PNG a picture")
+        check_maps(str(folder), map(pictures.path, rows.tolist()))
         missing = [path for path in map(pictures.path, rows.tolist()) if find_map(str(folder), path) is None]
         if missing:
             first = map_names(str(folder), missing[0])[0]
@@ -33,13 +34,21 @@ class MapFolder:
             )
 
     def __call__(self, row: int) -> np.ndarray:
-        """uint8 [h, w]. Raises UserError for a file that is missing or no picture."""
+        """uint8 [h, w]. Raises UserError for a file that is missing, no picture, or a map of another picture."""
         path = self._images.path(row)
         file = Path(find_map(str(self.folder), path) or map_names(str(self.folder), path)[0])
         try:
-            return pixels.decode(file.read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
+            values = pixels.decode(file.read_bytes())[..., 0]  # as precompute.boxes reads it, 16 bits included
         except (OSError, pixels.BadImage) as error:
             raise UserError(f"{file}: cannot be read as a map: {error}") from error
+        width, height = int(self._images.pool.widths[row]), int(self._images.pool.heights[row])
+        if (fitted := fit_map(values, width, height, 1)) is None:  # of the stored picture, perhaps
+            orientation = pixels.probe(self._images.read(row)).orientation
+            fitted = fit_map(values, width, height, orientation)
+        if fitted is None:
+            size = f"{values.shape[1]}x{values.shape[0]}"
+            raise UserError(f"{file}: a map of {size} pixels for a picture of {width}x{height}")
+        return fitted
 
 
 def with_alpha(plan: Plan, maps: Callable[[int], np.ndarray], sides: np.ndarray) -> Plan:

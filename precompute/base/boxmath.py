@@ -1,4 +1,4 @@
-"""How well boxes agree with the truth, always beside what a fixed box in the middle would reach."""
+"""How well boxes agree with the truth, always beside what a fixed box in the middle would reach; proportions."""
 
 import numpy as np
 
@@ -38,3 +38,8 @@ def agreement(boxes: np.ndarray, truths: np.ndarray) -> dict[str, float | int]:
         facts[f"{name}mean_iou"] = float(overlap.mean())
         facts[f"{name}iou_at_least_half"] = float((overlap >= 0.5).mean())
     return facts
+
+
+def alike(wide: int, high: int, width: int, height: int) -> bool:
+    """Whether pictures of wide × high and width × height pixels have the same proportions, up to rounding to pixels."""
+    return min(wide, high) > 0 and abs(width * high - height * wide) <= max(width, height, wide, high)

@@ -14,7 +14,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -53,8 +53,10 @@ class ImageInfo:
     width: int
     height: int
     plain: bool
-    brightest: int = 255  # level of 255 among 16×16 sampled pixels, where the pixels were decoded
-    contrast: int = 255  # the largest range of a channel among them
+    orientation: int = 1  # EXIF, 1-8; `width` and `height` are those after it
+    # Of 16×16 sampled pixels, where they were decoded: the highest level, and the largest range of a channel.
+    brightest: int = field(default=255, compare=False)
+    contrast: int = field(default=255, compare=False)
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -71,7 +73,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 def _info(size: tuple[int, int], orientation: int, header: JpegHeader | None) -> ImageInfo:
     width, height = size if orientation < 5 else size[::-1]
-    return ImageInfo(width, height, header is not None)
+    return ImageInfo(width, height, header is not None, orientation)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -81,7 +83,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     picture.
     """
     with _loaded(data, max_pixels) as (picture, orientation, _):
-        return np.ascontiguousarray(_turn(np.asarray(_to_rgb(picture)), orientation))
+        return np.ascontiguousarray(turn(np.asarray(_to_rgb(picture)), orientation))
 
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -100,10 +102,10 @@ def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_
             raise BadImage(f"{info.height} rows, all of them within the banner of {banner}")
         picture = _to_rgb(picture)
         if banner and orientation != 1:
-            picture, orientation = Image.fromarray(_turn(np.asarray(picture), orientation)), 1
+            picture, orientation = Image.fromarray(turn(np.asarray(picture), orientation)), 1
         area = (0, 0, picture.width, picture.height - banner)
         small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
-        return _sampled(info, picture), np.ascontiguousarray(_turn(np.asarray(small), orientation))
+        return _sampled(info, picture), np.ascontiguousarray(turn(np.asarray(small), orientation))
 
 
 def _sampled(info: ImageInfo, picture: Image.Image) -> ImageInfo:
@@ -196,8 +198,8 @@ def _to_rgb(picture: ImageFile) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, C] as stored -> as seen, for an EXIF orientation 1-8."""
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, ...] as stored -> as seen, for an EXIF orientation 1-8."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     down = orientation in (3, 4, 7, 8)  # mirrored top to bottom

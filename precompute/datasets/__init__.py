@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from precompute.base.errors import UserError
@@ -31,8 +31,27 @@ def usual_root(name: str, root: Path | str | None) -> Path:
     return Path(root or usual or "")
 
 
-def read_dataset(name: str, root: Path | str | None = None) -> Listing:
-    """Lists a set. Raises UserError for an unknown name, a missing folder or one of another layout."""
+def read_dataset(
+    name: str, root: Path | str | None = None, annotations: Sequence[str] = (), labels: str | None = None
+) -> Listing:
+    """Lists a set. Raises UserError for an unknown name, a missing folder or one of another layout.
+
+    `annotations`: JSON files in COCO's format, whose pictures are below `root`, in place of the set's own layout.
+    `labels`: a CSV file with the labels of the pictures below `root`.
+    """
+    if labels is not None:
+        from precompute.datasets.folder import read_labelled
+
+        return read_labelled(usual_root("folder", root), Path(labels))
+    if annotations:
+        from precompute.datasets.coco import read_files
+
+        if root is None:
+            raise UserError("--annotations FILE needs --images DIR, the folder of the pictures")
+        if missing := [file for file in annotations if not Path(file).is_file()]:
+            raise UserError(f"--annotations {missing[0]}: no such file")
+        return read_files(DATASETS["coco"], Path(root), [Path(file) for file in annotations], boxed=True,
+                          unboxed="pictures without an annotated object")  # fmt: skip
     root = usual_root(name, root)
     return DATASETS[name].read(DATASETS[name], root)
 

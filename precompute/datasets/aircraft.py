@@ -1,6 +1,7 @@
 """FGVC-Aircraft 2013b: 100 variants, a box for each picture, and a banner of 20 pixels at its foot, which is cut off.
 
-images_box.txt has xmin ymin xmax ymax with the top-left pixel at (1, 1) and both ends inside (the set's README).
+images_box.txt has xmin ymin xmax ymax, both ends inside. The set's README says that it counts from 1, but the numbers
+themselves count from 0: some begin at 0, and in pictures of 1,024 pixels they end at 1023.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def _box(text: str, where: str) -> Box | str:
         x0, y0, x1, y1 = map(int, text.split())
     except ValueError:
         return f"{where}: {text!r} is not four whole numbers"
-    return Box((x0 - 1, y0 - 1, x1, y1), where)
+    return Box((x0, y0, x1 + 1, y1 + 1), where)
 
 
 _TREE = """

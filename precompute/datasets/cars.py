@@ -4,7 +4,7 @@
   have classes only with cars_test_annos_withlabels.mat.
 - all in one: cars_annos.mat beside car_ims/, with a test flag a picture.
 
-Boxes are taken as x1, y1 to x2, y2, end-exclusive, as they stand (the devkit does not say where it counts from).
+Boxes have x1, y1, x2, y2 as MATLAB counts: from 1 (the least of 16,185 rows is 1), both ends inside.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,9 @@ def _rows(annotations: Any, file: str, folder: str, classes: int, split: str = "
                 fault = f"{where}: class {row['class']}, but there are {classes}"
         written = [row[key] for key in _EDGES]
         edges = four_numbers(written)
-        box = Box(edges, where) if edges else f"{where}: {', '.join(map(str, written))} are not four numbers"
+        box: Box | str = f"{where}: {', '.join(map(str, written))} are not four numbers"
+        if edges:
+            box = Box((edges[0] - 1, edges[1] - 1, *edges[2:]), where)
         if "test" in fields:
             split = "test" if int(row["test"]) else "train"
         yield Row(path, label, split, box, fault=fault, where=where)

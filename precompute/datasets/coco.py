@@ -1,82 +1,182 @@
-"""Sets annotated in COCO's JSON format: COCO itself (the largest object's box), iNaturalist 2018 (no boxes)."""
+"""Sets in COCO's JSON format, by whatever names: COCO (the largest object's box) and iNaturalist (no boxes)."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
-from precompute.datasets.rows import Archive, Dataset, Row, four_numbers, listing_of
+from precompute.datasets.rows import Archive, Dataset, Row, four_numbers, listing_of, split_of
+
+Objects = dict[str, dict[str, Any]]
+_OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "image_info")  # words in names of files without boxes
 
 
 def read(dataset: Dataset, root: Path) -> Listing:
     """A picture's box and label are those of its largest object (by its box; crowds do not count)."""
-    splits = [s for s in ("train", "val") if (root / "annotations" / f"instances_{s}2017.json").exists()]
-    needed = [f"{s}2017" for s in splits] or ["annotations/instances_train2017.json"]
-    dataset.expect(root, *needed)
-    files = {s: (root / "annotations" / f"instances_{s}2017.json", f"{s}2017/") for s in splits}
-    return _listing(dataset, root, files, boxed=True, unboxed="pictures without an annotated object")
+    files = [*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))]
+    files = [file for file in dict.fromkeys(files) if not any(word in file.name for word in _OTHER_TASKS)]
+    if not files:
+        dataset.expect(root, "annotations/instances_train2017.json")
+    return read_files(dataset, root, files, boxed=True, unboxed="pictures without an annotated object")
 
 
-def read_inat2018(dataset: Dataset, root: Path) -> Listing:
-    """iNaturalist 2018: no boxes."""
-    splits = [s for s in ("train", "val") if (root / f"{s}2018.json").exists()]
-    dataset.expect(root, "train_val2018" if splits else "train2018.json")
-    files = {s: (root / f"{s}2018.json", "") for s in splits}
-    return _listing(dataset, root, files, unlabelled="pictures without a class")
+def read_inat(dataset: Dataset, root: Path) -> Listing:
+    """iNaturalist of any year: no boxes. Of train.json and train_mini.json the one whose pictures are there counts."""
+    files = [file for file in sorted(root.glob("*.json")) if split_of(file.stem) in ("train", "val")]
+    if not files:
+        dataset.expect(root, "train2018.json")
+    return read_files(dataset, root, files, unlabelled="pictures without a class")
 
 
-def _listing(dataset: Dataset, root: Path, files: dict[str, tuple[Path, str]], **more: Any) -> Listing:
-    """`files`: the JSON file of each split, and the folder of its pictures."""
-    categories: dict[int, str] = {}
-    rows = [row for split, (file, folder) in files.items() for row in _rows(file, folder, split, categories)]
-    return listing_of(dataset, root, rows, splits=tuple(files), classes=dict(sorted(categories.items())), **more)
+def read_files(dataset: Dataset, root: Path, files: Sequence[Path], **more: Any) -> Listing:
+    """The pictures of some JSON files, whose splits their names or folders say ("train" where they say none).
+
+    The pictures are looked for below `root`. UserError where a file is not in COCO's format, or no picture of any file
+    is there; a file without pictures is passed over where another has some.
+    """
+    categories: dict[str, str] = {}
+    parts: list[tuple[str, Path, str, dict[str, Any]]] = []
+    absent = []
+    for file in files:
+        content = _read_json(file)
+        folder = _folder_of(root, file, content)
+        # A folder's name counts below the root only: anybody's pictures may lie in "test data".
+        names = (file.stem, file.stem.partition("_")[2], file.parent.name if root in file.parent.parents else "")
+        split = next(filter(None, map(split_of, names)), "train")
+        if folder is None:
+            absent.append(f"{file} ({_paths(content)[0] if _paths(content) else 'without pictures'})")
+        else:
+            parts.append((split, file, folder, content))
+    if not parts:
+        raise UserError(
+            f"{root}: the pictures of {', '.join(absent)} are not below it. Expected:{dataset.tree}\n"
+            "Or name both: --annotations FILE --images DIR"
+        )
+    rows = [row for split, file, folder, content in parts for row in _rows(file, folder, split, content, categories)]
+    used = {part[0] for part in parts}
+    in_order = sorted(categories.items(), key=lambda item: (int(item[0]) if item[0].isdigit() else math.inf, item[0]))
+    notes = {f"annotation files whose pictures are not there ({', '.join(absent)})": len(absent)} if absent else {}
+    splits = tuple(name for name in ("train", "val", "test") if name in used)
+    return listing_of(dataset, root, rows, splits=splits, classes=dict(in_order), notes=notes, **more)
 
 
-def _rows(file: Path, folder: str, split: str, categories: dict[int, str]) -> Iterator[Row]:
-    """All pictures of one JSON file; adds to `categories`. Raises UserError where it is not such a file."""
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
-        categories.update((int(category["id"]), str(category["name"])) for category in content["categories"])
-        largest: dict[int, dict[str, Any]] = {}
-        for note in content["annotations"]:
-            best = largest.get(note["image_id"])
-            # Of equal areas the first counts. A box that makes no sense counts as the largest: its picture is left out.
-            if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
-                largest[note["image_id"]] = note
-        for image in content["images"]:
-            yield _row(folder + image["file_name"], split, largest.get(image["id"]), file.name, categories)
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(content["images"], list) or not isinstance(content.get("annotations", []), list):
+            raise TypeError("images and annotations must be lists")
+        return content
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not in COCO's JSON format ({type(error).__name__}: {error})") from error
 
 
-def _row(path: str, split: str, note: dict[str, Any] | None, file: str, categories: dict[int, str]) -> Row:
+def _paths(content: dict[str, Any]) -> list[str]:
+    """Paths of the first pictures, with '/' between folders whatever the tool wrote."""
+    names = [image.get("file_name") for image in content["images"][:8] if isinstance(image, dict)]
+    return [name.replace("\\", "/") for name in names if isinstance(name, str)]
+
+
+def _folder_of(root: Path, file: Path, content: dict[str, Any]) -> str | None:
+    """The folder below `root` that a file's paths are relative to, with a slash at its end; None: nowhere."""
+    paths = _paths(content)
+    below = [root, file.parent, root / "images", *(f for f in sorted(root.glob("*/")) if f.is_dir())]
+    below += sorted(f for f in root.glob("*/*/") if f.is_dir())[:200]
+    for folder in below:
+        if root in (folder, *folder.parents) and any(_is_there(folder, path) for path in paths):
+            inside = folder.relative_to(root).as_posix()
+            return "" if inside == "." else inside + "/"
+    return None
+
+
+def _is_there(folder: Path, path: str) -> bool:
+    return "\0" not in path and not path.startswith("/") and ".." not in path.split("/") and (folder / path).is_file()
+
+
+def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categories: dict[str, str]) -> Iterator[Row]:
+    """All pictures of one JSON file; adds to `categories`. Ids are compared as text: tools write them as either."""
+    try:
+        for category in content.get("categories") or ():
+            categories[str(category["id"])] = str(category.get("name", category["id"]))
+        largest: Objects = {}
+        for note in content.get("annotations") or ():
+            key = str(note["image_id"])
+            best = largest.get(key)
+            # Of equal areas the first counts. A box that makes no sense counts as the largest: its picture is left out.
+            if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
+                largest[key] = note
+        for image in content["images"]:
+            yield _row(image, folder, split, largest.get(str(image["id"])), file.name, categories)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not in COCO's JSON format ({type(error).__name__}: {error})") from error
+
+
+def _row(
+    image: dict[str, Any], folder: str, split: str, note: dict[str, Any] | None, file: str, categories: dict[str, str]
+) -> Row:
+    path = folder + image["file_name"].replace("\\", "/")
     if note is None:
         return Row(path, None, split, where=file)
     where = f"{file} annotation {note.get('id', 'without id')}"
-    label = note.get("category_id")
-    fault = "" if label in categories else f"{where}: category {label!r} is not among the categories"
+    label = None if note.get("category_id") is None else str(note["category_id"])
+    fault = ""
+    if label is not None and label not in categories:
+        if categories:
+            fault = f"{where}: category {note['category_id']!r} is not among the categories"
+        label = None
     box: Box | str | None = None
-    if "bbox" in note:
-        if (numbers := four_numbers(note["bbox"])) is None:
-            box = f"{where}: the bbox {note['bbox']!r} is not four numbers (x y width height)"
+    if (written := _bbox(note)) is not None:
+        if (numbers := four_numbers(written)) is None:
+            box = f"{where}: the bbox {written!r} is not four numbers (x y width height)"
         else:
             x, y, width, height = numbers
-            box = Box((x, y, x + width, y + height), where)
+            size = image.get("width"), image.get("height")
+            known = all(isinstance(side, int) and side > 0 for side in size)
+            box = Box((x, y, x + width, y + height), where, size if known else None)  # type: ignore[arg-type]
     return Row(path, label, split, box, fault=fault, where=file)
+
+
+def _bbox(note: dict[str, Any]) -> Any:
+    """x, y, width, height as they are written, or of the object's polygons; None where there is neither."""
+    box = note.get("bbox")
+    if box or (box is not None and not note.get("segmentation")):
+        return box
+    outline = note.get("segmentation")
+    if isinstance(outline, dict):
+        return _extent_of_runs(outline)
+    points = [p for polygon in outline or () if isinstance(polygon, list) for p in zip(polygon[::2], polygon[1::2])]  # noqa: B905
+    if not points:
+        return None
+    (x0, y0), (x1, y1) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _extent_of_runs(mask: dict[str, Any]) -> list[int] | None:
+    """The box of a run-length mask: runs of 0 and 1 in turns down the columns; None for compressed or empty ones."""
+    counts, size = mask.get("counts"), mask.get("size")
+    if not isinstance(counts, list) or not isinstance(size, list) or len(size) != 2:
+        return None
+    import numpy as np
+
+    flat = np.repeat(np.arange(len(counts)) % 2, counts)
+    if flat.size != size[0] * size[1] or not flat.any():
+        return None
+    columns, rows = (np.flatnonzero(flat.reshape(size[1], size[0]).any(axis)) for axis in (1, 0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
 
 
 def _area(note: dict[str, Any]) -> float:
     """Infinite where the box makes no sense."""
-    box = four_numbers(note.get("bbox", (0, 0, 0, 0)))
+    box = four_numbers(_bbox(note) or (0, 0, 0, 0))
     return math.inf if box is None else box[2] * box[3]
 
 
 _TREE = """
   annotations/instances_train2017.json   annotations/instances_val2017.json
-  train2017/*.jpg                        val2017/*.jpg"""
+  train2017/*.jpg                        val2017/*.jpg
+or other names: JSON files in annotations/, here or beside the pictures of each split"""
 _INAT_TREE = """
   train2018.json   val2018.json
   train_val2018/Aves/2761/*.jpg ..."""
@@ -92,7 +192,9 @@ _INAT_ARCHIVES = (
     Archive(f"{_INAT}/train2018.json.tar.gz", "bfa29d89d629cbf04d826a720c0a68b0", "."),
     Archive(f"{_INAT}/val2018.json.tar.gz", "f2ed8bfe3e9901cdefceb4e53cd3775d", "."),
 )
+_INAT_PAGE = "All years: https://github.com/visipedia/inat_comp."
 DATASETS = (
     Dataset("coco", "COCO 2017", read, _TREE, "data/coco", archives=_COCO_ARCHIVES),
-    Dataset("inat2018", "iNaturalist 2018", read_inat2018, _INAT_TREE, "data/inat2018", archives=_INAT_ARCHIVES),
+    Dataset("inat2018", "iNaturalist 2018", read_inat, _INAT_TREE, "data/inat2018", archives=_INAT_ARCHIVES),
+    Dataset("inat", "iNaturalist of any year", read_inat, _INAT_TREE.replace("2018", "YEAR"), get=_INAT_PAGE),
 )

@@ -12,7 +12,7 @@ from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
 from precompute.datasets.rows import Archive, Dataset, Row, four_numbers, listing_of, read_pairs
 
-_NEEDED = ("images", "images.txt", "bounding_boxes.txt", "train_test_split.txt")
+_NEEDED = ("images", "images.txt")
 
 
 def read(dataset: Dataset, root: Path) -> Listing:
@@ -23,7 +23,7 @@ def read(dataset: Dataset, root: Path) -> Listing:
 
 def read_nabirds(dataset: Dataset, root: Path) -> Listing:
     """NABirds: classes.txt names every node of its hierarchy, so only those that have pictures count as classes."""
-    dataset.expect(root, *_NEEDED, "image_class_labels.txt", "classes.txt")
+    dataset.expect(root, *_NEEDED, "bounding_boxes.txt", "image_class_labels.txt", "classes.txt")
     return _joined(dataset, root, used_only=True)
 
 
@@ -48,16 +48,22 @@ def _joined(dataset: Dataset, root: Path, used_only: bool) -> Listing:
         else:
             files[key] = (line, path)
     classes, class_of = _classes(root, files, used_only, notes)
-    rows = (*twice, *_rows(root, files, class_of))
+    boxed, split = (root / "bounding_boxes.txt").exists(), (root / "train_test_split.txt").exists()
+    if not split:
+        notes["pictures in the split train, as there is no train_test_split.txt"] = len(files)
+    rows = (*twice, *_rows(root, files, class_of, boxed, split))
     return listing_of(
-        dataset, root, rows, splits=("train", "test"), classes=classes, folder="images/", boxed=True,
-        boxes_in="bounding_boxes.txt", notes=notes,
+        dataset, root, rows, splits=("train", "test") if split else ("train",), classes=classes, folder="images/",
+        boxed=boxed, boxes_in="bounding_boxes.txt" if boxed else "", notes=notes,
     )  # fmt: skip
 
 
-def _rows(root: Path, files: dict[str, tuple[int, str]], class_of: dict[str, str]) -> Iterator[Row]:
-    training = {key: rest for _, key, rest in read_pairs(root / "train_test_split.txt")}
-    boxes = _boxes(root / "bounding_boxes.txt")
+def _rows(
+    root: Path, files: dict[str, tuple[int, str]], class_of: dict[str, str], boxed: bool, split: bool
+) -> Iterator[Row]:
+    lines = read_pairs(root / "train_test_split.txt") if split else ((0, key, "1") for key in files)
+    training = {key: rest for _, key, rest in lines}
+    boxes = _boxes(root) if boxed else {}
     for key, (line, path) in files.items():
         where = f"images.txt line {line}"
         if training.get(key) not in ("0", "1"):
@@ -66,7 +72,7 @@ def _rows(root: Path, files: dict[str, tuple[int, str]], class_of: dict[str, str
         elif key not in class_of:
             yield Row(path, where=where, fault=f"no class for id {key} ({where}) in image_class_labels.txt")
         else:
-            box = boxes.get(key, f"bounding_boxes.txt has no box for id {key}")
+            box = boxes.get(key, f"bounding_boxes.txt has no box for id {key}" if boxed else None)
             yield Row(path, class_of[key], "test" if training[key] == "0" else "train", box, where=where)
 
 
@@ -103,9 +109,10 @@ def _classes(
     return classes, class_of
 
 
-def _boxes(path: Path) -> dict[str, Box | str]:
-    """The box of each image id, or why it cannot be used."""
+def _boxes(root: Path) -> dict[str, Box | str]:
+    """The box of each image id, or why it cannot be used; NABirds' sizes.txt says what size it was annotated at."""
     boxes: dict[str, Box | str] = {}
+    path, sizes = root / "bounding_boxes.txt", _sizes(root / "sizes.txt")
     lines: dict[str, int] = {}
     for line, key, rest in read_pairs(path):
         where = f"{path.name} line {line}"
@@ -116,19 +123,29 @@ def _boxes(path: Path) -> dict[str, Box | str]:
             boxes[key] = f"{where}: id {key} has a box in line {lines[key]} already"
         else:
             x, y, width, height = numbers
-            boxes[key] = Box((x, y, x + width, y + height), where)
+            boxes[key] = Box((x, y, x + width, y + height), where, sizes.get(key))
         lines[key] = line
     return boxes
+
+
+def _sizes(path: Path) -> dict[str, tuple[int, int]]:
+    """Width and height of each image id, where the file is there and says them."""
+    sizes = {}
+    for _, key, rest in read_pairs(path) if path.exists() else ():
+        words = rest.split()
+        if len(words) == 2 and all(word.isdigit() for word in words):
+            sizes[key] = int(words[0]), int(words[1])
+    return sizes
 
 
 _TREE = """
   images/001.Black_footed_Albatross/*.jpg ...
   images.txt               lines: id path-below-images
-  bounding_boxes.txt       lines: id x y width height (pixels)
-  train_test_split.txt     lines: id 1-for-training
+  bounding_boxes.txt       lines: id x y width height (pixels; may be absent)
+  train_test_split.txt     lines: id 1-for-training (may be absent)
   image_class_labels.txt   lines: id class-id (may be absent)
   classes.txt              lines: class-id name (may be absent)"""
-_NABIRDS_TREE = _TREE.replace("001.Black_footed_Albatross", "0817").replace(" (may be absent)", "")
+_NABIRDS_TREE = _TREE.replace("001.Black_footed_Albatross", "0817").replace("; may be absent", "")
 _URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _LICENCE = "Its licence must be agreed to by hand: https://dl.allaboutbirds.org/nabirds, then unpack nabirds.tar.gz."
 _ARCHIVES = (Archive(_URL, "97eceeb196236b17998738112f37df78", ".."),)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from precompute.base.boxmath import alike
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,12 +18,16 @@ class BadRow(Exception):
     """An annotation that cannot be used; the text names the file, the line and the value."""
 
 
+class OtherFrame(BadRow):
+    """A box that was annotated in a picture of other proportions: where it lies in this one is not known."""
+
+
 @dataclass(frozen=True)
 class Box:
     """An annotated box in pixels of the picture as seen (x0, y0, x1, y1; end-exclusive), and where it is written.
 
-    `size`: width and height that the annotation was made at, where it says so; the box is scaled if they differ.
-    `same_shape`: a size of other proportions than the picture's is a fault (a mask of another picture).
+    `size`: width and height that the annotation was made at, where it says so. The box is scaled where the picture has
+    other ones of the same proportions. `same_shape`: other proportions are a fault (a mask of another picture).
     """
 
     edges: tuple[float, float, float, float]
@@ -88,25 +94,41 @@ class Listing:
         return None if file is None or self.read_mask is None else self.read_mask(self.root, file)
 
 
-def clip_box(box: Box, width: int, height: int) -> tuple[tuple[float, float, float, float], bool]:
-    """The box in [0, 1] of a picture of width × height pixels, and whether it had to be clipped.
+def clip_box(box: Box, width: int, height: int, orientation: int = 1) -> tuple[tuple[float, float, float, float], bool]:
+    """The box in [0, 1] of a picture of width × height pixels as seen, and whether it had to be clipped.
 
-    Raises BadRow where a number is not finite, the annotation is of a picture of another shape, or less than one pixel
-    of the box lies inside.
+    `orientation`: the picture's EXIF value, 1-8. A box of the stored picture, which its `size` shows, is turned by it.
+    Raises BadRow where a number is not finite or less than one pixel of the box lies inside, OtherFrame where the
+    annotation is of a picture of other proportions.
     """
-    x0, y0, x1, y1 = box.edges
-    written = f"{box.where}: the box x {x0:g}, y {y0:g}, width {x1 - x0:g}, height {y1 - y0:g}"
+    written = "{}: the box x {:g}, y {:g}, width {:g}, height {:g}".format(
+        box.where, *box.edges[:2], box.edges[2] - box.edges[0], box.edges[3] - box.edges[1]
+    )
     if not all(map(math.isfinite, box.edges)):
         raise BadRow(f"{written} is not of finite numbers")
+    x0, y0, x1, y1 = box.edges
     wide, high = box.size or (width, height)
-    # The bound allows for rounding to whole pixels.
-    if box.same_shape and abs(width * high - height * wide) > max(width, height, wide, high):
-        raise BadRow(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
-    if min(wide, high) > 0 and (wide, high) != (width, height):
-        across, down = width / wide, height / high
-        x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
+    if not alike(wide, high, width, height) and orientation > 4 and alike(high, wide, width, height):
+        (x0, y0, x1, y1), wide, high = _turned(box.edges, wide, high, orientation), high, wide
+    if not alike(wide, high, width, height):
+        kind = BadRow if box.same_shape else OtherFrame
+        raise kind(f"{box.where}: made for a picture of {wide}x{high} pixels, but this one has {width}x{height}")
+    across, down = width / wide, height / high
+    x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
     inside = left, top, right, bottom = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
     if right - left < 1 or bottom - top < 1:
         kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
         raise BadRow(f"{written} {kind}")
     return (left / width, top / height, right / width, bottom / height), inside != (x0, y0, x1, y1)
+
+
+def _turned(
+    edges: tuple[float, float, float, float], wide: int, high: int, orientation: int
+) -> tuple[float, float, float, float]:
+    """A box of a stored picture of wide × high pixels in the picture as seen, for an orientation from 5 to 8."""
+    y0, x0, y1, x1 = edges  # rows and columns change places
+    if orientation in (7, 8):  # then top to bottom
+        y0, y1 = wide - y1, wide - y0
+    if orientation in (6, 7):  # then left to right
+        x0, x1 = high - x1, high - x0
+    return x0, y0, x1, y1

@@ -6,6 +6,7 @@ them), and that is all: the registry is what the files of the package name.
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ from precompute.datasets.listing import Box, Listing
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 )
+
+SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing", "tst"),
+}
+_SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Dataset:
                 if all((child / name).exists() for name in needed):
                     hint = f"\nIt seems to be one folder further down: --root {child}"
         raise UserError(
-            f"{root} is no folder of {self.title}: {problem}.{hint}\nExpected:{self.tree}\n{self.how_to_get()}"
+            f"{root} is no folder of {self.title}: {problem}.{hint}\nExpected:{self.tree}\n{self.how_to_get()}\n"
+            "Any tree of pictures in class folders: --dataset folder"
         )
 
 
@@ -169,6 +178,12 @@ def four_numbers(values: Any) -> tuple[float, float, float, float] | None:
     except (TypeError, ValueError):
         return None
     return (a, b, c, d) if all(map(math.isfinite, (a, b, c, d))) else None
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name says: train, Training, train_mini, train2017, val.X1; None for other names."""
+    words = re.findall(r"[a-z]+", folder.lower())
+    return _SPLITS.get(words[0]) if words else None
 
 
 def walk_pictures(root: Path, notes: Counter[str], folder: str = "") -> Iterator[Row]:

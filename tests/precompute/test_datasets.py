@@ -72,7 +72,8 @@ def test_cars_rows_are_the_devkits(shared_data):
         assert listing.class_names[listing.labels[i]] == names[int(row["class"]) - 1]
         box = listing.box(i)
         assert box is not None
-        assert box.edges == tuple(float(row[f"bbox_{k}"]) for k in ("x1", "y1", "x2", "y2"))
+        x1, y1, x2, y2 = (float(row[f"bbox_{k}"]) for k in ("x1", "y1", "x2", "y2"))
+        assert box.edges == (x1 - 1, y1 - 1, x2, y2)  # counted from 1, both ends inside
     assert (listing.labels[24:] == -1).all()
     assert [listing.split_names[k] for k in listing.splits] == ["train"] * 24 + ["test"] * 6
     assert listing.notes == {"pictures without a class (cars_test_annos_withlabels.mat is not there)": 6}
@@ -92,10 +93,10 @@ def test_cars_all_in_one_layout(tmp_path):
     assert listing.splits.tolist() == [0, 1]
     box = listing.box(1)
     assert box is not None
-    assert box.edges == (48, 24, 441, 202)
+    assert box.edges == (47, 23, 441, 202)
 
 
-def test_aircraft_counts_from_one_and_has_a_banner(shared_data, run_here, tmp_path):
+def test_aircraft_counts_from_zero_and_has_a_banner(shared_data, run_here, tmp_path):
     root = shared_data / "fgvc-aircraft-2013b"
     listing = read_dataset("aircraft", root)
     assert listing.banner == 20
@@ -111,7 +112,7 @@ def test_aircraft_counts_from_one_and_has_a_banner(shared_data, run_here, tmp_pa
         x0, y0, x1, y1 = map(int, boxes[key].split())
         box = listing.box(i)
         assert box is not None
-        assert box.edges == (x0 - 1, y0 - 1, x1, y1)
+        assert box.edges == (x0, y0, x1 + 1, y1 + 1)
     done = run_here("precompute.boxes", "--dataset", "aircraft", "--root", root, "--out", tmp_path / "x.h5")
     assert done.returncode == 0, done.stderr
     cache = BoxCache.open(tmp_path / "x.h5")
@@ -237,7 +238,7 @@ def test_imagenet_in_ilsvrcs_own_layout(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("demo", "folder")])
 def test_a_wrong_root_shows_the_tree(name, tmp_path):
-    with pytest.raises(UserError, match=r"is not an? .* folder: .*not found below it(.|\n)*Expected:\n  ") as caught:
+    with pytest.raises(UserError, match=r"is no folder of .*: .*not found below it(.|\n)*Expected:\n  ") as caught:
         read_dataset(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     command = f"python -m precompute.boxes --dataset {name} --download"
