@@ -118,8 +118,10 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
     """The box file of all shards, in their order. Raises UserError where no picture is left."""
     quarantine = [*listing.quarantine, *(bad for shard in shards for bad in shard.quarantine)]
     if not sum(map(len, shards)):
-        reasons = "\n".join(f"{bad.path}: {bad.reason}" for bad in quarantine[:5])
-        raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
+        first = {bad.reason: bad for bad in reversed(quarantine)}  # of each reason
+        counts = Counter(bad.reason for bad in quarantine).most_common(5)
+        reasons = "\n".join(f"{count} x {reason} (such as {first[reason].path})" for reason, count in counts)
+        raise UserError(f"not one usable picture below {listing.root}:\n{reasons}")
     notes, examples = Counter(listing.notes), {}
     for shard in shards:
         notes.update(shard.provenance["notes"])

@@ -123,8 +123,9 @@ class FusedBackend(Backend):
         if not len(jobs):
             return
         image = picture.pixels
-        jobs["roi"] = kept_rois(jobs["roi"], picture.corner, picture.scale)
-        if (jobs["roi"].max(axis=0)[2:] > (image.shape[1], image.shape[0])).any():
+        jobs["roi"] = rois = kept_rois(jobs["roi"], picture.corner, picture.scale)
+        # The compiled pass trusts these numbers.
+        if rois.min() < 0 or (rois.max(axis=0)[2:] > image.shape[1::-1]).any() or (rois[:, 2:] <= rois[:, :2]).any():
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
         if self._library is not None:
             self._library.crops(image.data_ptr(), 3 * image.shape[1], len(jobs), jobs.ctypes.data)

@@ -4,15 +4,18 @@ The library's name in the user's cache folder is a hash of sources, headers, com
 once per kind of machine, also where machines of several kinds share a home folder.
 """
 
+import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +73,9 @@ def _library(say: Callable[[str], None]) -> Path:
     key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
     for folder in _folders():
         path = folder / f"pixels-{key}.so"
-        if path.is_file():
-            return path
         try:
+            if _is_ours(path):
+                return path
             say(f"building the pixel kernel once, in a few seconds: {path}")
             with replacing(path) as temporary:
                 command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(temporary)]
@@ -88,9 +91,29 @@ def _library(say: Callable[[str], None]) -> Path:
     raise NotBuilt("neither the cache folder nor the temporary folder can be written")
 
 
-def _folders() -> list[Path]:
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return [Path(home) / "saliencyswap", Path(tempfile.gettempdir()) / f"saliencyswap-{os.getuid()}"]
+def _folders() -> Iterator[Path]:
+    """The user's cache folder; else a new one that nobody else can write, for this process only.
+
+    Code is loaded from there, so it must belong to the user alone.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "saliencyswap"
+    with contextlib.suppress(OSError):
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if home.stat().st_uid == os.getuid():
+            home.chmod(home.stat().st_mode & ~0o022)
+            yield home
+    private = tempfile.mkdtemp(prefix="saliencyswap-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    yield Path(private)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is there, belongs to this user and cannot be written by others."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
 
 
 def _processor() -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from precompute.base import boxcheck
 from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.files import replacing
 
@@ -87,16 +88,13 @@ class BoxCache:
 
     def __post_init__(self) -> None:
         """Raises ValueError where a column has the wrong dtype or shape: a defect of the caller, not of the user."""
-        n = len(self.paths)
-        for name, (dtype, row) in COLUMNS.items():
-            column = getattr(self, name)
-            right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
-            if not right or column.shape != (n, *row):
-                raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
+        _check_columns(vars(self))
         if not np.isfinite(self.boxes).all():
             raise ValueError("column boxes: not of finite numbers")
-        if self.truths is not None and self.truths.shape != (n, 4):
-            raise ValueError(f"column truths: {self.truths.shape}, expected {(n, 4)}")
+        if self.truths is not None and (self.truths.shape != self.boxes.shape or self.truths.dtype != np.float32):
+            raise ValueError(
+                f"column truths: {self.truths.dtype} {self.truths.shape}, expected float32 {self.boxes.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -176,23 +174,46 @@ class BoxCache:
         try:
             with open(path, "rb") as file:
                 _verify(file, path)
-                h5: Any  # h5py's item access is a union of everything a file may hold
-                with h5py.File(file, "r") as h5:
-                    header = json.loads(h5["header"][()].tobytes())
-                    # Further columns, which earlier versions wrote, are not read.
-                    columns = {name: h5["columns"][name][()] for name in (*COLUMNS, "truths") if name in h5["columns"]}
+                return _read(file)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; make it with: python -m precompute.boxes --dataset NAME --root DIR --out {path}"
             ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
-        if len(bad := np.flatnonzero(~np.isfinite(columns["boxes"]).all(1))):
-            first = columns["paths"][bad[0]].decode()
-            raise UserError(f"{path}: the box of {first} is not of finite numbers ({len(bad)} in all); {_AGAIN}")
-        header |= {name: tuple(header[name]) for name in _NAMES}
-        header["quarantine"] = tuple(Quarantined(*pair) for pair in header["quarantine"])
-        return BoxCache(**header, **columns)
+        except UserError:
+            raise
+        except Exception as error:  # whatever h5py raises at a file that somebody else wrote
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{path}: not what precompute.boxes writes ({reason}); {_AGAIN}") from error
+
+
+def _check_columns(columns: Mapping[str, np.ndarray]) -> None:
+    n = len(columns["paths"])
+    for name, (dtype, row) in COLUMNS.items():
+        column = columns[name]
+        right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
+        if not right or column.shape != (n, *row):
+            raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
+
+
+def _read(file: BufferedReader) -> BoxCache:
+    """The checked content of a box file. Raises BadBoxFile, and whatever h5py and json raise at foreign content."""
+    h5: Any  # h5py's item access is a union of everything a file may hold
+    with h5py.File(file, "r") as h5:
+        header = json.loads(boxcheck.read_dataset(h5, "header").tobytes())
+        if not isinstance(h5.get("columns", getlink=True), h5py.HardLink):
+            raise boxcheck.BadBoxFile("it has no columns of its own")
+        group = h5["columns"]
+        # Further columns, which earlier versions wrote, are not read.
+        columns = {name: boxcheck.read_dataset(group, name) for name in (*COLUMNS, "truths") if name in group}
+    boxcheck.check_header(header)
+    header |= {name: tuple(header[name]) for name in _NAMES}
+    header["quarantine"] = tuple(Quarantined(*pair) for pair in header["quarantine"])
+    _check_columns(columns)
+    boxcheck.check_values(header, columns)
+    fields: dict[str, Any] = header | columns
+    return BoxCache(**fields)
 
 
 def _contents(path: str, size: int) -> bytes:

@@ -88,7 +88,8 @@ def _folder_of(root: Path, file: Path, content: dict[str, Any]) -> str | None:
         if root in (folder, *folder.parents) and any(_is_there(folder, path) for path in paths):
             inside = folder.relative_to(root).as_posix()
             return "" if inside == "." else inside + "/"
-    return None
+    # None of the first pictures is there, but the folder that they name is.
+    return "" if any("/" in path and (root / path.rpartition("/")[0]).is_dir() for path in paths) else None
 
 
 def _is_there(folder: Path, path: str) -> bool:

@@ -214,9 +214,14 @@ def walk_pictures(root: Path, notes: Counter[str], folder: str = "") -> Iterator
             elif ending.lower() in EXTENSIONS:
                 yield Row(prefix + entry.name)
             else:
-                notes[f"files ignored, no pictures by their names ({ending or 'without an ending'})"] += 1
+                ignored[ending or "without an ending"] += 1
 
+    ignored: Counter[str] = Counter()
     yield from inside(str(root / folder), f"{folder}/" if folder else "", ())
+    few = {ending for ending, _ in ignored.most_common(5)}
+    for ending, count in ignored.items():
+        kind = ending if ending in few else "other endings"
+        notes[f"files ignored, no pictures by their names ({kind})"] += count
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

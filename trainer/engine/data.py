@@ -33,11 +33,13 @@ class Data:
         return name
 
     def held_out(self, train: str, asked: str | None) -> str | None:
-        """The split for evaluations: the one asked for, else test or val; None where the set has neither.
+        """The split for evaluations: the one asked for, else test or val, whichever has labels; None without either.
 
         UserError where it shares images with the split `train`: what a net was trained on is not held out.
         """
-        held_out = asked or next((name for name in ("test", "val") if name in self.cache.split_names), None)
+        there = [name for name in ("test", "val") if name in self.cache.split_names]
+        labelled = [name for name in there if len(self._classes(name))]
+        held_out = asked or next(iter(labelled or there), None)
         if held_out is None:
             return None
         named = ((train, "train_split"), (held_out, "eval_split"))
@@ -48,7 +50,25 @@ class Data:
                 f" Name splits that share none ({', '.join(self.cache.split_names)}; NAME/fit and NAME/dev are two "
                 "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
             )
+        fitted, judged = self._classes(train), self._classes(held_out)
+        if len(fitted) and len(judged) and not len(np.intersect1d(fitted, judged)):
+            names = [self.cache.class_names[classes[0]] for classes in (fitted, judged)]
+            raise UserError(
+                f"--train-split {train} and --eval-split {held_out} have no class in common (such as {names[0]} and "
+                f"{names[1]}), so every accuracy would be 0. Name the classes alike in both and make the boxes again, "
+                f"name another --eval-split ({', '.join(self.cache.split_names)}), or leave it out (--no-evaluate)"
+            )
         return held_out
+
+    def _classes(self, split: str) -> np.ndarray:
+        """The classes of the labelled images of a split, int32, ascending."""
+        labels = np.unique(self.cache.labels[self.cache.indices(self.split(split))])
+        return labels[labels >= 0]
+
+    def why(self, held_out: str) -> str:
+        """Why `held_out` is judged where no split was named, for a person; empty where it is the usual one."""
+        usual = next(name for name in ("test", "val") if name in (*self.cache.split_names, "val"))
+        return "" if held_out == usual else f"evaluation on split {held_out}: {usual} has no labels (--eval-split)"
 
     def without_twins(self, train: str, held_out: str) -> "tuple[Data, dict[str, str]]":
         """These data without the pictures of `held_out` whose files are in `train` too; by path, what they equal.

@@ -1,6 +1,8 @@
 """A model card written from the run: what was trained on what, how, and how good it is."""
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
 def _card(header: dict[str, Any], steps: list[dict[str, Any]], evaluation: dict[str, Any] | None) -> str:
     config, settings, about = header["config"], header["settings"], header["about"]
     data, record = about["data"], METHODS[config["method"]]
+    name = in_words(data["name"])
+    # Of paths of this machine only their ends.
+    boxes = {k: Path(v).name if k == "root" else v for k, v in data["provenance"].get("config", {}).items()}
     return f"""\
-# {config["arch"]}, {record.name} on {data["name"]}
+# {config["arch"]}, {record.name} on {name}
 
 A ResNet encoder without classifier, trained without labels on {settings["images"]} images of split \
-`{config["train_split"]}` of `{data["name"]}`. `encoder.safetensors` has torchvision's key names; load it with \
+`{config["train_split"]}` of {name}. `encoder.safetensors` has torchvision's key names; load it with \
 `strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.
 
 ## Training
@@ -40,7 +45,7 @@ seed {config["seed"]}
 {_items(*_method(record, config, settings))}\
 - views: {json.dumps(about["policy"])}
 - torch {about["torch"]}, Python {about["python"]}, commit {about["commit"]}
-- boxes: {json.dumps(data["provenance"].get("config", {}))}
+- boxes: {in_words(json.dumps(boxes))}
 {_items(*_remarks(config, steps))}
 ## Evaluation (held-out images)
 {_results(evaluation)}
@@ -49,6 +54,11 @@ One run and one seed; differences of a few hundredths are within the spread betw
 (`python -m trainer.compare`). A C map whose AUC stays the same with another image's keys is a foreground classifier \
 per cell: no correspondence between views is claimed. The licence of the training images applies.
 """
+
+
+def in_words(text: str) -> str:
+    """A text out of somebody's file as plain words of Markdown: no markup, no HTML, one line."""
+    return re.sub(r"([\\`*\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _items(*texts: str | None) -> str:
@@ -108,6 +118,6 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
     if bad := evaluation.get("left_out"):
-        first = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:5])
+        first = "; ".join(in_words(f"{path} ({reason})") for path, reason in list(bad.items())[:5])
         text += f"\nLeft out of the evaluation: {count(len(bad), 'picture')}, such as {first}.\n"
     return text
