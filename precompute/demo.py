@@ -121,7 +121,8 @@ def _background(rng: Rng, width: int, height: int) -> Image.Image:
         shape = Image.new("L", (extent, extent))
         _CLUTTER[int(rng.integers(len(_CLUTTER)))](ImageDraw.Draw(shape), rng, extent)
         shape = shape.rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
-        skin = _textured(rng, shape.size, int(rng.integers(len(PATTERNS))))
+        pattern = int(rng.integers(len(PATTERNS)))
+        skin = _patterned(shape.size, pattern, _colour(rng), _colour(rng))
         canvas.paste(skin, (int(rng.integers(-extent // 2, width)), int(rng.integers(-extent // 2, height))), shape)
     return canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.0)))
 
@@ -146,15 +147,10 @@ def _slab(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
 _CLUTTER: tuple[Callable[[ImageDraw.ImageDraw, Rng, int], None], ...] = (_blob, _blade, _slab)
 
 
-def _textured(rng: Rng, size: tuple[int, int], pattern: int) -> Image.Image:
+def _patterned(size: tuple[int, int], pattern: int, ground: Colour, colour: Colour) -> Image.Image:
     """A sheet of one colour with a flank's pattern in another; clutter and fish are both made of it."""
-    skin = Image.new("RGB", size, _colour(rng))
-    _draw_pattern(ImageDraw.Draw(skin), rng, pattern, size[0], size[1], _colour(rng))
-    return skin
-
-
-def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: int, colour: Colour) -> None:
-    name = PATTERNS[pattern]
+    skin = Image.new("RGB", size, ground)
+    draw, name, (w, h) = ImageDraw.Draw(skin), PATTERNS[pattern], size
     if name in ("two_bars", "five_bars"):
         count = 2 if name == "two_bars" else 5
         bar = 0.34 * w / count
@@ -164,8 +160,7 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: 
     elif name == "lengthwise_line":
         draw.rectangle((0, 0.42 * h, w, 0.58 * h), fill=colour)
     elif name in ("large_spots", "small_spots"):
-        columns, radius = (5, 0.13 * h) if name == "large_spots" else (10, 0.055 * h)
-        rows = 2 if name == "large_spots" else 5
+        columns, rows, radius = (5, 2, 0.13 * h) if name == "large_spots" else (10, 5, 0.055 * h)
         for i in range(columns):
             for j in range(rows):
                 x, y = (i + 0.5 + 0.25 * (j % 2)) * w / columns, (j + 0.5) * h / rows
@@ -177,6 +172,7 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: 
         for x in range(-h, w, step):
             draw.line((x, 0, x + h, h), fill=colour, width=line)
             draw.line((x + h, 0, x, h), fill=colour, width=line)
+    return skin
 
 
 def _fish(rng: Rng, label: int, length: float) -> Image.Image:
@@ -190,8 +186,7 @@ def _fish(rng: Rng, label: int, length: float) -> Image.Image:
     outline = Image.new("L", (n, n))
     ImageDraw.Draw(outline).ellipse(body, fill=255)
     flank = Image.new("RGB", (n, n), skin_colour)
-    marked = Image.new("RGB", (int(body[2] - body[0]), int(depth)), skin_colour)
-    _draw_pattern(ImageDraw.Draw(marked), rng, pattern, marked.width, marked.height, mark)
+    marked = _patterned((int(body[2] - body[0]), int(depth)), pattern, skin_colour, mark)
     flank.paste(marked, (int(body[0]), int(body[1])))
 
     fish = Image.new("RGBA", (n, n))
