@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,33 +117,29 @@ def _background(rng: Rng, width: int, height: int) -> Image.Image:
     canvas = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
     for _ in range(int(rng.integers(14, 40))):
         extent = int(rng.uniform(0.08, 0.5) * min(width, height))
-        shape = Image.new("L", (extent, extent))
-        _CLUTTER[int(rng.integers(len(_CLUTTER)))](ImageDraw.Draw(shape), rng, extent)
-        shape = shape.rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
+        shape = _clutter(rng, extent).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
         pattern = int(rng.integers(len(PATTERNS)))
         skin = _patterned(shape.size, pattern, _colour(rng), _colour(rng))
         canvas.paste(skin, (int(rng.integers(-extent // 2, width)), int(rng.integers(-extent // 2, height))), shape)
     return canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.0)))
 
 
-def _blob(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    radius = rng.uniform(0.25, 0.5, 12) * n
-    points = np.stack([n / 2 + radius * np.cos(angles), n / 2 + radius * np.sin(angles)], 1)
-    draw.polygon([(float(x), float(y)) for x, y in points], fill=255)
-
-
-def _blade(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    half = rng.uniform(0.05, 0.2) * n
-    draw.ellipse((0, n / 2 - half, n - 1, n / 2 + half), fill=255)
-
-
-def _slab(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    inset = rng.uniform(0.0, 0.35) * n
-    draw.rounded_rectangle((0, inset, n - 1, n - 1 - inset), radius=n // 8, fill=255)
-
-
-_CLUTTER: tuple[Callable[[ImageDraw.ImageDraw, Rng, int], None], ...] = (_blob, _blade, _slab)
+def _clutter(rng: Rng, n: int) -> Image.Image:
+    """The outline of a blob, a blade or a slab."""
+    shape = Image.new("L", (n, n))
+    draw, kind = ImageDraw.Draw(shape), rng.integers(3)
+    if kind == 0:
+        angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        radius = rng.uniform(0.25, 0.5, 12) * n
+        points = np.stack([n / 2 + radius * np.cos(angles), n / 2 + radius * np.sin(angles)], 1)
+        draw.polygon(points.ravel().tolist(), fill=255)
+    elif kind == 1:
+        half = rng.uniform(0.05, 0.2) * n
+        draw.ellipse((0, n / 2 - half, n - 1, n / 2 + half), fill=255)
+    else:
+        inset = rng.uniform(0.0, 0.35) * n
+        draw.rounded_rectangle((0, inset, n - 1, n - 1 - inset), radius=n // 8, fill=255)
+    return shape
 
 
 def _patterned(size: tuple[int, int], pattern: int, ground: Colour, colour: Colour) -> Image.Image:

@@ -22,9 +22,9 @@ from precompute.search.forms import Form, find_boxes, quantise
 
 def find_root(cache: BoxCache, root: str | None, check: str, needed: bool) -> Path | None:
     """The folder of the pictures, `root` if given; None where it is not `needed` and not there. Raises UserError."""
-    given = root or cache.provenance.get("config", {}).get("root")
-    if given is not None and Path(given).is_dir():
-        return Path(given)
+    given = cache.folder(root)
+    if given.is_dir():
+        return given
     if root or needed:
         raise UserError(f"--root {given}: there is no such folder; say where the pictures of {cache.dataset} are")
     if check != "none":

@@ -38,7 +38,7 @@ def cap_boxes(boxes: np.ndarray, cap: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_resized_crop(
-    region: np.ndarray, scale: tuple[float, float], aspect: tuple[float, float], u: np.ndarray
+    region: np.ndarray, scale: tuple[float, float], aspect: tuple[float, ...], u: np.ndarray
 ) -> np.ndarray:
     """torchvision's RandomResizedCrop rule inside `region` int [..., 4]; returns int32 [..., 4] in the same pixels.
 
@@ -101,7 +101,7 @@ def crop_around(
     width: np.ndarray,
     height: np.ndarray,
     scale: tuple[float, float],
-    aspect: tuple[float, float],
+    aspect: tuple[float, ...],
     u: np.ndarray,
 ) -> np.ndarray:
     """A crop of the picture, sized by torchvision's rule, at a random place that keeps the middle of the box.

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from precompute.base.device import find_device
+from precompute.base.device import find_device, rank_device
 from precompute.base.errors import UserError
 from precompute.base.ranks import this_process
 from trainer.config.run import RunConfig
@@ -184,13 +184,11 @@ def find_hardware(device: str) -> tuple[Hardware, list[str]]:
     import torch
 
     process = this_process()
-    where, reasons = find_device(device), []
-    if device == "auto":
-        why = "there is one" if where.type == "cuda" else "torch sees no CUDA device here"
-        reasons.append(f"device {where.type}: {why} (--device)")
+    where, why = rank_device(device, process)
+    reasons = [f"device {where.type}: {why} (--device)"] if device == "auto" else []
     if where.type == "cpu":
         return Hardware("cpu", "CPU", bf16=False, world=process.world), reasons
-    if process.world > 1 or where.index is None:
+    if process.world > 1:  # each with a GPU to itself
         where = find_device(f"cuda:{process.local_rank}")
     properties = torch.cuda.get_device_properties(where)
     return Hardware(str(where), properties.name, bf16=properties.major >= 8, world=process.world), reasons

@@ -93,7 +93,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         positive(self, "temperature")
-        not_negative(self, "align_weight")
+        within(self, 0, math.inf, "align_weight")
         if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise BadValue("align_stages", self.align_stages, "3, 4 or both")
 
@@ -141,7 +141,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         positive(self, "epochs", "batch_size", "accumulate", "base_lr", "bias_lr")
-        not_negative(self, "warmup_epochs", "weight_decay")
+        within(self, 0, math.inf, "warmup_epochs", "weight_decay")
         within(self, 0, 1, "momentum")
 
 
@@ -266,17 +266,10 @@ def positive(config: Any, *names: str) -> None:
             raise BadValue(name, value, "greater than 0, and finite")
 
 
-def not_negative(config: Any, *names: str) -> None:
-    """BadValue for the first of these fields that is given and below 0, or not finite."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise BadValue(name, value, "at least 0, and finite")
-
-
 def within(config: Any, low: float, high: float, *names: str) -> None:
-    """BadValue for the first of these fields that is given and not within `low` and `high`."""
+    """BadValue for the first of these fields that is given and not within `low` and `high`, or not finite."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise BadValue(name, value, f"within {low} and {high}")
+        if value is not None and not (low <= value <= high and value < math.inf):
+            valid = f"at least {low}, and finite" if high == math.inf else f"within {low} and {high}"
+            raise BadValue(name, value, valid)

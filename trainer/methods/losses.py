@@ -4,20 +4,11 @@ Maps are [N, d, H, W]; masks and correspondence maps [N, H, W] in [0, 1]. Everyt
 whatever autocast says: raw dot products in bfloat16 err by 0.011 in C.
 """
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class Scaling(Protocol):
-    """The part of `config.LossPreset` that `correspondence` reads."""
-
-    @property
-    def scale(self) -> str: ...
-    @property
-    def temperature(self) -> float: ...
+from trainer.methods.loss_presets import LossPreset
 
 
 def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
@@ -26,7 +17,7 @@ def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
         return -F.cosine_similarity(_full(prediction), _full(projection), dim=1).mean()
 
 
-def attention(query: Tensor, key: Tensor, scaling: Scaling) -> Tensor:
+def attention(query: Tensor, key: Tensor, scaling: LossPreset) -> Tensor:
     """Eq. 3 with its scale: p_conv(q) [N, d, H, W] and h_conv(k) to [N, H·W of q, H·W of k].
 
     The exponent "-1" printed in the paper is the transpose. "raw" is its letter; with d = 256 it saturates the sigmoid.
@@ -45,7 +36,7 @@ def attention(query: Tensor, key: Tensor, scaling: Scaling) -> Tensor:
         return q.transpose(1, 2) @ k * factor
 
 
-def correspondence(query: Tensor, key: Tensor, scaling: Scaling) -> Tensor:
+def correspondence(query: Tensor, key: Tensor, scaling: LossPreset) -> Tensor:
     """Eq. 4, C = max over the positions of k of σ(A): [N, H, W] of q, in (0, 1).
 
     σ is monotone, so the maximum is taken first: H·W sigmoids instead of (H·W)².
