@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,11 @@ def verify(cache: BoxCache, root: Path, check: str) -> list[str]:
     if check == "none":
         return []
 
+    compare = cache.check_size if check == "size" else partial(cache.read, check="hash")
+
     def problem(i: int) -> str | None:
         try:
-            if check == "size":
-                cache.check_size(root, i)
-            else:
-                cache.read(root, i, "hash")
+            compare(root, i)
         except BadFile as error:
             return str(error)
         return None

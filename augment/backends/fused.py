@@ -84,7 +84,7 @@ class FusedBackend(Backend):
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
         tasks = [(plan, v, run, scenes, patches, views[v]) for v in range(plan.views) for run in runs]
-        self._share_out(self._finish, tasks)
+        self._share_out(self._view, tasks)
         return views
 
     def holds(self, row: int) -> bool:
@@ -132,9 +132,7 @@ class FusedBackend(Backend):
         for job in jobs:
             scene_or_patch(image.permute(2, 0, 1), job)
 
-    def _finish(
-        self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
-    ) -> None:
+    def _view(self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor) -> None:
         """Makes view v of the sources `run`."""
         if self._library is None:
             for i in run.tolist():

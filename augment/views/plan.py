@@ -253,7 +253,7 @@ def _compose(
     if policy.scene == "crop":
         scene = geometry.square_around(boxes, width, height, u[..., _SCENE])
     elif policy.scene == "zoom":
-        scene = geometry.crop_around(boxes, width, height, (policy.scene_scale, 1.0), policy.aspect, u[..., _ZOOM])
+        scene = geometry.crop_around(boxes, width, height, policy.scene_scale, policy.aspect, u[..., _ZOOM])
     if policy.scene != "whole":
         boxes = geometry.box_in_roi(boxes, scene, width, height)
     in_scene = geometry.box_to_pixels(boxes, policy.size, policy.size)

@@ -158,9 +158,7 @@ def _head_widths(config: RunConfig, feature_width: int, reasons: list[str]) -> t
     # The paper gives no width for the conv heads; at 4096 they would be a tenth of a step's arithmetic.
     conv_hidden = model.conv_hidden or (2 * feature_width if narrow else 512)
     if narrow and not (model.hidden and model.conv_hidden):
-        reasons.append(
-            f"head widths {hidden} and {conv_hidden}: the encoder has only {feature_width} features (--hidden)"
-        )
+        reasons.append(f"head widths {hidden} and {conv_hidden}: the encoder has {feature_width} features (--hidden)")
     return hidden, conv_hidden
 
 
@@ -172,10 +170,9 @@ def _amp(asked: str, hardware: Hardware, reasons: list[str]) -> str:
     if hardware.device == "cpu":
         reasons.append("autocast off: bfloat16 is not faster on most CPUs, and float32 resumes bit-equal (--amp bf16)")
         return "off"
-    amp = "bf16" if hardware.bf16 else "fp16"
-    reasons.append(
-        f"autocast {amp}: " + ("needs no gradient scaling" if hardware.bf16 else f"{hardware.name} has no fast bf16")
-    )
+    fp16 = "fp16", f"{hardware.name} has no fast bf16"
+    amp, why = ("bf16", "needs no gradient scaling") if hardware.bf16 else fp16
+    reasons.append(f"autocast {amp}: {why}")
     return amp
 
 
