@@ -21,7 +21,7 @@ _ARM = {"name": str, "inside": str, "samples": int, "cpu_ms": dict, "wall_ms": d
 
 
 def validate(document: Any) -> None:
-    """Raises ValueError naming what a result lacks, or that a number in it is not finite."""
+    """Raises ValueError naming what a result lacks, a spread that is not its values', a number that is not finite."""
     _has(document, _TOP, "document")
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {document['schema']}: this version reads {SCHEMA}")
@@ -29,10 +29,11 @@ def validate(document: Any) -> None:
         raise ValueError(f"document: must have arms, and a unit of {' or '.join(UNITS)}")
     for arm in document["arms"]:
         _has(arm, _ARM, f"arm {arm.get('name', '?')}")
-        for unit in UNITS:
-            _is_spread(arm[unit], f"arm {arm['name']}: {unit}")
-    for name, values in document.get("ratios", {}).items():
-        _is_spread(values, f"ratio {name}")
+    spreads = {f"arm {arm['name']}: {unit}": arm[unit] for arm in document["arms"] for unit in UNITS}
+    for name, given in (spreads | document.get("ratios", {})).items():
+        _has(given, {"values": list}, name)
+        if any(given.get(key) != spread(given["values"])[key] for key in ("q25", "median", "q75")):
+            raise ValueError(f"{name}: needs the median and quartiles of its values")
     json.dumps(document, allow_nan=False)  # ValueError: NaN and infinity are no JSON
 
 
@@ -40,13 +41,6 @@ def _has(value: Any, fields: dict[str, type], where: str) -> None:
     for name, kind in fields.items():
         if not isinstance(value, dict) or not isinstance(value.get(name), kind):
             raise ValueError(f"{where}: must be an object whose {name} is of type {kind.__name__}")
-
-
-def _is_spread(value: dict[str, Any], where: str) -> None:
-    _has(value, {"values": list}, where)
-    middle: list[Any] = [value.get(name) for name in ("q25", "median", "q75")]
-    if not value["values"] or not all(isinstance(m, int | float) for m in middle) or middle != sorted(middle):
-        raise ValueError(f"{where}: needs values, a median, and quartiles around it")
 
 
 def unit_of(document: dict[str, Any]) -> str:
@@ -129,6 +123,6 @@ def load(path: Path | str) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text())
         validate(document)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a benchmark result: {error}") from error
     return document

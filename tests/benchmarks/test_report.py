@@ -4,12 +4,12 @@ import copy
 
 import pytest
 
-from benchmarks import report, results
+from benchmarks import harness, report, results
 from precompute.base.errors import UserError
 
 
 def spread(value):
-    return {"median": value, "q25": 0.9 * value, "q75": 1.1 * value, "values": [0.9 * value, value, 1.1 * value]}
+    return harness.spread([0.9 * value, value, 1.1 * value])
 
 
 @pytest.fixture
