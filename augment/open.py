@@ -90,9 +90,5 @@ def _decoded_cache(
     needed = kept.needed(rows)
     share = min(budget / max(needed, 1), 1.0)
     rest = "" if share == 1 else f": about {share:.0%} of the images are kept, the others decoded in every epoch"
-    making.say(f"decoded pictures take {_in_words(needed)} of the {_in_words(budget)} for them{rest}")
+    making.say(f"decoded pictures take {needed / 1e9:.3g} GB of the {budget / 1e9:.3g} GB for them{rest}")
     return kept
-
-
-def _in_words(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

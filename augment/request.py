@@ -43,9 +43,7 @@ class Source:
         (), "further box files whose images may be backgrounds, each followed by its folder: FILE DIR FILE DIR ..."
     )
     own_backgrounds: bool = option(True, "backgrounds from the split too; --no-own-backgrounds: only others")
-    maps: str | Any = option(
-        None, "folder of saliency maps, PATH-OF-THE-PICTURE.png, grey; used by the policy copy-paste only"
-    )
+    maps: str | Any = option(None, "folder of saliency maps for the policy copy-paste, PATH-OF-THE-PICTURE.png, grey")
 
     def __post_init__(self) -> None:
         for name in ("root", "maps"):
@@ -108,9 +106,7 @@ class Making:
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
     cache_bytes: int | None = None
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
-    check: str = option(
-        "size", "what shows that a file is the one that boxes were made of: its size, or all of it", choices=CHECKS
-    )
+    check: str = option("size", "what shows that a file is the one the boxes are of: size, or contents", choices=CHECKS)
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
     say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
 

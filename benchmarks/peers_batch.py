@@ -1,44 +1,18 @@
-"""Peers that work on whole batches: Kornia (eager and compiled), plain DALI operators, lightly's own transform."""
+"""Peers that work on whole batches: Kornia (eager and compiled), lightly's own transform."""
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from augment.backends import torch_ops
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 from benchmarks.ways import Way, composed, paste_on_tensor
-
-
-def kornia_eager(device: str) -> Way:
-    """Kornia's functions on a batch, each on the samples that have it in the plan, as its augmentation classes do."""
-    return _kornia(device, _kornia_chosen)
-
-
-def kornia_compiled(device: str) -> Way:
-    """The same as one function without a branch, in torch.compile."""
-    import torch._inductor.config as inductor
-
-    inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
-    return _kornia(device, torch.compile(_kornia_everywhere, dynamic=False))
-
-
-def _kornia(device: str, pixels: Callable[..., Tensor]) -> Way:
-    from augment.backends.torch_ops import decode
-
-    def view(policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
-        pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
-        canvas = torch.stack(pictures).to(device)
-        per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
-        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(device) for x in per_sample)
-        norm = torch.tensor((policy.mean, policy.std), device=device)
-        # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
-        order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
-        return pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
-
-    return Way(decode, lambda policy, plan, images: tuple(view(policy, plan, images, v) for v in range(plan.views)))
 
 
 def _resized(image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
@@ -96,29 +70,53 @@ def _kornia_everywhere(
     return (x - norm[0][:, None, None]) / norm[1][:, None, None]
 
 
-def plain_dali(device: str) -> Way:
-    """See `benchmarks.plain_dali`."""
-    from benchmarks.plain_dali import Graph
+class Kornia(Way):
+    """Kornia's functions on a batch, each on the samples that have it in the plan, as its augmentation classes do."""
 
-    return Way(None, Graph(device).render)
+    decode = staticmethod(torch_ops.decode)
+    pixels: Callable[..., Tensor] = staticmethod(_kornia_chosen)
+
+    def views(self, policy: Policy, plan: Plan, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See `Way.views`."""
+        return tuple(self._view(policy, plan, images, v) for v in range(plan.views))
+
+    def _view(self, policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
+        pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
+        canvas = torch.stack(pictures).to(self.device)
+        per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
+        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(self.device) for x in per_sample)
+        norm = torch.tensor((policy.mean, policy.std), device=self.device)
+        # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
+        order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
+        return self.pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
 
 
-def lightly(device: str) -> Way:
+class KorniaCompiled(Kornia):
+    """The same as one function without a branch, in torch.compile."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        import torch._inductor.config as inductor
+
+        inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
+        self.pixels = torch.compile(_kornia_everywhere, dynamic=False)
+
+
+class Lightly(Way):
     """lightly's MoCoV2Transform with our policy's numbers, on Pillow images. It draws its own random numbers."""
-    import io
 
-    from lightly.transforms import MoCoV2Transform
-    from PIL import Image
-
-    def decode(data: bytes) -> Any:
+    def decode(self, data: bytes) -> Any:
+        """A Pillow image."""
         return Image.open(io.BytesIO(data)).convert("RGB")
 
-    def views(policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[Tensor, ...]:
-        strengths = zip(("cj_bright", "cj_contrast", "cj_sat", "cj_hue"), policy.jitter, strict=True)
+    def views(self, policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[Tensor, ...]:
+        """See `Way.views`."""
+        from lightly.transforms import MoCoV2Transform
+
         transform = MoCoV2Transform(
             input_size=policy.size,
             cj_prob=policy.jitter_p,
-            **dict(strengths),
+            **dict(zip(("cj_bright", "cj_contrast", "cj_sat", "cj_hue"), policy.jitter, strict=True)),
             min_scale=policy.crop_scale or 0.2,
             random_gray_scale=policy.gray_p,
             gaussian_blur=policy.blur_p,
@@ -128,5 +126,3 @@ def lightly(device: str) -> Way:
         )
         pairs = [transform(images[slot]) for slot in plan.source_slot]
         return tuple(torch.stack(view) for view in zip(*pairs, strict=True))
-
-    return Way(decode, views)

@@ -15,6 +15,7 @@ from nvidia.dali import types as dali_types
 
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
+from benchmarks.ways import Way
 
 types: Any = dali_types  # its members are made at run time
 
@@ -50,18 +51,16 @@ def graph(*, device: str, views: int, size: int, window: int, mean: list[float],
     return tuple(outputs)
 
 
-class Graph:
+class PlainDali(Way):
     """The pipeline, built for the first batch."""
 
-    def __init__(self, device: str) -> None:
-        self.device = "gpu" if device == "cuda" else "cpu"
-        self._pipe: Any = None
+    _pipe: Any = None
 
-    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
-        """See `benchmarks.ways.Way`."""
+    def views(self, policy: Policy, plan: Plan, images: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
+        """See `Way.views`."""
         if self._pipe is None:
             self._pipe = self._build(len(plan), policy)
-        encoded = [np.frombuffer(data, np.uint8) for data in files]
+        encoded = [np.frombuffer(data, np.uint8) for data in images]
         self._pipe.feed_input("source", [encoded[s] for s in plan.source_slot])
         for v in range(plan.views):
             self._pipe.feed_input(f"background{v}", [encoded[s] for s in plan.background_slot[:, v]])
@@ -72,10 +71,11 @@ class Graph:
         return tuple(torch.from_dlpack(out.as_tensor()).clone() for out in outputs)
 
     def _build(self, batch: int, policy: Policy) -> Any:
-        running: dict[str, Any] = {"batch_size": batch, "num_threads": torch.get_num_threads(), "device": self.device}
+        device = "gpu" if self.device == "cuda" else "cpu"
+        running: dict[str, Any] = {"batch_size": batch, "num_threads": torch.get_num_threads(), "device": device}
         window = 2 * blur_radius(policy.blur_sigma[1]) + 1
         norm = {"mean": [255 * x for x in policy.mean], "std": [255 * x for x in policy.std]}
-        running |= {"device_id": 0 if self.device == "gpu" else None, "prefetch_queue_depth": 1}
+        running |= {"device_id": 0 if device == "gpu" else None, "prefetch_queue_depth": 1}
         pipe = graph(**running, views=policy.views, size=policy.size, window=window, **norm)
         pipe.build()
         return pipe

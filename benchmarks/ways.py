@@ -1,66 +1,63 @@
 """A library's way of making the views of a plan, and what the ways have in common."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from augment.views.plan import Plan
 from augment.views.policy import Policy
 
-Decode = Callable[[bytes], Any]
-Views = Callable[[Policy, Plan, Sequence[Any]], tuple[Any, ...]]  # images, or files, as in plan.images
 
-
-@dataclass(frozen=True)
 class Way:
-    """A library's way of doing the job. Views are torch tensors [B, 3, S, S], float32, normalised; one tensor a view.
+    """A library's way of doing the job. Views are tensors [B, 3, S, S], float32, normalised; one tensor a view."""
 
-    `views` takes the images that `decode` makes; without `decode` it takes the files' JPEG bytes.
-    """
+    decode: Any = None  # JPEG bytes → image, as `views` takes it; None: `views` takes the files' bytes
 
-    decode: Decode | None
-    views: Views
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device  # "cpu" or "cuda"; ways that have only the CPU take no notice
 
-    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[Any, ...]:
+    def views(self, policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """The views of a plan's samples, of images as in `plan.images`."""
+        raise NotImplementedError
+
+    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
         """The whole job: every image of the batch is decoded once, then the views are made."""
         return self.views(policy, plan, [*map(self.decode, files)] if self.decode else files)
 
 
-def by_sample(
-    decode: Decode,
-    resized: Callable[..., Any],
-    paste: Callable[..., object],
-    flip: Callable[[Any], Any],
-    jitter: Callable[[Any, int, float], Any],
-    gray: Callable[[Any], Any],
-    blur: Callable[[Any, float], Any],
-    normalise: Callable[[Any, Policy], Any],
-) -> Way:
-    """A way that makes one view of one sample at a time.
+class WayBySample(Way):
+    """A way that makes one view of one sample at a time, by these methods of a subclass.
 
-    resized, paste: see `composed`. jitter: takes an operation and its factor. blur: takes sigma in pixels. normalise:
-    makes a float32 tensor [3, S, S].
+    decode, resized, paste: see `composed`. flip, gray: take a picture. jitter: also takes an operation and its factor.
+    blur: also takes sigma in pixels. normalise: also takes the policy; makes a float32 tensor [3, S, S].
     """
-    import torch
 
-    def view(policy: Policy, plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
-        picture = composed(plan, images, i, v, resized, paste)
+    resized: Any
+    paste: Any
+    flip: Any
+    jitter: Any
+    gray: Any
+    blur: Any
+    normalise: Any
+
+    def views(self, policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """See `Way.views`."""
+        samples = range(len(plan))
+        return tuple(torch.stack([self._view(policy, plan, images, i, v) for i in samples]) for v in range(plan.views))
+
+    def _view(self, policy: Policy, plan: Plan, images: Sequence[Any], i: int, v: int) -> torch.Tensor:
+        picture = composed(plan, images, i, v, self.resized, self.paste)
         if plan.flip[i, v]:
-            picture = flip(picture)
+            picture = self.flip(picture)
         if plan.jittered[i, v]:
             for op in plan.order[i, v].tolist():
-                picture = jitter(picture, op, float(plan.jitter[i, v, op]))
+                picture = self.jitter(picture, op, float(plan.jitter[i, v, op]))
         if plan.gray[i, v]:
-            picture = gray(picture)
+            picture = self.gray(picture)
         if (sigma := float(plan.sigma[i, v])) > 0:
-            picture = blur(picture, sigma)
-        return normalise(picture, policy)
-
-    def views(policy: Policy, plan: Plan, images: Sequence[Any]) -> tuple[Any, ...]:
-        samples = range(len(plan))
-        return tuple(torch.stack([view(policy, plan, images, i, v) for i in samples]) for v in range(plan.views))
-
-    return Way(decode, views)
+            picture = self.blur(picture, sigma)
+        return self.normalise(picture, policy)
 
 
 def composed(

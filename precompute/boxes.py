@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precompute.base.device import check_device, find_device
+from precompute.base.device import check_device, rank_device
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.files import sweep
 from precompute.base.options import Parser, add_options, option, read_options, whole
@@ -177,7 +177,8 @@ def choose(settings: BoxSettings, listing: Listing, ranks: Process) -> tuple["Sc
         return ScanSettings(truth=True, detector=None), why
     asked = settings.source != "auto"
     detector = settings.source if asked else "u2net" if settings.weights else FALLBACK
-    device, device_why = ("cpu", "it only reads files") if detector == "maps" else _device(settings.device, ranks)
+    reads = "cpu", "it only reads files"
+    device, device_why = reads if detector == "maps" else rank_device(settings.device, ranks)
     value = settings.value
     if value is None and settings.form == "tempered":
         value = 0.02 if detector == "maps" else make_detector(detector, weights=settings.weights).gamma
@@ -187,18 +188,7 @@ def choose(settings: BoxSettings, listing: Listing, ranks: Process) -> tuple["Sc
         why = f"the set's annotation (gt) where a picture has one, else {why}"
     elif not asked:
         why = f"{why}: the set has no annotated boxes"
-    return ScanSettings(truth, detector, form, grid, settings.weights, device, settings.maps), why
-
-
-def _device(name: str, ranks: Process) -> tuple[str, str]:
-    """The detector's device and why it is taken; ranks on one machine share its GPUs."""
-    import torch
-
-    device = find_device(name)
-    if device.type == "cuda" and device.index is None and ranks.world > 1:
-        device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
-    why = "a GPU is there" if device.type == "cuda" else "no GPU is there"
-    return str(device), why if name == "auto" else "as asked"
+    return ScanSettings(truth, detector, form, grid, settings.weights, str(device), settings.maps), why
 
 
 def _write(settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings", ranks: Process, say: Say) -> bool:

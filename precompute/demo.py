@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,43 +117,35 @@ def _background(rng: Rng, width: int, height: int) -> Image.Image:
     canvas = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
     for _ in range(int(rng.integers(14, 40))):
         extent = int(rng.uniform(0.08, 0.5) * min(width, height))
-        shape = Image.new("L", (extent, extent))
-        _CLUTTER[int(rng.integers(len(_CLUTTER)))](ImageDraw.Draw(shape), rng, extent)
-        shape = shape.rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
-        skin = _textured(rng, shape.size, int(rng.integers(len(PATTERNS))))
+        shape = _clutter(rng, extent).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
+        pattern = int(rng.integers(len(PATTERNS)))
+        skin = _patterned(shape.size, pattern, _colour(rng), _colour(rng))
         canvas.paste(skin, (int(rng.integers(-extent // 2, width)), int(rng.integers(-extent // 2, height))), shape)
     return canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.0)))
 
 
-def _blob(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    radius = rng.uniform(0.25, 0.5, 12) * n
-    points = np.stack([n / 2 + radius * np.cos(angles), n / 2 + radius * np.sin(angles)], 1)
-    draw.polygon([(float(x), float(y)) for x, y in points], fill=255)
+def _clutter(rng: Rng, n: int) -> Image.Image:
+    """The outline of a blob, a blade or a slab."""
+    shape = Image.new("L", (n, n))
+    draw, kind = ImageDraw.Draw(shape), rng.integers(3)
+    if kind == 0:
+        angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        radius = rng.uniform(0.25, 0.5, 12) * n
+        points = np.stack([n / 2 + radius * np.cos(angles), n / 2 + radius * np.sin(angles)], 1)
+        draw.polygon(points.ravel().tolist(), fill=255)
+    elif kind == 1:
+        half = rng.uniform(0.05, 0.2) * n
+        draw.ellipse((0, n / 2 - half, n - 1, n / 2 + half), fill=255)
+    else:
+        inset = rng.uniform(0.0, 0.35) * n
+        draw.rounded_rectangle((0, inset, n - 1, n - 1 - inset), radius=n // 8, fill=255)
+    return shape
 
 
-def _blade(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    half = rng.uniform(0.05, 0.2) * n
-    draw.ellipse((0, n / 2 - half, n - 1, n / 2 + half), fill=255)
-
-
-def _slab(draw: ImageDraw.ImageDraw, rng: Rng, n: int) -> None:
-    inset = rng.uniform(0.0, 0.35) * n
-    draw.rounded_rectangle((0, inset, n - 1, n - 1 - inset), radius=n // 8, fill=255)
-
-
-_CLUTTER: tuple[Callable[[ImageDraw.ImageDraw, Rng, int], None], ...] = (_blob, _blade, _slab)
-
-
-def _textured(rng: Rng, size: tuple[int, int], pattern: int) -> Image.Image:
+def _patterned(size: tuple[int, int], pattern: int, ground: Colour, colour: Colour) -> Image.Image:
     """A sheet of one colour with a flank's pattern in another; clutter and fish are both made of it."""
-    skin = Image.new("RGB", size, _colour(rng))
-    _draw_pattern(ImageDraw.Draw(skin), rng, pattern, size[0], size[1], _colour(rng))
-    return skin
-
-
-def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: int, colour: Colour) -> None:
-    name = PATTERNS[pattern]
+    skin = Image.new("RGB", size, ground)
+    draw, name, (w, h) = ImageDraw.Draw(skin), PATTERNS[pattern], size
     if name in ("two_bars", "five_bars"):
         count = 2 if name == "two_bars" else 5
         bar = 0.34 * w / count
@@ -164,8 +155,7 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: 
     elif name == "lengthwise_line":
         draw.rectangle((0, 0.42 * h, w, 0.58 * h), fill=colour)
     elif name in ("large_spots", "small_spots"):
-        columns, radius = (5, 0.13 * h) if name == "large_spots" else (10, 0.055 * h)
-        rows = 2 if name == "large_spots" else 5
+        columns, rows, radius = (5, 2, 0.13 * h) if name == "large_spots" else (10, 5, 0.055 * h)
         for i in range(columns):
             for j in range(rows):
                 x, y = (i + 0.5 + 0.25 * (j % 2)) * w / columns, (j + 0.5) * h / rows
@@ -177,6 +167,7 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, rng: Rng, pattern: int, w: int, h: 
         for x in range(-h, w, step):
             draw.line((x, 0, x + h, h), fill=colour, width=line)
             draw.line((x + h, 0, x, h), fill=colour, width=line)
+    return skin
 
 
 def _fish(rng: Rng, label: int, length: float) -> Image.Image:
@@ -190,8 +181,7 @@ def _fish(rng: Rng, label: int, length: float) -> Image.Image:
     outline = Image.new("L", (n, n))
     ImageDraw.Draw(outline).ellipse(body, fill=255)
     flank = Image.new("RGB", (n, n), skin_colour)
-    marked = Image.new("RGB", (int(body[2] - body[0]), int(depth)), skin_colour)
-    _draw_pattern(ImageDraw.Draw(marked), rng, pattern, marked.width, marked.height, mark)
+    marked = _patterned((int(body[2] - body[0]), int(depth)), pattern, skin_colour, mark)
     flank.paste(marked, (int(body[0]), int(body[1])))
 
     fish = Image.new("RGBA", (n, n))

@@ -3,6 +3,7 @@
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from precompute.search.forms import Form, find_boxes, quantise
 
 def find_root(cache: BoxCache, root: str | None, check: str, needed: bool) -> Path | None:
     """The folder of the pictures, `root` if given; None where it is not `needed` and not there. Raises UserError."""
-    given = root or cache.provenance.get("config", {}).get("root")
-    if given is not None and Path(given).is_dir():
-        return Path(given)
+    given = cache.folder(root)
+    if given.is_dir():
+        return given
     if root or needed:
         raise UserError(f"--root {given}: there is no such folder; say where the pictures of {cache.dataset} are")
     if check != "none":
@@ -93,12 +94,11 @@ def verify(cache: BoxCache, root: Path, check: str) -> list[str]:
     if check == "none":
         return []
 
+    compare = cache.check_size if check == "size" else partial(cache.read, check="hash")
+
     def problem(i: int) -> str | None:
         try:
-            if check == "size":
-                cache.check_size(root, i)
-            else:
-                cache.read(root, i, "hash")
+            compare(root, i)
         except BadFile as error:
             return str(error)
         return None

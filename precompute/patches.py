@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -27,11 +26,8 @@ def draw_patch(rng: np.random.Generator, box: np.ndarray, width: int, height: in
         if 0 < w <= w_box and 0 < h <= h_box:
             x, y = left + int(rng.integers(w_box - w + 1)), top + int(rng.integers(h_box - h + 1))
             return x, y, x + w, y + h
-    w, h = w_box, h_box  # the fallback: the box, cut to the nearest allowed aspect
-    if w / h < 3 / 4:
-        h = round(w / (3 / 4))
-    elif w / h > 4 / 3:
-        w = round(h * (4 / 3))
+    # The fallback: the box, cut to the nearest allowed aspect.
+    w, h = min(w_box, round(h_box * 4 / 3)), min(h_box, round(w_box * 4 / 3))
     x, y = left + (w_box - w) // 2, top + (h_box - h) // 2
     return x, y, x + w, y + h
 
@@ -55,21 +51,20 @@ def foreground(cache: BoxCache, listing: Listing, most: int = 500) -> dict[str, 
     if not masks:
         return {}
     middle, _ = best_centred(np.array(truths))
-    kinds: dict[str, tuple[Callable[[int], np.ndarray], float]] = {
-        "these boxes": (lambda i: boxes[i], _LAMBDA),
-        "true boxes": (lambda i: truths[i], _LAMBDA),
-        "best centred box": (lambda i: middle, _LAMBDA),
-        "RandomResizedCrop": (lambda i: centred(1, 1), _RRC),
+    return {
+        "these boxes": _shares(masks, boxes, _LAMBDA),
+        "true boxes": _shares(masks, truths, _LAMBDA),
+        "best centred box": _shares(masks, [middle] * len(masks), _LAMBDA),
+        "RandomResizedCrop": _shares(masks, [centred(1, 1)] * len(masks), _RRC),
     }
-    return {name: _shares(masks, box_of, least) for name, (box_of, least) in kinds.items()}
 
 
-def _shares(masks: list[np.ndarray], box_of: Callable[[int], np.ndarray], least: float) -> dict[str, float]:
+def _shares(masks: list[np.ndarray], boxes: list[np.ndarray], least: float) -> dict[str, float]:
     shares = []
-    for i, mask in enumerate(masks):
+    for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
         rng = np.random.default_rng(i)
         for _ in range(_DRAWS):
-            x0, y0, x1, y1 = draw_patch(rng, box_of(i), mask.shape[1], mask.shape[0], least)
+            x0, y0, x1, y1 = draw_patch(rng, box, mask.shape[1], mask.shape[0], least)
             shares.append(mask[y0:y1, x0:x1].mean())
     values = np.array(shares)
     return {"mean": float(values.mean()), "quarter_or_more": float((values >= 0.25).mean()), "pictures": len(masks)}

@@ -31,11 +31,6 @@ class Picture:
     scene: Tensor | None = None  # uint8 [size, size, 3], packed; None where scenes are cut from `pixels`
     scale: tuple[float, float] = (1.0, 1.0)  # kept pixels per pixel of the image, across and down
 
-    @property
-    def bytes(self) -> int:
-        """Its memory."""
-        return self.pixels.numel() + (0 if self.scene is None else self.scene.numel())
-
 
 def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
     """ROIs [n, 4] in an image's pixels as pixels of its picture, int32, never empty.
@@ -100,9 +95,10 @@ class DecodedCache:
         else:
             pixels = resized(image, self._regions[row], w, h)
         picture = Picture(pixels, (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
+        count = pixels.numel() + (0 if scene is None else scene.numel())
         with self._lock:
-            if row not in self._kept and self.used + picture.bytes <= self.budget:
-                self.used += picture.bytes
+            if row not in self._kept and self.used + count <= self.budget:
+                self.used += count
                 self._kept[row] = picture
         return picture
 

@@ -95,11 +95,8 @@ def hue(levels: Tensor, turns: float) -> Tensor:
     value = levels.amax(0)
     span = value - levels.amin(0)
     inverse = span.clamp(min=1e-12).reciprocal_()
-    sixth = torch.where(
-        value == r,
-        (g - b) * inverse,
-        torch.where(value == g, 2 + (b - r) * inverse, 4 + (r - g) * inverse),
-    )
+    not_red = torch.where(value == g, 2 + (b - r) * inverse, 4 + (r - g) * inverse)
+    sixth = torch.where(value == r, (g - b) * inverse, not_red)
     k = torch.remainder(sixth + (6 * turns + torch.tensor((5.0, 3.0, 1.0), dtype=torch.float32))[:, None], 6)
     return value - span * torch.minimum(k, 4 - k).clamp_(0, 1)
 

@@ -82,9 +82,9 @@ class FusedBackend(Backend):
         if plan.alpha is not None:
             self._share_out(blend_patches, [(plan, i, scenes, patches) for i in range(len(plan))])
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
-        finish = self._finish_compiled if self._library else self._finish_eagerly
         runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
-        self._share_out(finish, [(plan, v, run, scenes, patches, views[v]) for v in range(plan.views) for run in runs])
+        tasks = [(plan, v, run, scenes, patches, views[v]) for v in range(plan.views) for run in runs]
+        self._share_out(self._view, tasks)
         return views
 
     def holds(self, row: int) -> bool:
@@ -133,9 +133,12 @@ class FusedBackend(Backend):
         for job in jobs:
             scene_or_patch(image.permute(2, 0, 1), job)
 
-    def _finish_compiled(
-        self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
-    ) -> None:
+    def _view(self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor) -> None:
+        """Makes view v of the sources `run`."""
+        if self._library is None:
+            for i in run.tolist():
+                finish_view(self.policy, plan, i, v, int(scenes[i, v]), int(patches[i, v]), out[i])
+            return
         jobs = np.zeros(len(run), native.VIEW)
         jobs["scene"], jobs["patch"] = scenes[run, v], patches[run, v]
         jobs["out"] = out.data_ptr() + run.astype(np.uint64) * (out.stride(0) * out.element_size())
@@ -147,13 +150,6 @@ class FusedBackend(Backend):
         scale = (1 / (255 * np.array(self.policy.std))).astype(np.float32)
         shift = (-np.array(self.policy.mean) / self.policy.std).astype(np.float32)
         linear = int(self.policy.colour == "linear")
-        assert self._library is not None
         self._library.views(
             len(jobs), jobs.ctypes.data, plan.size, linear, scale.ctypes.data, shift.ctypes.data, _DTYPES[self.dtype]
         )
-
-    def _finish_eagerly(
-        self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
-    ) -> None:
-        for i in run.tolist():
-            finish_view(self.policy, plan, i, v, int(scenes[i, v]), int(patches[i, v]), out[i])

@@ -42,10 +42,8 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, BLOCK: tl.c
             down = tl.where(row < high_y, tl.maximum(1 - tl.abs((row + 0.5 - centre_y) / reach_y), 0.0), 0.0)
             for kx in range(0, (2 * reach_x).to(tl.int32) + 2):
                 column = low_x + kx
-                across = tl.where(
-                    column < high_x, tl.maximum(1 - tl.abs((column + 0.5 - centre_x) / reach_x), 0.0), 0.0
-                )
-                weight = down * across
+                across = tl.maximum(1 - tl.abs((column + 0.5 - centre_x) / reach_x), 0.0)
+                weight = down * tl.where(column < high_x, across, 0.0)
                 at = start + row.to(tl.int64) * row_stride + 3 * column
                 wanted = inside & (weight > 0)
                 red += weight * tl.load(at, mask=wanted, other=0).to(tl.float32)
@@ -120,17 +118,11 @@ def shift_hue(red, green, blue, turns):
     value = tl.maximum(tl.maximum(red, green), blue)
     span = value - tl.minimum(tl.minimum(red, green), blue)
     divisor = tl.where(span > 0, span, 1.0)
-    sixth = tl.where(
-        value == red,
-        (green - blue) / divisor,
-        tl.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
+    not_red = tl.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    sixth = tl.where(value == red, (green - blue) / divisor, not_red)
     sixth += 6 * turns + 12
-    return (
-        hue_channel(5.0, sixth, value, span),
-        hue_channel(3.0, sixth, value, span),
-        hue_channel(1.0, sixth, value, span),
-    )
+    r, g = hue_channel(5.0, sixth, value, span), hue_channel(3.0, sixth, value, span)
+    return r, g, hue_channel(1.0, sixth, value, span)
 
 
 @triton.jit

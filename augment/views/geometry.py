@@ -38,7 +38,7 @@ def cap_boxes(boxes: np.ndarray, cap: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_resized_crop(
-    region: np.ndarray, scale: tuple[float, float], aspect: tuple[float, float], u: np.ndarray
+    region: np.ndarray, scale: tuple[float, float], aspect: tuple[float, ...], u: np.ndarray
 ) -> np.ndarray:
     """torchvision's RandomResizedCrop rule inside `region` int [..., 4]; returns int32 [..., 4] in the same pixels.
 
@@ -97,19 +97,15 @@ def square_around(boxes: np.ndarray, width: np.ndarray, height: np.ndarray, u: n
 
 
 def crop_around(
-    boxes: np.ndarray,
-    width: np.ndarray,
-    height: np.ndarray,
-    scale: tuple[float, float],
-    aspect: tuple[float, float],
-    u: np.ndarray,
+    boxes: np.ndarray, width: np.ndarray, height: np.ndarray, least: float, aspect: tuple[float, ...], u: np.ndarray
 ) -> np.ndarray:
     """A crop of the picture, sized by torchvision's rule, at a random place that keeps the middle of the box.
 
-    Boxes [..., 4] and u [..., 22] as for `random_resized_crop`, to int32 pixels [..., 4].
-    """  # fmt: skip
+    Boxes [..., 4]; scale (`least`, 1) and u [..., 22] as for `random_resized_crop`; to int32 pixels [..., 4].
+    """
     zero = np.zeros_like(width)
-    roi = random_resized_crop(np.stack((zero, zero, width, height), axis=-1), scale, aspect, u).astype(np.int64)
+    whole = np.stack((zero, zero, width, height), axis=-1)
+    roi = random_resized_crop(whole, (least, 1.0), aspect, u).astype(np.int64)
     box = box_to_pixels(boxes, width, height).astype(np.int64)
     middle, extent = (box[..., :2] + box[..., 2:]) // 2, roi[..., 2:] - roi[..., :2]
     room = np.stack((width, height), axis=-1) - extent

@@ -23,12 +23,8 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (
-            (p1 >> _32) ^ c1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _32) ^ c3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
+        c0, c1 = (p1 >> _32) ^ c1 ^ np.uint64(k0), p1 & _LOW
+        c2, c3 = (p0 >> _32) ^ c3 ^ np.uint64(k1), p0 & _LOW
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return np.stack((c0, c1, c2, c3), axis=-1).astype(np.uint32)
 

@@ -236,9 +236,7 @@ def _crop(policy: Policy, pool: Pool, sources: np.ndarray, u: np.ndarray) -> np.
         boxes = np.broadcast_to(np.array((0.0, 0.0, 1.0, 1.0)), boxes.shape)
     region = np.repeat(geometry.box_to_pixels(boxes, width, height)[:, None], u.shape[1], axis=1)
     assert policy.crop_scale is not None  # set by Policy itself
-    return geometry.random_resized_crop(
-        region, (policy.crop_scale, 1.0), (policy.aspect[0], policy.aspect[1]), u[..., _CROP]
-    )
+    return geometry.random_resized_crop(region, (policy.crop_scale, 1.0), policy.aspect, u[..., _CROP])
 
 
 def _compose(
@@ -249,15 +247,13 @@ def _compose(
     zero = np.zeros_like(width)
     scene = np.stack((zero, zero, width, height), axis=-1).astype(np.int32)
     if not policy.kind.pastes:
-        rects = np.empty_like(scene)
-        rects[:] = 0, 0, policy.size, policy.size
+        rects = np.full_like(scene, (0, 0, policy.size, policy.size))
         return scene, rects, rects, np.zeros(width.shape, bool)
     boxes = pool.boxes[backgrounds].astype(np.float64)
     if policy.scene == "crop":
         scene = geometry.square_around(boxes, width, height, u[..., _SCENE])
     elif policy.scene == "zoom":
-        scale, aspect = (policy.scene_scale, 1.0), (policy.aspect[0], policy.aspect[1])
-        scene = geometry.crop_around(boxes, width, height, scale, aspect, u[..., _ZOOM])
+        scene = geometry.crop_around(boxes, width, height, policy.scene_scale, policy.aspect, u[..., _ZOOM])
     if policy.scene != "whole":
         boxes = geometry.box_in_roi(boxes, scene, width, height)
     in_scene = geometry.box_to_pixels(boxes, policy.size, policy.size)

@@ -8,6 +8,8 @@ from precompute.base.errors import BadValue
 if TYPE_CHECKING:
     import torch
 
+    from precompute.base.ranks import Process
+
 VALID = "auto, cpu, cuda or cuda:N"
 
 
@@ -33,3 +35,14 @@ def find_device(name: "torch.device | str | None" = None) -> "torch.device":
         there = f"there are {count} CUDA devices, numbered from 0" if count else "torch sees no CUDA device here"
         raise BadValue("device", str(name), "one that is there", f"Here {there}; use cpu, or auto")
     return device
+
+
+def rank_device(name: "torch.device | str | None", process: "Process") -> "tuple[torch.device, str]":
+    """The device of that name for one of several ranks, which share out a machine's GPUs, and why it is taken."""
+    import torch
+
+    device = find_device(name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", process.local_rank % torch.cuda.device_count())
+    why = "a GPU is there" if device.type == "cuda" else "no GPU is there"
+    return device, why if name == "auto" else "as asked"

@@ -21,9 +21,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _GROUND, _TEXT = (24, 24, 24), (200, 200, 200)
 _GAP, _LINE, _TITLE = 4, 15, 20  # pixels between tiles; height of a caption, of the title
 _LEAST = 144  # a tile's width, for its caption
-_HEAT = np.array(
-    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
-)  # dark to bright: low to high
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])  # of low to high values
 _HEAT_SHARE = 0.6  # of the colour in a pixel; the rest is the picture's
 
 

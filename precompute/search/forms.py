@@ -51,15 +51,12 @@ class Form:
     def __post_init__(self) -> None:
         if self.name not in FORMS:
             raise BadValue("form", self.name, list(FORMS))
-        if self.value is None:
-            object.__setattr__(self, "value", FORMS[self.name][0])
         if not 0 <= self.number <= 1:
             raise BadValue("value", self.value, f"from 0 to 1; of form {self.name} it is {FORMS[self.name][2]}")
 
     @property
     def number(self) -> float:
-        assert self.value is not None
-        return self.value
+        return FORMS[self.name][0] if self.value is None else self.value
 
     @property
     def cuts(self) -> bool:
@@ -129,7 +126,8 @@ def find_boxes(maps: np.ndarray, form: Form | None = None) -> np.ndarray:
         left = np.concatenate(unsolved)
     for i in left:
         if form.name == "literal":
-            rects[i] = brightest(maps[i])
+            y, x = divmod(int(maps[i].argmax()), maps.shape[2])  # the first brightest pixel: no mean is above it
+            rects[i] = x, y, x + 1, y + 1
         elif form.name == "component":
             rects[i] = component(maps[i])
         else:
@@ -175,9 +173,7 @@ class Objective:
 
 def integral(grid: np.ndarray) -> np.ndarray:
     """int64 [H + 1, W + 1]: sums over all rectangles that begin in the corner."""
-    table = np.zeros((grid.shape[0] + 1, grid.shape[1] + 1), np.int64)
-    table[1:, 1:] = grid.astype(np.int64).cumsum(0).cumsum(1)
-    return table
+    return np.pad(grid.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
 
 def largest_sum(table: np.ndarray, h: int, w: int) -> tuple[int, int, int]:
@@ -196,13 +192,7 @@ def branch_and_bound(grid: np.ndarray, objective: Objective) -> tuple[int, int, 
     """
     height, width = grid.shape
     table = integral(grid)
-    known: dict[tuple[int, int], tuple[int, int, int]] = {}
-
-    def at(h: int, w: int) -> tuple[int, int, int]:
-        if (h, w) not in known:
-            known[h, w] = largest_sum(table, h, w)
-        return known[h, w]
-
+    at = functools.cache(functools.partial(largest_sum, table))
     best: tuple[float, int, int, int, int] | None = None  # score, -area, -y0, -x0, -h: larger is better
     answer = (0, 0, width, height)
     queue = [(-objective.upper(at(height, width)[0], 1, 1, height, width), 1, 1, height, width)]
@@ -232,18 +222,11 @@ def _split(h0: int, w0: int, h1: int, w1: int) -> list[tuple[int, int, int, int]
     return [(a, c, b, d) for a, b in rows for c, d in columns]
 
 
-def brightest(grid: np.ndarray) -> tuple[int, int, int, int]:
-    """The first brightest pixel by rows: no mean is above it."""
-    y, x = divmod(int(grid.argmax()), grid.shape[1])
-    return x, y, x + 1, y + 1
-
-
 def component(grid: np.ndarray) -> tuple[int, int, int, int]:
     """The bounding box of the largest 8-connected component (equal sizes: the first by rows)."""
     from scipy.ndimage import find_objects, label
 
-    labels = np.zeros(grid.shape, np.int32)
-    label(grid > 0, structure=np.ones((3, 3), int), output=labels)
+    labels, _ = label(grid > 0, np.ones((3, 3)))  # type: ignore[misc]
     largest = int(np.bincount(labels.ravel())[1:].argmax())
     rows, columns = find_objects(labels)[largest]
     return columns.start, rows.start, columns.stop, rows.stop

@@ -11,7 +11,7 @@ same to the last bit.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 
 _MARGIN = 1 - 1e-6  # larger than all rounding of float32 products below
 _MOST_PAIRS = 20_000  # a map; beyond, branch and bound is faster
@@ -60,9 +60,7 @@ def _interval_sums(prefix: np.ndarray) -> np.ndarray:
     count, n = prefix.shape[0], prefix.shape[1] - 1
     padded = np.full((count, 2 * n + 1), -1, np.float32)  # less than any running sum
     padded[:, : n + 1] = prefix
-    step = padded.strides[1]
-    ends = as_strided(padded[:, 1:], (count, n, n), (padded.strides[0], step, step))
-    return ends - padded[:, :n, None]
+    return sliding_window_view(padded[:, 1:-1], n, axis=1) - padded[:, :n, None]
 
 
 def _a_good_score(above, rows, columns, most_rows, most_columns, powers):

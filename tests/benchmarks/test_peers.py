@@ -68,12 +68,14 @@ def test_a_peer_of_another_job_is_refused(cub_images):
 
     from augment.views.policy import Policy
     from benchmarks.job import check, make_job
+    from benchmarks.peers_sample import Pillow
     from benchmarks.program import JobSettings
 
-    pillow = PEERS["pillow"].way()
-    blind = replace(
-        PEERS["pillow"], load=lambda _: replace(pillow, views=lambda *a: tuple(0 * v for v in pillow.views(*a)))
-    )
+    class Blind(Pillow):
+        def views(self, policy, plan, images):
+            return tuple(0 * view for view in super().views(policy, plan, images))
+
+    blind = replace(PEERS["pillow"], load=Blind)
     job = make_job(cub_images, Policy(size=64, group=8), JobSettings(batch=4, batches=1))
     with ExitStack() as stack, pytest.raises(UserError, match=r"pillow.*not do the same job"):
         check(job, blind, stack)

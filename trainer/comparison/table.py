@@ -13,6 +13,7 @@ from trainer import record
 from trainer.comparison.arms import folder_of
 from trainer.config.run import CONTROLS
 from trainer.methods.registry import METHODS
+from trainer.record import metrics
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
@@ -76,8 +77,6 @@ def summarise(arms: Sequence[str], seeds: int, against: str, out: Path, flags: l
 
 def _about(folders: list[Path]) -> dict[str, list[Any]]:
     """Every commit, version and number of threads that the runs were made with."""
-    from trainer.record import metrics
-
     files = [path for folder in folders if (path := folder / record.METRICS).exists()]
     headers = [metrics.header(path)["about"] for path in files]
     return {key: sorted({h.get(key) for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}

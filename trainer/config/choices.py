@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from precompute.base.device import find_device
+from precompute.base.device import find_device, rank_device
 from precompute.base.errors import UserError
 from precompute.base.ranks import this_process
 from trainer.config.run import RunConfig
@@ -158,9 +158,7 @@ def _head_widths(config: RunConfig, feature_width: int, reasons: list[str]) -> t
     # The paper gives no width for the conv heads; at 4096 they would be a tenth of a step's arithmetic.
     conv_hidden = model.conv_hidden or (2 * feature_width if narrow else 512)
     if narrow and not (model.hidden and model.conv_hidden):
-        reasons.append(
-            f"head widths {hidden} and {conv_hidden}: the encoder has only {feature_width} features (--hidden)"
-        )
+        reasons.append(f"head widths {hidden} and {conv_hidden}: the encoder has {feature_width} features (--hidden)")
     return hidden, conv_hidden
 
 
@@ -172,10 +170,9 @@ def _amp(asked: str, hardware: Hardware, reasons: list[str]) -> str:
     if hardware.device == "cpu":
         reasons.append("autocast off: bfloat16 is not faster on most CPUs, and float32 resumes bit-equal (--amp bf16)")
         return "off"
-    amp = "bf16" if hardware.bf16 else "fp16"
-    reasons.append(
-        f"autocast {amp}: " + ("needs no gradient scaling" if hardware.bf16 else f"{hardware.name} has no fast bf16")
-    )
+    fp16 = "fp16", f"{hardware.name} has no fast bf16"
+    amp, why = ("bf16", "needs no gradient scaling") if hardware.bf16 else fp16
+    reasons.append(f"autocast {amp}: {why}")
     return amp
 
 
@@ -184,13 +181,11 @@ def find_hardware(device: str) -> tuple[Hardware, list[str]]:
     import torch
 
     process = this_process()
-    where, reasons = find_device(device), []
-    if device == "auto":
-        why = "there is one" if where.type == "cuda" else "torch sees no CUDA device here"
-        reasons.append(f"device {where.type}: {why} (--device)")
+    where, why = rank_device(device, process)
+    reasons = [f"device {where.type}: {why} (--device)"] if device == "auto" else []
     if where.type == "cpu":
         return Hardware("cpu", "CPU", bf16=False, world=process.world), reasons
-    if process.world > 1 or where.index is None:
+    if process.world > 1:  # each with a GPU to itself
         where = find_device(f"cuda:{process.local_rank}")
     properties = torch.cuda.get_device_properties(where)
     return Hardware(str(where), properties.name, bf16=properties.major >= 8, world=process.world), reasons

@@ -53,12 +53,8 @@ class ModelConfig:
     """The training method and its networks."""
 
     method: str = option("cvsa", "training method", choices=METHODS)
-    arch: str = option(
-        "resnet18", "torchvision ResNet by name, or a narrow one such as resnet10w16 for small views on CPU"
-    )
-    init: str | None = option(
-        None, "weights to start from (torchvision, timm, OpenMixup, ours): second stage of dual-stage"
-    )
+    arch: str = option("resnet18", "torchvision ResNet by name, or a narrow one for small views on CPU: resnet10w16")
+    init: str | None = option(None, "weights to start from (torchvision, timm, OpenMixup, ours): dual-stage training")
     freeze_stages: int = option(0, "keep the stem and this many ResNet stages as they are, their BN statistics too")
     dim: int = option(256, "width of projections and predictions (the paper's d)")
     hidden: int | None = option(None, "hidden width of the MLP heads; default 4096, less for narrow encoders")
@@ -87,13 +83,11 @@ class LossConfig:
     align_weight: float | None = option(None, "weight of the alignment loss; default by --loss")
     mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
     align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
-    control: str = option(
-        "none", "control arm of the alignment, to see what the cross-view term buys", choices=CONTROLS
-    )
+    control: str = option("none", "control arm of the alignment: shows what the cross-view term buys", choices=CONTROLS)
 
     def __post_init__(self) -> None:
         positive(self, "temperature")
-        not_negative(self, "align_weight")
+        within(self, 0, math.inf, "align_weight")
         if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise BadValue("align_stages", self.align_stages, "3, 4 or both")
 
@@ -129,9 +123,7 @@ class ScheduleConfig:
         f"default: lars; sgd for {', '.join(name for name, method in METHODS.items() if method.optimizer == 'sgd')}",
         choices=("lars", "sgd", "adamw"),
     )
-    base_lr: float | None = option(
-        None, "peak learning rate per 256 images of batch; default: see the run's first lines"
-    )
+    base_lr: float | None = option(None, "peak rate per 256 images of batch; default: see the run's first lines")
     bias_lr: float = option(0.024, "rate of biases and norms under LARS, as a share of the weights' rate")
     warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run")
     weight_decay: float | None = option(
@@ -141,7 +133,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         positive(self, "epochs", "batch_size", "accumulate", "base_lr", "bias_lr")
-        not_negative(self, "warmup_epochs", "weight_decay")
+        within(self, 0, math.inf, "warmup_epochs", "weight_decay")
         within(self, 0, 1, "momentum")
 
 
@@ -154,9 +146,7 @@ class RunOptions:
     compile: bool = option(False, "torch.compile the networks (pays off on CUDA in long runs)")
     seed: int = option(0, "seed of weights and views")
     log_every: int | None = option(None, "steps between log lines; default: 10 lines an epoch, about 50 a short run")
-    save_every: int | None = option(
-        None, "steps between checkpoints; default: every minute, less often where writing takes long"
-    )
+    save_every: int | None = option(None, "steps between checkpoints; default: a minute, more where writing is slow")
     tensorboard: bool = option(False, "write TensorBoard event files beside metrics.jsonl (the extra `tensorboard`)")
     evaluate: bool = option(True, "kNN accuracy and localisation figure at the end")
 
@@ -266,17 +256,10 @@ def positive(config: Any, *names: str) -> None:
             raise BadValue(name, value, "greater than 0, and finite")
 
 
-def not_negative(config: Any, *names: str) -> None:
-    """BadValue for the first of these fields that is given and below 0, or not finite."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise BadValue(name, value, "at least 0, and finite")
-
-
 def within(config: Any, low: float, high: float, *names: str) -> None:
-    """BadValue for the first of these fields that is given and not within `low` and `high`."""
+    """BadValue for the first of these fields that is given and not within `low` and `high`, or not finite."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise BadValue(name, value, f"within {low} and {high}")
+        if value is not None and not (low <= value <= high and value < math.inf):
+            valid = f"at least {low}, and finite" if high == math.inf else f"within {low} and {high}"
+            raise BadValue(name, value, valid)

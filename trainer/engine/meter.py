@@ -16,9 +16,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.restart_clock()
+        self.reset()
 
     def restart_clock(self) -> None:
         """Time before now is not counted."""
@@ -57,7 +55,8 @@ class Meter:
 
     def reset(self) -> None:
         """A new interval."""
-        self.sums, self.count = {}, 0
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
         self.restart_clock()
 
     def state_dict(self) -> dict[str, Any]:

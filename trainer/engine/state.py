@@ -57,9 +57,8 @@ class TrainingState:
     def restore(self, resumed: Resumed) -> None:
         """Takes up a checkpoint. UserError where data or hardware no longer give the same settings."""
         state, now = resumed.state, as_json(self.settings)
-        changed = [
-            f"{k} was {v}, is {now.get(k)}" for k, v in state["settings"].items() if k not in FREE and v != now.get(k)
-        ]
+        was = {k: v for k, v in state["settings"].items() if k not in FREE and v != now.get(k)}
+        changed = [f"{k} was {v}, is {now.get(k)}" for k, v in was.items()]
         if not changed and state["step"] not in range(self.settings.steps + 1):
             changed = [f"step is {state['step']} of {self.settings.steps}"]
         if changed:

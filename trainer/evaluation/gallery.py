@@ -23,11 +23,9 @@ from trainer.evaluation.localise import box_masks, centre_prior, figures
 from trainer.evaluation.pictures import as_pictures
 from trainer.model.encoders import Encoder, maps
 
-COLUMNS = ("Grad-CAM", "similarity", "energy")
-
 
 def score_maps(encoder: Encoder, images: Tensor) -> dict[str, Tensor]:
-    """The maps of `COLUMNS`, [N, H, W] each, of normalised images [N, 3, S, S]; the encoder is not changed."""
+    """The three maps, [N, H, W] each, of normalised images [N, 3, S, S]; the encoder is not changed."""
     with torch.no_grad():
         mirrored = maps(encoder, images.flip(3)).float().mean((2, 3))
     with torch.enable_grad():
@@ -48,8 +46,8 @@ def write_gallery(encoder: Encoder, bench: Bench, path: str, say: Callable[[str]
     rows, images = _pictures(bench, count)
     boxes = torch.from_numpy(bench.data.cache.boxes[rows])
     encoder.eval()
-    scores = score_maps(encoder, images.to(bench.making.device).contiguous(memory_format=torch.channels_last))
-    scores = {name: scores[name].cpu() for name in COLUMNS}
+    there = images.to(bench.making.device).contiguous(memory_format=torch.channels_last)
+    scores = {name: of.cpu() for name, of in score_maps(encoder, there).items()}
     grid = scores["energy"].shape[-1]
     truth = box_masks(boxes, grid)
     aucs = {name: figures(of, truth).auc for name, of in scores.items()}

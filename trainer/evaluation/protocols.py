@@ -169,12 +169,10 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
         "cells": truth.shape[-1],  # along a side
     }
     for name, scores in scores_of.items():
-        whole: dict[str, Any] = asdict(figures(scores, truth))
-        whole["max_box_accuracy"] = max_box_accuracy(scores, boxes)
-        whole["off_centre"] = asdict(figures(scores[away], truth[away]))
+        result[name] = asdict(figures(scores, truth)) | {"max_box_accuracy": max_box_accuracy(scores, boxes)}
+        result[name]["off_centre"] = asdict(figures(scores[away], truth[away]))
         if away.any():
-            whole["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
-        result[name] = whole
+            result[name]["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
     return result
 
 
@@ -201,7 +199,5 @@ def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Ten
 def _finite(features: Tensor) -> Tensor:
     """`features`; UserError where some are not finite, as no figure could be made of them."""
     if not features.isfinite().all():
-        raise UserError(
-            "the encoder's features are not all finite: its weights are no result of a training that went well"
-        )
+        raise UserError("the encoder's features are not all finite: its weights are no result of a good training")
     return features

@@ -63,12 +63,6 @@ class Method(nn.Module):
         """The online network's input for one source image, a view [1, 3, S, S], in one step. Only to count FLOPs."""
         return torch.cat([image, image])
 
-    @torch.no_grad()
-    def keys(self, views: Sequence[Tensor]) -> list[Projections]:
-        """The target's projections of every view; no gradient ever reaches it."""
-        assert self.target is not None
-        return [self.target(view) for view in views]
-
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
         """The step's loss, part by part."""
         raise NotImplementedError

@@ -75,7 +75,9 @@ class Byol(Method):
 
     def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
         """Two parts: q against the target's k, then k against the target's q."""
-        keys = self.keys(views)
+        assert self.target is not None
+        with torch.no_grad():
+            keys = [self.target(view) for view in views]
         for this, other in ((0, 1), (1, 0)):
             out = self.forward_online(views[this])
             assert out.prediction is not None

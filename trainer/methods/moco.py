@@ -13,12 +13,7 @@ from trainer.model.networks import Network, Projections
 from trainer.parallel.collectives import gather
 
 
-@method(
-    "mocov2",
-    "InfoNCE against a queue of the moving average's keys, in one direction",
-    optimizer="sgd",
-    queue=True,
-)
+@method("mocov2", "InfoNCE against a queue of the moving average's keys, in one direction", optimizer="sgd", queue=True)
 class MocoV2(Method):
     """Temperature 0.2, momentum 0.999, a queue of 65,536 keys."""
 

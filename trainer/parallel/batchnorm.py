@@ -45,8 +45,7 @@ def synchronise_batch_norm(module: nn.Module, device: str) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            synced = AllReduceBatchNorm(child.num_features, child.eps, MOMENTUM)
-            synced = synced.to(child.weight)
+            synced = AllReduceBatchNorm(child.num_features, child.eps, MOMENTUM).to(child.weight)
             synced.load_state_dict(child.state_dict())
             synced.weight, synced.bias = child.weight, child.bias  # the same objects: frozen ones stay frozen
             setattr(module, name, synced.train(child.training))
