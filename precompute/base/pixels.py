@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from precompute.base.jpeg import ORIENTATION, JpegHeader, read_jpeg_header
+from precompute.base import endings
+from precompute.base.jpeg import ORIENTATION, JpegHeader, ScanFile, read_jpeg_header
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a "decompression bomb", twice its warning's: 512 MiB of RGB
 
@@ -63,7 +64,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Reads the header only. Raises BadImage where there is no picture, or one of more than `max_pixels`."""
     header = read_jpeg_header(data)
     if header is None:
-        with _quiet, _open(data) as picture:
+        with _quiet, _open(data, endings.opened(data)) as picture:
             size, orientation = picture.size, _orientation_by_pillow(picture)
     else:
         size, orientation = (header.width, header.height), header.orientation
@@ -125,12 +126,15 @@ def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
 def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, ImageInfo]]:
     """The decoded picture as Pillow has it (not turned, any mode), its orientation 1-8 and what `probe` returns."""
     header = read_jpeg_header(data)
-    with _quiet, _open(data) as picture:
+    file = endings.opened(data)
+    with _quiet, _open(data, file) as picture:
         _check_size(*picture.size, max_pixels)
         orientation = header.orientation if header else _orientation_by_pillow(picture)
         expected = (header.width, header.height) if header else picture.size
         with _bad_when_failing():
             picture.load()
+            if fault := endings.fault_of(picture, file):
+                raise BadImage(fault)
         if picture.size != expected:
             decoded = "{}x{}".format(*picture.size)
             raise BadImage(f"the header says {expected[0]}x{expected[1]} pixels, {decoded} were decoded")
@@ -138,7 +142,7 @@ def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, Imag
 
 
 @contextlib.contextmanager
-def _open(data: bytes) -> Iterator[ImageFile]:
+def _open(data: bytes, file: io.BytesIO) -> Iterator[ImageFile]:
     """The file's header read by the plugin of Pillow that its first bytes name."""
     if not data:
         raise BadImage("empty file (0 bytes)")
@@ -146,10 +150,12 @@ def _open(data: bytes) -> Iterator[ImageFile]:
     if plugin is None or (plugin == "WebP" and data[8:12] != b"WEBP"):
         unknown = f"no known image format (begins with {data[:8]!r})"
         raise BadImage(next((what for magic, what in _NOT_PICTURES if data.lstrip().startswith(magic)), unknown))
+    if isinstance(file, ScanFile) and file.coded.start == 0 and file.coded.fault:
+        raise BadImage(file.coded.fault)
     with _bad_when_failing():
         # The plugin's class instead of Image.open: that would warn of large pictures (we have our own limit),
         # and would try formats that run other programs.
-        picture = getattr(importlib.import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")(io.BytesIO(data))
+        picture = getattr(importlib.import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")(file)
     with contextlib.closing(picture):
         yield picture
 
