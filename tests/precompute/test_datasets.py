@@ -371,3 +371,27 @@ def test_rows_become_columns(tmp_path):
     assert listing.notes == {"without a class": 1, "without a box": 2}
     with pytest.raises(dataclasses.FrozenInstanceError):
         listing.paths = []  # type: ignore[misc]
+
+
+def test_where_the_sets_count_from(shared_data):
+    """README's table: these samples of the sets' own files do not contradict it, and each holds some evidence."""
+    cub = np.loadtxt(shared_data / "CUB_200_2011" / "bounding_boxes.txt")[:, 1:]
+    assert cub.min() >= 0
+    aircraft = np.array(
+        [
+            line.split()[1:]
+            for line in (shared_data / "fgvc-aircraft-2013b/data/images_box.txt").read_text().splitlines()
+        ],
+        int,
+    )
+    cars = loadmat(shared_data / "stanford_cars" / "devkit" / "cars_train_annos.mat", squeeze_me=True)["annotations"]
+    least = min(min(int(row["bbox_x1"]), int(row["bbox_y1"])) for row in cars)
+    assert least >= 1
+    listing = read_dataset("aircraft", shared_data / "fgvc-aircraft-2013b")
+    for i, path in enumerate(listing.paths):
+        box = listing.box(i)
+        with Image.open(shared_data / "fgvc-aircraft-2013b" / path) as picture:
+            assert box is not None
+            assert box.edges[2] <= picture.width
+            assert box.edges[3] <= picture.height
+    assert aircraft.min() >= 0
