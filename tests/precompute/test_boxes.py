@@ -162,7 +162,7 @@ def test_nothing_usable_is_an_error(boxes, tmp_path):
     (tmp_path / "set" / "a.jpg").write_bytes(b"<html>")
     refused = boxes("--dataset", "folder", "--root", tmp_path / "set", "--out", tmp_path / "x.h5", status=1).stderr
     assert "not one usable picture" in refused
-    assert "a.jpg: text (HTML or XML)" in refused
+    assert "1 x text (HTML or XML), not a picture (such as a.jpg)" in refused
     assert not (tmp_path / "x.h5").exists()
 
 
