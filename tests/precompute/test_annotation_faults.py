@@ -140,7 +140,9 @@ def test_a_box_file_never_holds_what_is_no_number(
         dataclasses.replace(cache, boxes=boxes)
     monkeypatch.setattr(BoxCache, "__post_init__", lambda self: None)  # as a version before wrote it
     format.write(tmp_path / "old.h5", dataclasses.replace(cache, boxes=boxes))
-    with pytest.raises(UserError, match=rf"the box of picture 3 .+{cache.path(3)}.* is not one it can have.* --rebuild"):
+    with pytest.raises(
+        UserError, match=rf"the box of picture 3 .+{cache.path(3)}.* is not one it can have.* --rebuild"
+    ):
         BoxCache.open(tmp_path / "old.h5")
 
 
