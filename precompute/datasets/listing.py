@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precompute.base.boxmath import alike
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -101,6 +99,8 @@ def clip_box(box: Box, width: int, height: int, orientation: int = 1) -> tuple[t
     Raises BadRow where a number is not finite or less than one pixel of the box lies inside, OtherFrame where the
     annotation is of a picture of other proportions.
     """
+    from precompute.base.boxmath import alike  # NumPy: too heavy for --help
+
     written = "{}: the box x {:g}, y {:g}, width {:g}, height {:g}".format(
         box.where, *box.edges[:2], box.edges[2] - box.edges[0], box.edges[3] - box.edges[1]
     )
