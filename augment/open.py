@@ -68,8 +68,8 @@ def _images_of(source: Source, say: Callable[[str], None]) -> tuple[ImageSet, np
     images = ImageSet([*images.parts, *more])
     # An image of the split is left out of the further sets, so that none is its own background.
     further = np.arange(images.offsets[1], len(images))
-    hashes = [np.ascontiguousarray(cache.hashes[:]).view("V16")[:, 0] for cache, _ in images.parts]
-    also = np.isin(np.concatenate(hashes[1:]), hashes[0][rows])
+    keys = [cache.keys for cache, _ in images.parts]
+    also = np.isin(np.concatenate(keys[1:]), keys[0][rows])
     if also.any():
         say(f"backgrounds: {also.sum()} of {len(further)} images are of the split too, and left out")
     further = further[~also]

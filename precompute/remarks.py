@@ -34,7 +34,10 @@ class Remark:
 
     def __str__(self) -> str:
         example = f" (such as {self.example})" if self.example else ""
-        return f"{self.count} {self.what}{example}: {self.consequence}. {self.remedy}"
+        what = self.what
+        if self.count == 1 and what.startswith("pictures"):
+            what = what.replace("pictures", "picture", 1)
+        return f"{self.count} {what}{example}: {self.consequence}. {self.remedy}"
 
 
 def names(all_names: tuple[str, ...]) -> str:
@@ -66,16 +69,15 @@ def _classes(cache: BoxCache) -> Iterator[Remark]:
 
 def _equal_pictures(cache: BoxCache) -> Iterator[Remark]:
     """Files of equal contents: in two splits, in two classes of a split, or twice in a class."""
-    keys = np.ascontiguousarray(cache.hashes).view("V16")[:, 0]
-    _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, numbers = np.unique(cache.keys, return_index=True, return_inverse=True)
     copies = np.flatnonzero(first[numbers] != np.arange(len(cache)))
     twins = first[numbers[copies]]  # the first picture that each equals
     apart = cache.splits[copies] != cache.splits[twins]
     mixed = ~apart & (cache.labels[copies] != cache.labels[twins])
     for chosen, what, consequence in (
-        (apart, "pictures are in two splits", "what is held out is trained on (evaluations leave these pictures out)"),
-        (mixed, "pictures are in two classes", "one of their labels is wrong"),
-        (~apart & ~mixed, "pictures are copies of others of their class", "they count twice"),
+        (apart, "pictures in two splits", "what is held out is trained on (evaluations leave these pictures out)"),
+        (mixed, "pictures in two classes", "one of their labels is wrong"),
+        (~apart & ~mixed, "pictures with the contents of another of their class", "they count twice"),
     ):
         if chosen.any():
             row, twin = (int(rows[chosen][0]) for rows in (copies, twins))

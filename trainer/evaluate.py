@@ -94,6 +94,8 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     held_out = data.held_out(config.data.train_split, config.data.eval_split)
     if held_out is None:
         raise UserError(data.nothing_held_out)
+    if config.protocol != ("localise",):
+        data.check_classes(config.data.train_split, held_out, "take what needs no classes: --protocol localise")
     if config.data.eval_split is None and (why := data.why(held_out)):
         print(why)
     making = replace(config.making, device=find_device(config.making.device))

@@ -58,10 +58,9 @@ class ImageSet:
         return int(self.offsets[-1])
 
     def twins(self) -> np.ndarray | None:
-        """int64 [n]: the same number for images whose files are equal, by 8 bytes of their hash; None: all differ."""
-        hashes = np.concatenate([np.ascontiguousarray(cache.hashes).view("<u8")[:, 0] for cache, _ in self.parts])
-        values, numbers = np.unique(hashes, return_inverse=True)
-        return None if len(values) == len(hashes) else numbers
+        """int64 [n]: the same number for images whose files are equal; None: all differ."""
+        values, numbers = np.unique(np.concatenate([cache.keys for cache, _ in self.parts]), return_inverse=True)
+        return None if len(values) == len(numbers) else numbers
 
     def digest(self, rows: np.ndarray) -> str:
         """A 16-digit fingerprint of the images in `rows` and their boxes; if it changes, so do the views."""

@@ -115,6 +115,11 @@ class BoxCache:
         """Image i's path relative to the root."""
         return self.paths[i].decode()
 
+    @property
+    def keys(self) -> np.ndarray:
+        """uint64 [N]: equal for equal files (8 bytes of their SHA-256)."""
+        return np.ascontiguousarray(self.hashes[:, :8]).view("<u8")[:, 0]
+
     def indices(self, split: str | None = None) -> np.ndarray:
         """int64 rows of a split, ascending (None: all). Raises UserError for a name the set does not have.
 

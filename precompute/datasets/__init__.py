@@ -50,7 +50,7 @@ def read_dataset(
             raise UserError("--annotations FILE needs --images DIR, the folder of the pictures")
         if missing := [file for file in annotations if not Path(file).is_file()]:
             raise UserError(f"--annotations {missing[0]}: no such file")
-        return read_files(DATASETS["coco"], Path(root), [Path(file) for file in annotations], boxed=True,
+        return read_files(DATASETS["coco"], Path(root), [Path(file) for file in annotations], named=True, boxed=True,
                           unboxed="pictures without an annotated object")  # fmt: skip
     root = usual_root(name, root)
     return DATASETS[name].read(DATASETS[name], root)

@@ -20,23 +20,31 @@ _EDGES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
 def read(dataset: Dataset, root: Path) -> Listing:
+    kits = (root / "devkit", root / "car_devkit" / "devkit", root)
+    kit = next((k for k in kits if (k / "cars_meta.mat").exists()), root / "devkit")
     one_file = root / "cars_annos.mat"
-    if one_file.exists():
+    # It may lie beside a complete devkit, without the pictures that it names.
+    if one_file.exists() and ((root / "car_ims").is_dir() or not (kit / "cars_meta.mat").exists()):
         annotation = _load(one_file)
         names = [str(name) for name in annotation["class_names"].flat]
         return _listing(dataset, root, names, _rows(annotation["annotations"], one_file.name, "", len(names)))
-    kits = (root / "devkit", root / "car_devkit" / "devkit", root)
-    kit = next((k for k in kits if (k / "cars_meta.mat").exists()), root / "devkit")
     dataset.expect(root, (kit / "cars_meta.mat").relative_to(root).as_posix())
     names = [str(name) for name in _load(kit / "cars_meta.mat")["class_names"].flat]
     train = kit / "cars_train_annos.mat"
     dataset.expect(root, train.relative_to(root).as_posix(), "cars_train")
     labelled = [k / "cars_test_annos_withlabels.mat" for k in (root, kit)]
     test = next((file for file in labelled if file.exists()), kit / "cars_test_annos.mat")
-    rows = _rows(_load(train)["annotations"], train.name, "cars_train/", len(names))
+    rows = _rows(_load(train)["annotations"], train.name, _pictures(root, "cars_train"), len(names))
     if test.exists() and (root / "cars_test").is_dir():
-        rows = chain(rows, _rows(_load(test)["annotations"], test.name, "cars_test/", len(names), "test"))
+        rows = chain(
+            rows, _rows(_load(test)["annotations"], test.name, _pictures(root, "cars_test"), len(names), "test")
+        )
     return _listing(dataset, root, names, rows)
+
+
+def _pictures(root: Path, name: str) -> str:
+    """The folder of a split's pictures; copies are around that have it in a folder of its own name."""
+    return f"{name}/{name}/" if (root / name / name).is_dir() else f"{name}/"
 
 
 def _listing(dataset: Dataset, root: Path, names: list[str], rows: Iterator[Row]) -> Listing:

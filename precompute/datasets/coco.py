@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
-from precompute.datasets.rows import Archive, Dataset, Row, four_numbers, listing_of, split_of
+from precompute.datasets.rows import SPELLINGS, Archive, Dataset, Row, four_numbers, listing_of, split_of
 
 Objects = dict[str, dict[str, Any]]
 _OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "image_info")  # words in names of files without boxes
@@ -31,45 +32,54 @@ def read_inat(dataset: Dataset, root: Path) -> Listing:
     return read_files(dataset, root, files, unlabelled="pictures without a class")
 
 
-def read_files(dataset: Dataset, root: Path, files: Sequence[Path], **more: Any) -> Listing:
+def read_files(dataset: Dataset, root: Path, files: Sequence[Path], *, named: bool = False, **more: Any) -> Listing:
     """The pictures of some JSON files, whose splits their names or folders say ("train" where they say none).
 
-    The pictures are looked for below `root`. UserError where a file is not in COCO's format, or no picture of any file
-    is there; a file without pictures is passed over where another has some.
+    The pictures are looked for below `root`. Files without any there are passed over, and so are files of another kind,
+    unless they are `named` by the user or lie in annotations/. UserError where nothing is left.
     """
-    categories: dict[str, str] = {}
-    parts: list[tuple[str, Path, str, dict[str, Any]]] = []
+    categories: dict[str, str] = {}  # class: an id that it has
+    rows: list[Row] = []
+    used: set[str] = set()
+    notes: Counter[str] = Counter()
     absent = []
     for file in files:
-        content = _read_json(file)
-        folder = _folder_of(root, file, content)
+        content = _read_json(file, needed=named or file.parent.name == "annotations")
+        if content is None:
+            notes["JSON files passed over, as they are not in COCO's format"] += 1
+            continue
         # A folder's name counts below the root only: anybody's pictures may lie in "test data".
         names = (file.stem, file.stem.partition("_")[2], file.parent.name if root in file.parent.parents else "")
         split = next(filter(None, map(split_of, names)), "train")
+        folder = _folder_of(root, file, split, content)
         if folder is None:
-            absent.append(f"{file} ({_paths(content)[0] if _paths(content) else 'without pictures'})")
-        else:
-            parts.append((split, file, folder, content))
-    if not parts:
+            absent.append(f"{file} ({next(iter(_paths(content)), 'without pictures')})")
+            continue
+        rows += _rows(file, folder, split, content, categories)
+        used.add(split)
+    if not used:
         raise UserError(
-            f"{root}: the pictures of {', '.join(absent)} are not below it. Expected:{dataset.tree}\n"
+            f"{root}: the pictures of {', '.join(absent) or 'no JSON file'} are not below it. Expected:{dataset.tree}\n"
             "Or name both: --annotations FILE --images DIR"
         )
-    rows = [row for split, file, folder, content in parts for row in _rows(file, folder, split, content, categories)]
-    used = {part[0] for part in parts}
-    in_order = sorted(categories.items(), key=lambda item: (int(item[0]) if item[0].isdigit() else math.inf, item[0]))
-    notes = {f"annotation files whose pictures are not there ({', '.join(absent)})": len(absent)} if absent else {}
-    splits = tuple(name for name in ("train", "val", "test") if name in used)
-    return listing_of(dataset, root, rows, splits=splits, classes=dict(in_order), notes=notes, **more)
+    if absent:
+        notes[f"annotation files whose pictures are not there ({', '.join(absent)})"] = len(absent)
+    in_order = sorted(categories, key=lambda name: (int(i) if (i := categories[name]).isdigit() else math.inf, i))
+    splits = tuple(name for name in SPELLINGS if name in used)
+    classes = {name: name for name in in_order}
+    return listing_of(dataset, root, rows, splits=splits, classes=classes, notes=notes, **more)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path, needed: bool) -> dict[str, Any] | None:
+    """The content of a file in COCO's format; None for another one, UserError where it is `needed`."""
     try:
         content = json.loads(file.read_bytes())
         if not isinstance(content["images"], list) or not isinstance(content.get("annotations", []), list):
             raise TypeError("images and annotations must be lists")
         return content
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not needed:
+            return None
         raise UserError(f"{file}: not in COCO's JSON format ({type(error).__name__}: {error})") from error
 
 
@@ -79,17 +89,33 @@ def _paths(content: dict[str, Any]) -> list[str]:
     return [name.replace("\\", "/") for name in names if isinstance(name, str)]
 
 
-def _folder_of(root: Path, file: Path, content: dict[str, Any]) -> str | None:
-    """The folder below `root` that a file's paths are relative to, with a slash at its end; None: nowhere."""
+def _folder_of(root: Path, file: Path, split: str, content: dict[str, Any]) -> str | None:
+    """The folder below `root` that a file's paths are relative to, with a slash at its end; None: nowhere.
+
+    Of several folders the one that holds most of the first pictures; those of the file's split are looked at first,
+    since pictures of two splits may have the same names.
+    """
     paths = _paths(content)
-    below = [root, file.parent, root / "images", *(f for f in sorted(root.glob("*/")) if f.is_dir())]
-    below += sorted(f for f in root.glob("*/*/") if f.is_dir())[:200]
-    for folder in below:
-        if root in (folder, *folder.parents) and any(_is_there(folder, path) for path in paths):
-            inside = folder.relative_to(root).as_posix()
-            return "" if inside == "." else inside + "/"
-    # None of the first pictures is there, but the folder that they name is.
-    return "" if any("/" in path and (root / path.rpartition("/")[0]).is_dir() for path in paths) else None
+    best, most = None, 0
+    for folder in _folders(root, file, split):
+        hits = sum(_is_there(folder, path) for path in paths)
+        if hits > most:
+            best, most = folder, hits
+        if hits == len(paths):
+            break
+    if best is None:
+        # None of the first pictures is there, but the folder that they name is.
+        return "" if any("/" in path and (root / path.rpartition("/")[0]).is_dir() for path in paths) else None
+    inside = best.relative_to(root).as_posix()
+    return "" if inside == "." else inside + "/"
+
+
+def _folders(root: Path, file: Path, split: str) -> Iterator[Path]:
+    """Folders below `root` where a file's pictures may lie, the likeliest first, two levels deep."""
+    yield from (folder for folder in (file.parent, root, root / "images") if root in (folder, *folder.parents))
+    for depth in ("*/", "*/*/"):
+        below = sorted(folder for folder in root.glob(depth) if folder.is_dir())
+        yield from sorted(below, key=lambda folder: split_of(folder.name) != split)[:500]
 
 
 def _is_there(folder: Path, path: str) -> bool:
@@ -99,8 +125,12 @@ def _is_there(folder: Path, path: str) -> bool:
 def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categories: dict[str, str]) -> Iterator[Row]:
     """All pictures of one JSON file; adds to `categories`. Ids are compared as text: tools write them as either."""
     try:
-        for category in content.get("categories") or ():
-            categories[str(category["id"])] = str(category.get("name", category["id"]))
+        given = {str(c["id"]): str(c.get("name", c["id"])) for c in content.get("categories") or ()}
+        # A class is its name, as ids may mean something else in the next file; of equal names the ids tell them apart.
+        several = Counter(given.values())
+        name_of = {key: name if several[name] == 1 else f"{name} ({key})" for key, name in given.items()}
+        for key, name in name_of.items():
+            categories.setdefault(name, key)
         largest: Objects = {}
         for note in content.get("annotations") or ():
             key = str(note["image_id"])
@@ -109,24 +139,21 @@ def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categori
             if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
                 largest[key] = note
         for image in content["images"]:
-            yield _row(image, folder, split, largest.get(str(image["id"])), file.name, categories)
+            yield _row(image, folder, split, largest.get(str(image["id"])), file.name, name_of)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not in COCO's JSON format ({type(error).__name__}: {error})") from error
 
 
 def _row(
-    image: dict[str, Any], folder: str, split: str, note: dict[str, Any] | None, file: str, categories: dict[str, str]
+    image: dict[str, Any], folder: str, split: str, note: dict[str, Any] | None, file: str, name_of: dict[str, str]
 ) -> Row:
     path = folder + image["file_name"].replace("\\", "/")
     if note is None:
         return Row(path, None, split, where=file)
     where = f"{file} annotation {note.get('id', 'without id')}"
-    label = None if note.get("category_id") is None else str(note["category_id"])
-    fault = ""
-    if label is not None and label not in categories:
-        if categories:
-            fault = f"{where}: category {note['category_id']!r} is not among the categories"
-        label = None
+    label, fault = name_of.get(str(note.get("category_id"))), ""
+    if label is None and name_of and note.get("category_id") is not None:
+        fault = f"{where}: category {note['category_id']!r} is not among the categories"
     box: Box | str | None = None
     if (written := _bbox(note)) is not None:
         if (numbers := four_numbers(written)) is None:

@@ -7,30 +7,11 @@ from precompute.base.errors import UserError
 from precompute.datasets.rows import split_of
 
 _PATHS = (
-    "path",
-    "filepath",
-    "file_path",
-    "filename",
-    "file_name",
-    "file",
-    "image_path",
-    "image",
-    "image_id",
-    "img",
-    "id",
-)
+    "path", "filepath", "file_path", "filename", "file_name", "file", "image_path", "image", "image_id", "img", "id",
+)  # fmt: skip
 _LABELS = (
-    "label",
-    "class",
-    "class_name",
-    "category",
-    "species",
-    "target",
-    "breed",
-    "variety",
-    "class_id",
-    "category_id",
-)
+    "label", "class", "class_name", "category", "species", "target", "breed", "variety", "class_id", "category_id",
+)  # fmt: skip
 _SPLITS = ("split", "set", "subset", "fold", "partition", "data_set")
 
 

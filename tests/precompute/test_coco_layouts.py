@@ -95,6 +95,45 @@ def test_without_categories_there_are_boxes_and_no_labels(tmp_path, more):
     assert _one(tmp_path) == (None, "train", EXPECTED, "gt")
 
 
+def test_pictures_of_two_splits_with_the_same_names(tmp_path):
+    for split in ("train", "val"):
+        _picture(tmp_path / split / "a.jpg", (60, 40) if split == "train" else (30, 20))
+        _json(tmp_path / "annotations" / f"{split}.json", [IMAGE], [NOTE])
+    listing = read_dataset("coco", tmp_path)
+    assert {p: listing.split_names[s] for p, s in zip(listing.paths, listing.splits, strict=True)} == {
+        "train/a.jpg": "train", "val/a.jpg": "val",
+    }  # fmt: skip
+
+
+def test_a_class_is_its_name_whatever_the_ids_of_the_next_file(tmp_path):
+    for split, ids in (("train", (3, 1)), ("val", (1, 3))):
+        _picture(tmp_path / split / f"{split}.jpg")
+        kinds = [{"id": ids[0], "name": "wren"}, {"id": ids[1], "name": "finch"}]
+        note = NOTE | {"category_id": ids[0]}
+        _json(tmp_path / split / "coco.json", [IMAGE | {"file_name": f"{split}.jpg"}], [note], categories=kinds)
+    listing = read_dataset("coco", tmp_path)
+    assert [listing.class_names[k] for k in listing.labels] == ["wren", "wren"]
+
+
+def test_equal_names_within_a_file_are_different_classes(tmp_path):
+    _picture(tmp_path / "images" / "a.jpg")
+    kinds = [{"id": 3, "name": "wren"}, {"id": 4, "name": "wren"}]
+    _json(tmp_path / "export.json", [IMAGE], [NOTE], categories=kinds)
+    assert read_dataset("coco", tmp_path).class_names == ("wren (3)", "wren (4)")
+
+
+def test_json_files_of_another_kind_are_passed_over_and_counted(tmp_path):
+    _picture(tmp_path / "images" / "a.jpg")
+    _json(tmp_path / "export.json", [IMAGE], [NOTE])
+    (tmp_path / "dataset_info.json").write_text('{"licence": "none"}')
+    (tmp_path / "images" / "broken.json").write_text("{")
+    listing = read_dataset("coco", tmp_path)
+    assert listing.paths == ["images/a.jpg"]
+    assert listing.notes["JSON files passed over, as they are not in COCO's format"] == 2
+    with pytest.raises(UserError, match=r"dataset_info\.json: not in COCO's JSON format"):
+        read_dataset("coco", tmp_path, annotations=(str(tmp_path / "dataset_info.json"),))
+
+
 def test_annotations_and_images_by_name(tmp_path):
     _picture(tmp_path / "far" / "pictures" / "a.jpg")
     file = _json(tmp_path / "else" / "val_labels.json", [IMAGE], [NOTE])

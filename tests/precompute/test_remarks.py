@@ -52,7 +52,7 @@ def test_a_good_set_has_no_remarks(root, capsys):
 def test_a_picture_in_two_splits_is_named_and_left_out_of_the_evaluation(root):
     shutil.copy(root / "train/wren/0.jpg", root / "test/wren/again.jpg")
     (said,) = _said(root)
-    assert said.startswith("1 pictures are in two splits (such as train/wren/0.jpg = test/wren/again.jpg)")
+    assert said.startswith("1 picture in two splits (such as train/wren/0.jpg = test/wren/again.jpg)")
     cache = BoxCache.open(root.parent / "set.h5")
     bench = Bench(Data(cache, root.parent / "set.h5", root), "train", "test", size=32, batch=4)
     judged = [cache.path(int(row)) for _, rows in bench.images("test", "whole") for row in rows]
@@ -80,7 +80,7 @@ def test_nothing_held_out_is_refused(root, run_module):
     shutil.rmtree(root / "test")
     shutil.copytree(root / "train", root / "test")
     (said,) = _said(root)
-    assert said.startswith("12 pictures are in two splits")
+    assert said.startswith("12 pictures in two splits")
     done = run_module(
         "trainer.evaluate", "random", "--arch", "resnet10w8", "--boxes", root.parent / "set.h5", "--root", root
     )
@@ -93,7 +93,7 @@ def test_one_picture_in_two_classes_and_twice_in_one(root):
     shutil.copy(root / "train/finch/1.jpg", root / "train/finch/1 (copy).jpg")
     said = _said(root)
     assert [text.split(" (such")[0] for text in said] == [
-        "1 pictures are in two classes", "1 pictures are copies of others of their class",
+        "1 picture in two classes", "1 picture with the contents of another of their class",
     ]  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def test_a_copy_is_no_background_of_its_picture(root):
     assert pairs == 4 * 21 * 2
 
 
-def test_classes_of_one_split_only(root):
+def test_classes_of_one_split_only(root, run_module):
     _picture(root / "test/kite/1.jpg", 99)
     (said,) = _said(root)
     assert said.startswith("1 of 4 classes of split test are in no other split (such as kite)")
@@ -128,13 +128,36 @@ def test_classes_of_one_split_only(root):
         (root / "test" / name).rename(root / "test" / name.upper())
     said = [str(r) for r in remarks(_boxes(root, rebuild=True))]
     assert "test has no class in common with train: accuracies would be 0" in said[1]
+    flags = ["random", "--arch", "resnet10w8", "--size", "32", "--boxes", root.parent / "set.h5", "--root", root]
+    done = run_module("trainer.evaluate", *flags)
+    assert done.returncode == 1
+    assert "--eval-split test have no class in common (such as finch and FINCH)" in done.stderr
+    assert "--protocol localise" in done.stderr
+    assert run_module("trainer.evaluate", *flags, "--protocol", "localise").returncode == 0
+    done = run_module("trainer.run", *flags[1:], "--epochs", "1", "--batch-size", "4", "--out", root.parent / "run")
+    assert done.returncode == 1
+    assert "leave the evaluation out: --no-evaluate" in done.stderr
+    assert not (root.parent / "run").exists()
+
+
+def test_the_split_with_labels_is_judged(root, run_module):
+    (root / "test").rename(root / "val")
+    _picture(root / "test" / "a.jpg", 50)
+    _boxes(root)
+    done = run_module(
+        "trainer.evaluate", "random", "--arch", "resnet10w8", "--size", "32", "--boxes", root.parent / "set.h5",
+        "--root", root, "--protocol", "knn",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "evaluation on split val: test has no labels (--eval-split)" in done.stdout
+    assert "of 6 images" in done.stdout
 
 
 def test_dark_and_empty_pictures(root):
     Image.new("RGB", (80, 60), (3, 2, 4)).save(root / "train/finch/black.jpg")
     Image.new("L", (80, 60), 255).save(root / "train/finch/white.png")
     said = _said(root)
-    assert [text.split(" (such")[0] for text in said] == ["1 nearly black pictures", "1 pictures of a single colour"]
+    assert [text.split(" (such")[0] for text in said] == ["1 nearly black pictures", "1 picture of a single colour"]
     assert "train/finch/black.jpg" in said[0]
     assert "train/finch/white.png" in said[1]
 
@@ -153,7 +176,7 @@ def test_strict_and_json(root, capsys):
     assert remark["consequence"]
     assert remark["remedy"]
     assert inspect([out, "--root", str(root)]) == 0
-    assert "attention   1 pictures are in two splits" in capsys.readouterr().out
+    assert "attention   1 picture in two splits" in capsys.readouterr().out
     assert inspect([out, "--root", str(root), "--strict"]) == 1
 
 

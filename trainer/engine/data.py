@@ -50,15 +50,18 @@ class Data:
                 f" Name splits that share none ({', '.join(self.cache.split_names)}; NAME/fit and NAME/dev are two "
                 "parts of one), or, to train on all images, leave the evaluation out: trainer.run --no-evaluate"
             )
+        return held_out
+
+    def check_classes(self, train: str, held_out: str, remedy: str) -> None:
+        """UserError with the `remedy` where both splits have labels and not one class in common."""
         fitted, judged = self._classes(train), self._classes(held_out)
         if len(fitted) and len(judged) and not len(np.intersect1d(fitted, judged)):
             names = [self.cache.class_names[classes[0]] for classes in (fitted, judged)]
             raise UserError(
                 f"--train-split {train} and --eval-split {held_out} have no class in common (such as {names[0]} and "
                 f"{names[1]}), so every accuracy would be 0. Name the classes alike in both and make the boxes again, "
-                f"name another --eval-split ({', '.join(self.cache.split_names)}), or leave it out (--no-evaluate)"
+                f"name another --eval-split ({', '.join(self.cache.split_names)}), or {remedy}"
             )
-        return held_out
 
     def _classes(self, split: str) -> np.ndarray:
         """The classes of the labelled images of a split, int32, ascending."""
@@ -77,14 +80,12 @@ class Data:
         """
         cache = self.cache
         fitted, judged = (cache.indices(self.split(name)) for name in (train, held_out))
-        keys = np.ascontiguousarray(cache.hashes).view("V16")[:, 0]
+        keys = cache.keys
         twins = judged[np.isin(keys[judged], keys[fitted])]
         if not len(twins):
             return self, {}
-        rows = {keys[row].tobytes(): row for row in fitted.tolist()}
-        equal = {
-            cache.path(i): f"equals {cache.path(rows[keys[i].tobytes()])} of split {train}" for i in twins.tolist()
-        }
+        path_of = {int(keys[row]): cache.path(row) for row in fitted.tolist()}
+        equal = {cache.path(row): f"equals {path_of[int(keys[row])]} of split {train}" for row in twins.tolist()}
         if len(twins) == len(judged):
             path, reason = next(iter(equal.items()))
             raise UserError(

@@ -112,6 +112,8 @@ def prepare(
     held_out = data.held_out(config.data.train_split, config.data.eval_split) if config.run.evaluate else None
     if config.run.evaluate and held_out is None:
         say(f"chosen: no evaluation: {data.nothing_held_out}")
+    if held_out is not None:
+        data.check_classes(config.data.train_split, held_out, "leave the evaluation out: --no-evaluate")
     if held_out is not None and config.data.eval_split is None and (why := data.why(held_out)):
         say(f"chosen: {why}")
     if held_out is not None and config.maps_used and config.model.record.aligns:  # C maps are of views
