@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(f"python -m {module}", None, words, epilog, formatter_class=look, allow_abbrev=False)
         self.module = module
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override] - overloads
         """As argparse's; a `~` that begins a value is the home folder, also in --out=~/x, which no shell expands."""
         return super().parse_known_args([_at_home(a) for a in (sys.argv[1:] if args is None else args)], namespace)
 

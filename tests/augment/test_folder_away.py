@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def is_away(folder: Path, seconds: float) -> threading.Thread:
     return thread
 
 
-def views(boxes: Path, root: Path, say: Callable, **options: object):
+def views(boxes: Path, root: Path, say: Callable, **options: Any):
     making = Making(device="cpu", backend="eager", workers=2, say=say, **options)
     return open_views(boxes, root, policy=POLICY, batch_size=8, making=making)
 
