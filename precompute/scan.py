@@ -154,6 +154,8 @@ class Scan:
                 notes.update({"annotated boxes clipped to their pictures": 1} if clipped else {})
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
+        if info.note:
+            notes[info.note] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
 
     @contextlib.contextmanager
@@ -175,9 +177,12 @@ class Scan:
             return np.zeros((grid, grid), np.uint8)
         try:
             # The banner is no part of a map: it was made for the picture as a person sees it.
-            return pixels.thumbnail(read_file(path), grid)[1][..., 0]
+            info, small = pixels.thumbnail(read_file(path), grid)
         except pixels.BadImage as error:
             raise pixels.BadImage(f"its map {path}: {error}") from error
+        if info.note:
+            notes[f"maps: {info.note}"] += 1
+        return small[..., 0]
 
     def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[_Picture]:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""
