@@ -16,6 +16,7 @@ import numpy as np
 
 from precompute.base import pixels
 from precompute.base.boxfile import BoxCache, Quarantined
+from precompute.base.errors import UserError
 from precompute.base.maps import find_map
 from precompute.datasets.listing import BadRow, Listing, clip_box
 from precompute.kept_maps import KeptMaps
@@ -236,6 +237,11 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
 
     with torch.inference_mode():
         maps = model(torch.from_numpy(small).to(device))
+        if not maps.isfinite().all():  # else every box would be the whole picture
+            raise UserError(
+                f"{model.describe().get('detector', type(model).__name__)}: its maps hold NaN or infinity. "
+                "Its weights are damaged; take another file or another --source"
+            )
         if maps.shape[1:] != (grid, grid):
             maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
         return maps.cpu().numpy()
