@@ -77,6 +77,8 @@ def _what_else(data: bytes) -> tuple[str, str]:
         return "a tar archive", _UNPACK
     if data[128:132] == b"DICM":
         return "a DICOM picture", "convert it, for example: dcmj2pnm --write-png FILE OUT.png"
+    if not data:
+        return "an empty file (0 bytes)", ""
     if not data.strip(b"\0"):
         return f"{len(data)} bytes that are all zero", "a copy that was cut short, or a full disk: copy it again"
     return _text(data[:4096])

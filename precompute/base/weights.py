@@ -39,7 +39,7 @@ def load_weights(path: Path | str) -> tuple[Any, dict[str, str]]:
             with np.load(path, allow_pickle=False) as arrays:
                 return _read(path, lambda: dict(arrays)), {}
     elif what := formats.what_else(head):
-        raise UserError(f"{path}: {what}, no weights file")
+        raise UserError(f"{path}: cannot be read as torch weights: {what}, no weights file")
     return _load_torch(path), {}
 
 

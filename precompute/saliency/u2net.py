@@ -115,7 +115,8 @@ def load(path: str) -> tuple[Network, str]:
     state = {name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
     ordered = read_onnx(path) if from_onnx else []
     for kind, small in (("u2netp", True), ("u2net", False)):
-        network = Network(small)
+        with torch.device("meta"):  # the large one is not filled with random numbers to be told apart
+            network = Network(small)
         convolutions = [module for _, module in network.convolutions()]
         if not from_onnx:
             if differences(state, published_shapes(network)):
@@ -123,6 +124,7 @@ def load(path: str) -> tuple[Network, str]:
             require_plain(state, path)
             ordered = [fold(state, *names(name)) for name, _ in network.convolutions()]
         if [weight.shape for weight, _ in ordered] == [module.weight.shape for module in convolutions]:
+            network.to_empty(device="cpu")
             fill(convolutions, ordered)
             return network.eval(), kind
     raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's (BASNet's: --source basnet)")

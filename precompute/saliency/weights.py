@@ -28,15 +28,15 @@ def read_onnx(path: Path | str) -> Convolutions:
         import onnx
     except ImportError:
         raise UserError(f"{path}: .onnx files are read by the package onnx: pip install 'saliencyswap[onnx]'") from None
-    out = []
+    out: Convolutions = []
     try:
         graph = onnx.load(path, load_external_data=False).graph
         floats = onnx.TensorProto.FLOAT
         tensors = {t.name: t for t in graph.initializer if t.data_type == floats and not t.external_data}
         for node in graph.node:
             if node.op_type == "Conv":
-                weight, *bias = (torch.tensor(onnx.numpy_helper.to_array(tensors[name])) for name in node.input[1:])
-                out.append((weight, *(bias or [torch.zeros(weight.shape[:1])])))
+                weight, *bias = (torch.tensor(onnx.numpy_helper.to_array(tensors[name])) for name in node.input[1:3])
+                out.append((weight, bias[0] if bias else torch.zeros(weight.shape[:1])))
                 require_convolution(node.name or node.input[1], *out[-1], path)
     except UserError:
         raise

@@ -54,7 +54,9 @@ class ModelConfig:
 
     method: str = option("cvsa", "training method", choices=METHODS)
     arch: str = option(
-        "resnet18", "torchvision ResNet by name, or a narrow one such as resnet10w16 for small views on CPU"
+        "resnet18",
+        "torchvision ResNet by name (stride 32), with a 3x3 stem of stride 1 as resnet18_cifar (stride 8), or a narrow "
+        "one such as resnet10w16 for small views on CPU (3x3 stem of stride 2, stride 8)",
     )
     init: str | None = option(
         None, "weights to start from (torchvision, timm, OpenMixup, ours): second stage of dual-stage"
