@@ -4,6 +4,7 @@ Strict: the file must hold every weight of the encoder in its shape; what it hol
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,13 +98,19 @@ def not_used(names: list[str]) -> str:
     return f"; not used: {some(names)}" if names else ""
 
 
+@functools.lru_cache(maxsize=64)
+def _shapes(arch: str) -> dict[str, torch.Size]:
+    """The shapes of a ResNet's weights by name. Networks without values take a quarter of a second, too."""
+    with torch.device("meta"):
+        return {k: v.shape for k, v in build_encoder(arch).state_dict().items()}
+
+
 def _differences(weights: Mapping[str, Tensor], arch: str) -> str:
     """How `weights` differ from those of the ResNet `arch`; "" where they fit.
 
     Heads beside its layers do not count, and BatchNorm's counters of steps may be missing.
     """
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in build_encoder(arch).state_dict().items()}
+    shapes = _shapes(arch)
     # Unknown layers do count: a ResNet-34 holds all of a ResNet-18, and half a network is none.
     own = {k: v for k, v in weights.items() if k in shapes or k.startswith("layer")}
     return differences(own, {k: v for k, v in shapes.items() if k in own or not k.endswith("num_batches_tracked")})

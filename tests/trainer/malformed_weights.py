@@ -1,6 +1,6 @@
 """Malformed weights files: random mutations of valid small ones, at the level of bytes and of their structure.
 
-As a program, `python tests/malformed_weights.py COUNT [SEED]` tries COUNT files: each must be read, or refused by one
+As a program, `python tests/trainer/malformed_weights.py COUNT [SEED]` tries COUNT files: each must be read, or refused by one
 line. The time of each is limited by a timer, and the whole by the caller.
 """
 
