@@ -1,7 +1,7 @@
 """Malformed weights files: random mutations of valid small ones, at the level of bytes and of their structure.
 
-As a program, `python tests/trainer/malformed_weights.py COUNT [SEED]` tries COUNT files: each must be read, or refused by one
-line. The time of each is limited by a timer, and the whole by the caller.
+As a program, `python tests/trainer/malformed_weights.py COUNT [SEED]` tries COUNT files: each must be read, or refused
+by one line. The time of each is limited by a timer, and the whole by the caller.
 """
 
 import io
