@@ -14,6 +14,7 @@ Equal contents give equal bytes: no timestamps, sorted keys.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -25,28 +26,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+from precompute.base.boxcheck import COLUMNS, FURTHER, NAMES, BadBoxes, check, check_kind
 from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.files import replacing
+from precompute.base.markup import one_line
 
 SCHEMA = 1
 _BLOCK = 512  # HDF5 wants a power of two from 512 on
 _MAGIC = b"saliencyswap boxes, schema "
 _AGAIN = "make it again with: python -m precompute.boxes --rebuild"
-COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of one row; BoxCache says what they mean
-    "paths": ("S", ()),
-    "file_sizes": ("int64", ()),
-    "hashes": ("uint8", (16,)),
-    "widths": ("int32", ()),
-    "heights": ("int32", ()),
-    "banners": ("int16", ()),
-    "labels": ("int32", ()),
-    "splits": ("uint8", ()),
-    "boxes": ("float32", (4,)),
-    "sources": ("uint8", ()),
-    "scores": ("float32", ()),
-    "plain": ("bool", ()),
-}
-_NAMES = ("class_names", "split_names", "source_names")
 
 
 @dataclass(frozen=True)
@@ -86,17 +74,8 @@ class BoxCache:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON: config, fingerprint, versions, counts
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a column has the wrong dtype or shape: a defect of the caller, not of the user."""
-        n = len(self.paths)
-        for name, (dtype, row) in COLUMNS.items():
-            column = getattr(self, name)
-            right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
-            if not right or column.shape != (n, *row):
-                raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
-        if not np.isfinite(self.boxes).all():
-            raise ValueError("column boxes: not of finite numbers")
-        if self.truths is not None and self.truths.shape != (n, 4):
-            raise ValueError(f"column truths: {self.truths.shape}, expected {(n, 4)}")
+        """Raises BadBoxes (a ValueError) for what `boxcheck` says no box file may hold."""
+        check(self)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -172,33 +151,90 @@ class BoxCache:
 
     @staticmethod
     def open(path: Path | str) -> "BoxCache":
-        """Reads and verifies a box file. Raises UserError where it is missing, damaged, cut or of another kind."""
+        """Reads and verifies a box file. Raises UserError where it is missing, damaged, cut or of another kind.
+
+        A file with a right checksum may still be made by hand: whatever is odd about it is an error of one line.
+        """
         try:
             with open(path, "rb") as file:
-                _verify(file, path)
-                h5: Any  # h5py's item access is a union of everything a file may hold
-                with h5py.File(file, "r") as h5:
-                    header = json.loads(h5["header"][()].tobytes())
-                    # Further columns, which earlier versions wrote, are not read.
-                    columns = {name: h5["columns"][name][()] for name in (*COLUMNS, "truths") if name in h5["columns"]}
+                length = _verify(file, path)
+                return _read(file, length)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; make it with: python -m precompute.boxes --dataset NAME --root DIR --out {path}"
             ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
-        if len(bad := np.flatnonzero(~np.isfinite(columns["boxes"]).all(1))):
-            first = columns["paths"][bad[0]].decode()
-            raise UserError(f"{path}: the box of {first} is not of finite numbers ({len(bad)} in all); {_AGAIN}")
-        header |= {name: tuple(header[name]) for name in _NAMES}
-        header["quarantine"] = tuple(Quarantined(*pair) for pair in header["quarantine"])
-        return BoxCache(**header, **columns)
+        except BadBoxes as error:
+            raise UserError(f"{path}: {error.told}; {_AGAIN}") from error
+        except UserError:
+            raise
+        except Exception as error:  # h5py and json have a dozen kinds for what is made by hand
+            reason = one_line(str(error) or type(error).__name__)
+            raise UserError(f"{path}: not as precompute.boxes writes it ({reason}); {_AGAIN}") from error
+
+
+def _read(file: BufferedReader, length: int) -> BoxCache:
+    """The contents of a file of `length` bytes with a right checksum. Raises whatever h5py and json do, too."""
+    h5: Any  # h5py's item access is a union of everything a file may hold
+    with h5py.File(file, "r") as h5:
+        header = _parsed(_plain(h5, "header", length, "uint8", (None,)).tobytes())
+        if not _has(h5, "columns"):
+            raise ValueError("it has no columns")
+        group = h5["columns"]
+        rows, columns = None, {}
+        # Further columns, which earlier versions wrote, are not read.
+        for name, (dtype, row) in (COLUMNS | FURTHER).items():
+            if name in COLUMNS or _has(group, name):
+                columns[name] = _plain(group, name, length, dtype, (rows, *row))
+                rows = len(columns["paths"])  # the first
+    return BoxCache(**header, **columns)
+
+
+def _plain(group: Any, name: str, length: int, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A dataset of an h5py group, if its values lie in this file of `length` bytes as `write` puts them there.
+
+    None in `shape`: any number. Before anything is read, ValueError for a link (it may lead to another file), values in
+    other files (external storage, virtual datasets), filters (HDF5 loads libraries for those it does not know), values
+    that are not there, and more values than the file has bytes.
+    """
+    if not _has(group, name) or not isinstance(found := group[name], h5py.Dataset):
+        raise ValueError(f"{name} is not there as plain numbers")
+    made = found.id.get_create_plist()
+    if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
+        raise ValueError(f"{name} is stored in pieces, compressed or in another file")
+    if found.shape is None or len(found.shape) != len(shape):
+        raise ValueError(f"{name} has the shape {found.shape}")
+    expected = tuple(given if n is None else n for n, given in zip(shape, found.shape, strict=True))
+    check_kind(name, found.dtype, found.shape, dtype, expected)
+    size = math.prod(expected) * found.dtype.itemsize
+    if size > length or (size and (found.id.get_offset() is None or found.id.get_storage_size() < size)):
+        raise ValueError(f"{name} has {size} bytes, which are not all in the file")
+    return found[()]
+
+
+def _has(group: Any, name: str) -> bool:
+    """Whether a group of h5py holds `name` itself; follows no link, as that may open another file."""
+    links = group.id.links
+    return links.exists(name.encode()) and links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """The header's fields of a BoxCache. Raises ValueError, TypeError or RecursionError for what is no such header."""
+    header = json.loads(text.decode())
+    if not isinstance(header, dict) or (missing := {"dataset", "provenance", "quarantine", *NAMES} - header.keys()):
+        raise ValueError(f"its header lacks {', '.join(sorted(missing)) if isinstance(header, dict) else 'all'}")
+    # Raises for half a character (\\ud800), NaN and infinity, which could be printed neither as text nor as JSON.
+    json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+    fields = {name: header[name] for name in ("dataset", "provenance")}
+    fields |= {name: tuple(header[name]) if isinstance(header[name], list) else header[name] for name in NAMES}
+    return fields | {"quarantine": tuple(Quarantined(*pair) for pair in header["quarantine"])}
 
 
 def _contents(path: str, size: int) -> bytes:
     """The whole file. Where it has `size` bytes, a single call reads it, in half the time of `Path.read_bytes`."""
     with io.FileIO(path) as file:
-        data = file.read(size + 1)
+        data = file.read(min(size, os.fstat(file.fileno()).st_size) + 1)  # `size` alone could ask for all memory
         return data if len(data) == size else data + file.readall()
 
 
@@ -217,7 +253,7 @@ def write(path: Path | str, cache: BoxCache) -> None:
 
 
 def _to_hdf5(cache: BoxCache) -> bytes:
-    header = {name: getattr(cache, name) for name in ("dataset", *_NAMES, "provenance")}
+    header = {name: getattr(cache, name) for name in ("dataset", *NAMES, "provenance")}
     header["quarantine"] = [[bad.path, bad.reason] for bad in cache.quarantine]
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, indent=1).encode()
     memory = io.BytesIO()
@@ -226,7 +262,7 @@ def _to_hdf5(cache: BoxCache) -> bytes:
         # A dataset, for attributes end at 64 KiB: less than the class names of iNaturalist.
         h5.create_dataset("header", data=np.frombuffer(text, np.uint8))
         group = h5.create_group("columns")
-        for name in (*COLUMNS, "truths"):
+        for name in (*COLUMNS, *FURTHER):
             if (column := getattr(cache, name)) is not None:
                 group.create_dataset(name, data=column)
     # Not getbuffer(): where writing fails, the view is freed with the traceback after its BytesIO, and CPython crashes.
@@ -237,8 +273,11 @@ def _user_block(length: int, sha256: str) -> bytes:
     return (_MAGIC + f"{SCHEMA}, {length} bytes follow, sha256 {sha256}\n".encode()).ljust(_BLOCK, b" ")
 
 
-def _verify(file: BufferedReader, path: Path | str) -> None:
-    """Compares the user block with what it must be for the bytes that follow; leaves `file` at its start."""
+def _verify(file: BufferedReader, path: Path | str) -> int:
+    """Compares the user block with what it must be for the bytes that follow; leaves `file` at its start.
+
+    Returns the file's length in bytes. Raises UserError.
+    """
     block = file.read(_BLOCK)
     if not block.startswith(_MAGIC):
         kind = " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else "" if block else " (it is empty)"
@@ -253,3 +292,4 @@ def _verify(file: BufferedReader, path: Path | str) -> None:
         reason = "its end is missing" if cut else "its checksum does not match its contents"
         raise UserError(f"{path}: damaged ({reason}); copy it again, or {_AGAIN}")
     file.seek(0)
+    return _BLOCK + length

@@ -32,7 +32,7 @@ def make(n: int = 5, seed: int = 0, **changes) -> BoxCache:
         "banners": np.zeros(n, np.int16),
         "labels": rng.integers(-1, 2, n).astype(np.int32),
         "splits": (np.arange(n) % 2).astype(np.uint8),
-        "boxes": rng.random((n, 4)).astype(np.float32),
+        "boxes": np.sort(rng.random((n, 2, 2)), 1).reshape(n, 4).astype(np.float32),
         "sources": np.zeros(n, np.uint8),
         "scores": np.ones(n, np.float32),
         "plain": rng.random(n) < 0.9,
