@@ -10,6 +10,7 @@ from torch import Tensor
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 from benchmarks.ways import Way, composed, paste_on_tensor
+from precompute.base.private import let_torch_keep_code_private
 
 
 def kornia_eager(device: str) -> Way:
@@ -21,6 +22,7 @@ def kornia_compiled(device: str) -> Way:
     """The same as one function without a branch, in torch.compile."""
     import torch._inductor.config as inductor
 
+    let_torch_keep_code_private()
     inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
     return _kornia(device, torch.compile(_kornia_everywhere, dynamic=False))
 

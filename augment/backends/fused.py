@@ -124,13 +124,11 @@ class FusedBackend(Backend):
             return
         image = picture.pixels
         jobs["roi"] = kept_rois(jobs["roi"], picture.corner, picture.scale)
-        if (jobs["roi"].max(axis=0)[2:] > (image.shape[1], image.shape[0])).any():
+        if self._library is None:
+            for job in jobs:
+                scene_or_patch(image.permute(2, 0, 1), job)
+        elif self._library.crops(image.data_ptr(), image.shape[1], image.shape[0], len(jobs), jobs.ctypes.data):
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
-        if self._library is not None:
-            self._library.crops(image.data_ptr(), 3 * image.shape[1], len(jobs), jobs.ctypes.data)
-            return
-        for job in jobs:
-            scene_or_patch(image.permute(2, 0, 1), job)
 
     def _finish_compiled(
         self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor
