@@ -32,7 +32,7 @@ from precompute.base.files import replacing
 from precompute.base.markup import one_line
 
 SCHEMA = 1
-_BLOCK = 512  # HDF5 wants a power of two from 512 on
+BLOCK = 512  # HDF5 wants a power of two from 512 on
 _MAGIC = b"saliencyswap boxes, schema "
 _AGAIN = "make it again with: python -m precompute.boxes --rebuild"
 
@@ -245,8 +245,8 @@ def write(path: Path | str, cache: BoxCache) -> None:
     """
     # HDF5 writes into memory and the bytes go out by one plain write: a full disk is then an OSError with its number,
     # not one of the library's many.
-    body = memoryview(_to_hdf5(cache))[_BLOCK:]
-    block = _user_block(len(body), hashlib.sha256(body).hexdigest())
+    body = memoryview(_to_hdf5(cache))[BLOCK:]
+    block = user_block(len(body), hashlib.sha256(body).hexdigest())
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(block)
         file.write(body)
@@ -257,7 +257,7 @@ def _to_hdf5(cache: BoxCache) -> bytes:
     header["quarantine"] = [[bad.path, bad.reason] for bad in cache.quarantine]
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, indent=1).encode()
     memory = io.BytesIO()
-    with h5py.File(memory, "w", userblock_size=_BLOCK) as h5:
+    with h5py.File(memory, "w", userblock_size=BLOCK) as h5:
         h5.attrs["schema"] = SCHEMA
         # A dataset, for attributes end at 64 KiB: less than the class names of iNaturalist.
         h5.create_dataset("header", data=np.frombuffer(text, np.uint8))
@@ -269,8 +269,9 @@ def _to_hdf5(cache: BoxCache) -> bytes:
     return memory.getvalue()
 
 
-def _user_block(length: int, sha256: str) -> bytes:
-    return (_MAGIC + f"{SCHEMA}, {length} bytes follow, sha256 {sha256}\n".encode()).ljust(_BLOCK, b" ")
+def user_block(length: int, sha256: str) -> bytes:
+    """The first BLOCK bytes of a file of `length` bytes more, whose hash is `sha256`."""
+    return (_MAGIC + f"{SCHEMA}, {length} bytes follow, sha256 {sha256}\n".encode()).ljust(BLOCK, b" ")
 
 
 def _verify(file: BufferedReader, path: Path | str) -> int:
@@ -278,18 +279,18 @@ def _verify(file: BufferedReader, path: Path | str) -> int:
 
     Returns the file's length in bytes. Raises UserError.
     """
-    block = file.read(_BLOCK)
+    block = file.read(BLOCK)
     if not block.startswith(_MAGIC):
         kind = " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else "" if block else " (it is empty)"
         raise UserError(f"{path}: not a box file of python -m precompute.boxes{kind}")
     schema = block[len(_MAGIC) :].split(b",", 1)[0].decode(errors="replace")
     if schema != str(SCHEMA):
         raise UserError(f"{path}: written in schema {schema}, this version reads schema {SCHEMA}; {_AGAIN}")
-    length = os.fstat(file.fileno()).st_size - _BLOCK
-    if block != _user_block(length, hashlib.file_digest(file, "sha256").hexdigest()):
+    length = os.fstat(file.fileno()).st_size - BLOCK
+    if block != user_block(length, hashlib.file_digest(file, "sha256").hexdigest()):
         written = re.search(rb", (\d+) bytes follow", block)
         cut = written is not None and int(written[1]) > length
         reason = "its end is missing" if cut else "its checksum does not match its contents"
         raise UserError(f"{path}: damaged ({reason}); copy it again, or {_AGAIN}")
     file.seek(0)
-    return _BLOCK + length
+    return BLOCK + length
