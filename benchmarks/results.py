@@ -1,13 +1,15 @@
 """The form of a result file: its check, its comparisons, how it is written and read."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import spread
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
+from precompute.base.markup import one_line
 
 SCHEMA = 1
 UNITS = {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}  # of the process tree's CPU time, or of the clock (CUDA)
@@ -33,7 +35,19 @@ def validate(document: Any) -> None:
             _is_spread(arm[unit], f"arm {arm['name']}: {unit}")
     for name, values in document.get("ratios", {}).items():
         _is_spread(values, f"ratio {name}")
+    for text in _texts(document):
+        if not text.isprintable() or re.search("[<>`$]", text):  # they end up in Markdown, in tables and in plots
+            raise ValueError(f"{one_line(text)!r}: must be one line without < > ` $")
     json.dumps(document, allow_nan=False)  # ValueError: NaN and infinity are no JSON
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _has(value: Any, fields: dict[str, type], where: str) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
-from urllib.parse import quote
 
 _SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
@@ -27,12 +26,7 @@ def markdown(text: Any) -> str:
 
 def code(text: Any) -> str:
     """The text in a code span; where it could end that, or a table's cell, as `markdown` writes it."""
-    return f"`{text}`" if re.fullmatch(r"[\w .,:;/+=()'#%-]+", str(text), re.ASCII) else markdown(text)
-
-
-def link_target(path: str) -> str:
-    """A file's name as the target of a link."""
-    return quote(path, safe="/")
+    return f"`{text}`" if re.fullmatch(r"[\w .,:;/+=()'#%@-]+", str(text), re.ASCII) else markdown(text)
 
 
 def json_code(value: Any) -> str:

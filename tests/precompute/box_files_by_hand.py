@@ -51,7 +51,7 @@ def malformed(good: Path, seed: int, other: Path) -> bytes:
     with h5py.File(memory, "r+") as h5:
         for _ in range(rng.integers(1, 3)):
             change = CHANGES[rng.integers(len(CHANGES))]
-            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # an earlier change took it away
+            with contextlib.suppress(Exception):  # an earlier change took away what this one needs
                 change(h5, rng, other)
     data = sealed(memory.getvalue())
     if rng.random() < 0.05:  # a length that the first line does not say is damage, and told so
@@ -252,7 +252,7 @@ def views(cache: Any, root: Path, backend: str) -> bool:
     from augment import Making, Policy, Source, open_views
     from precompute.base.errors import UserError
 
-    making = Making(device="cpu", backend=backend, workers=1, prefetch=1)
+    making = Making(device="cpu", backend=backend, workers=1, prefetch=1, say=lambda _: None)
     try:
         source = Source(cache, root, split=None)
         with open_views(source, policy=Policy(size=32), batch_size=4, making=making) as loader:
