@@ -138,7 +138,7 @@ def _refuse(cache: "BoxCache", rule: _Rule) -> None:
     row = bad[0]
     value = column.view(np.uint8)[row] if column.dtype == bool else column[row]
     fault = fault.format(" ".join(f"{x:g}" for x in value) if np.ndim(value) else value)
-    path = one_line(cache.paths[row].decode(errors="backslashreplace"))
+    path = one_line(bytes(cache.paths[row]).decode(errors="backslashreplace"))
     told = f"the {_NOUNS[rule.column]} of {path} is {fault} ({len(bad)} in all)"
     raise BadBoxes(f"column {rule.column}", f"{fault} (row {row}, {len(bad)} in all)", told)
 

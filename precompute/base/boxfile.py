@@ -215,15 +215,17 @@ def _plain(group: Any, name: str, length: int, dtype: str, shape: tuple[int | No
 
 def _has(group: Any, name: str) -> bool:
     """Whether a group of h5py holds `name` itself; follows no link, as that may open another file."""
-    links = group.id.links
-    return links.exists(name.encode()) and links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
+    links, h5l = group.id.links, vars(h5py)["h5l"]  # h5py's types do not know it
+    return links.exists(name.encode()) and links.get_info(name.encode()).type == h5l.TYPE_HARD
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
     """The header's fields of a BoxCache. Raises ValueError, TypeError or RecursionError for what is no such header."""
     header = json.loads(text.decode())
-    if not isinstance(header, dict) or (missing := {"dataset", "provenance", "quarantine", *NAMES} - header.keys()):
-        raise ValueError(f"its header lacks {', '.join(sorted(missing)) if isinstance(header, dict) else 'all'}")
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    if missing := {"dataset", "provenance", "quarantine", *NAMES} - header.keys():
+        raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
     # Raises for half a character (\\ud800), NaN and infinity, which could be printed neither as text nor as JSON.
     json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
     fields = {name: header[name] for name in ("dataset", "provenance")}
