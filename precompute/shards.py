@@ -122,7 +122,7 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
         raise UserError(f"not one usable picture below {listing.root}; the first reasons:\n{reasons}")
     notes = Counter(listing.notes)
     for shard in shards:
-        notes.update(shard.provenance["notes"])
+        notes.update(shard.provenance.get("notes", {}))
     columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
     if shards[0].truths is not None:
         columns["truths"] = np.concatenate([shard.truths for shard in shards if shard.truths is not None])
