@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.program import Output, check_positive, head, parse
 from precompute.base.errors import BadValue
 from precompute.base.files import replacing
+from precompute.base.markup import markdown
 from precompute.base.options import group, option
 from precompute.base.program import check_out, main, progress
 from precompute.datasets import DATASETS
@@ -154,7 +155,7 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 
 def _table(titles: Sequence[str], *rows: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows)]
+    return [f"| {' | '.join(map(markdown, cells))} |" for cells in (titles, ["---"] * len(titles), *rows)]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from augment.backends import torch_ops
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 from benchmarks.ways import Way, composed, paste_on_tensor
+from precompute.base.private import let_torch_keep_code_private
 
 
 def _resized(image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
@@ -98,6 +99,7 @@ class KorniaCompiled(Kornia):
         super().__init__(device)
         import torch._inductor.config as inductor
 
+        let_torch_keep_code_private()
         inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
         self.pixels = torch.compile(_kornia_everywhere, dynamic=False)
 

@@ -11,10 +11,13 @@ python -m benchmarks.report --agree a.json b.json # two runs of one command: do 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.files import replacing
+from precompute.base.markup import code
+from precompute.base.markup import markdown as text_of
 from precompute.base.options import option
 from precompute.base.program import main
 
@@ -98,16 +101,16 @@ def markdown(documents: dict[str, dict[str, Any]]) -> str:
     repeats = f"{settings['repeats']} interleaved repeats in each of {document.get('rounds', 1)} processes"
     lines = [
         f"CPU time of two {settings['size']}-pixel views of a photograph, {document['arms'][0]['inside']}",
-        f"({machine['processor']}, {repeats}; losses included):",
+        f"({text_of(machine['processor'])}, {repeats}; losses included):",
         "",
         "| | CPU ms per image | lowest–highest | in ours' cheapest |",
         "|---|---:|---:|---:|",
     ]
-    lines += [f"| {n} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
+    lines += [f"| {text_of(n)} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
     lines += ["", "Where we lose, and the share of our CPU time that the other needs:", ""]
-    lines += [f"- {lost}" for lost in losses(document) or ["nowhere"]]
+    lines += [f"- {text_of(lost)}" for lost in losses(document) or ["nowhere"]]
     if elsewhere := {n.partition("@")[2]: d for n, d in documents.items() if n.startswith(HEADLINE + "@")}:
-        ratios = [f"{where} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
+        ratios = [f"{text_of(where)} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
         words = "OpenCV's cost over that of our cheapest, lowest to highest in brackets"
         lines += ["", f"{words}: {'; '.join(ratios)}. What is what: benchmarks/README.md."]
     return "\n".join(lines)
@@ -133,13 +136,18 @@ def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str
     parts = []
     for name, document in documents.items():
         machine, boxes = document["machine"], document["settings"].get("boxes")
-        photographs = f"photographs of {Path(boxes).name}; " if boxes else ""
-        where = f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {photographs}"
-        parts += [f"### `results/{name}.json`", "", f"{where}commit {document['commit']}.", ""]
+        photographs = f"photographs of {text_of(Path(boxes).name)}; " if boxes else ""
+        processor, gpu, commit = map(text_of, (machine["processor"], machine["gpu"] or "none", document["commit"]))
+        where = f"{processor}, {machine['cores']} cores, GPU: {gpu}; {photographs}"
+        parts += [f"### {code(f'results/{name}.json')}", "", f"{where}commit {commit}.", ""]
         parts += ["```", table(document).strip("\n"), "```", ""]
-        parts += [f"![{name}]({name}.png)", ""] if plots else []
+        parts += [f"![{text_of(name)}]({quote(name)}.png)", ""] if plots else []
         if lost := losses(document):
-            parts += ["Where we lose, and the share of our cost that the other needs:", *(f"- {x}" for x in lost), ""]
+            parts += [
+                "Where we lose, and the share of our cost that the other needs:",
+                *(f"- {text_of(x)}" for x in lost),
+                "",
+            ]
     return "\n".join(parts).rstrip()
 
 

@@ -1,6 +1,7 @@
 """The form of a result file: its check, its comparisons, how it is written and read."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def validate(document: Any) -> None:
     for values in (*(arm[unit] for arm in arms for unit in UNITS), *document.get("ratios", {}).values()):
         if values != spread(values["values"]):
             raise ValueError("a median or quartile is not that of its values")
-    json.dumps(document, allow_nan=False)  # ValueError: NaN and infinity are no JSON
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)  # ValueError: NaN and infinity are no JSON
+    if found := re.search(r"[<>`$]|\\[nrtbfu]", text):  # they end up in Markdown, in tables and in plots
+        raise ValueError(f"{text[max(0, found.start() - 20) : found.end() + 20]!r}: must be one line without < > ` $")
 
 
 def unit_of(document: dict[str, Any]) -> str:

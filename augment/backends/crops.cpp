@@ -257,8 +257,15 @@ void plain_crop(const Source& source, const Filter& across, const Filter& down, 
 
 extern "C" {
 
-// Crops of one image, whose rows are `stride` bytes apart, resized bilinearly with antialiasing.
-void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
+// Crops of one packed image [image_height, image_width, 3], resized bilinearly with antialiasing. Returns 1, and cuts
+// nothing, where one of them is empty or leaves the image; else 0.
+int32_t crops(const uint8_t* image, int32_t image_width, int32_t image_height, int32_t n, const Crop* jobs) {
+  const auto good = [&](const Crop& c) {
+    return 0 <= c.x0 && c.x0 < c.x1 && c.x1 <= image_width && 0 <= c.y0 && c.y0 < c.y1 && c.y1 <= image_height &&
+           c.width > 0 && c.height > 0;
+  };
+  if (!std::all_of(jobs, jobs + n, good)) return 1;
+  const int64_t stride = 3 * int64_t(image_width);
   thread_local Memory memory;
   auto& [across, down, columns, turned] = memory;
   // By the number of taps, 0 for any: loops of a known length unroll.
@@ -290,6 +297,7 @@ void crops(const uint8_t* image, int64_t stride, int32_t n, const Crop* jobs) {
       rows_of_columns(turned.data(), rows, count, c->out + at, int64_t(c->height) * count - at);
     }
   }
+  return 0;
 }
 
 }  // extern "C"

@@ -123,15 +123,12 @@ class FusedBackend(Backend):
         if not len(jobs):
             return
         image = picture.pixels
-        jobs["roi"] = rois = kept_rois(jobs["roi"], picture.corner, picture.scale)
-        # The compiled pass trusts these numbers.
-        if rois.min() < 0 or (rois.max(axis=0)[2:] > image.shape[1::-1]).any() or (rois[:, 2:] <= rois[:, :2]).any():
+        jobs["roi"] = kept_rois(jobs["roi"], picture.corner, picture.scale)
+        if self._library is None:
+            for job in jobs:
+                scene_or_patch(image.permute(2, 0, 1), job)
+        elif self._library.crops(image.data_ptr(), image.shape[1], image.shape[0], len(jobs), jobs.ctypes.data):
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
-        if self._library is not None:
-            self._library.crops(image.data_ptr(), 3 * image.shape[1], len(jobs), jobs.ctypes.data)
-            return
-        for job in jobs:
-            scene_or_patch(image.permute(2, 0, 1), job)
 
     def _view(self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor) -> None:
         """Makes view v of the sources `run`."""

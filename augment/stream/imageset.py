@@ -17,6 +17,7 @@ from precompute.base import pixels
 from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, BadValue, UserError
+from precompute.base.markup import one_line
 
 ZEROS = bytes(64)  # in a row
 
@@ -51,12 +52,13 @@ class ImageSet:
         if not root.is_dir():
             raise UserError(
                 f"{root}: no such folder; name the one that the box file's paths are relative to "
-                f"(as in {root / cache.path(0) if len(cache) else root})"
+                f"(as in {one_line(root / cache.path(0) if len(cache) else root)})"
             )
         some = [cache.path(int(i)) for i in np.linspace(0, len(cache) - 1, min(len(cache), 16))]
         if some and not any(os.path.exists(os.path.join(root, path)) for path in some):
             raise UserError(
-                f"{root}: the box file's images are not below it (no {some[0]}); name the folder where they are"
+                f"{root}: the box file's images are not below it (no {one_line(some[0])}); "
+                "name the folder where they are"
             )
         return ImageSet([(cache, root)], say)
 

@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from precompute.base.errors import UserError
 
@@ -99,7 +100,37 @@ def join(backend: str) -> None:
             f"no launcher answers at {place} ({str(error).splitlines()[0]}): start all ranks anew"
         ) from error
     store.set_timeout(timedelta(minutes=30))  # torch's own: rank 0 may make boxes meanwhile
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    try:
+        store = _of_this_start(store, rank, world)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except dist.DistStoreError as error:
+        raise UserError(f"not all of the {world} ranks came within half an hour: start all of them anew") from error
+
+
+def _of_this_start(store: Any, rank: int, world: int) -> Any:
+    """A part of torch's store that these ranks alone use. Raises DistStoreError where they do not all come.
+
+    torchrun keeps its store through a restart, and torch 2.15 no longer sets the starts apart in it: without this the
+    new ranks would call the old ones. Rank 0 says which ranks it sees, until each has found itself among them.
+    """
+    import torch.distributed as dist
+
+    own, until = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    store.set(f"here/{rank}", own)
+    while True:
+        if rank == 0:
+            here = [own, *(store.get(f"here/{other}").decode() for other in range(1, world))]
+            store.set("here", " ".join(here))
+            met = all(store.check([f"met/{own}/{other}"]) for other in range(1, world))
+        else:
+            here = store.get("here").decode().split()
+            if met := own in here:
+                store.set(f"met/{here[0]}/{rank}", "")
+        if met:
+            return dist.PrefixStore(here[0], store)
+        if time.monotonic() > until:
+            raise dist.DistStoreError("time is over")
+        time.sleep(0.05)
 
 
 def end_with_launcher() -> None:
