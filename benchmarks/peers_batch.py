@@ -30,12 +30,10 @@ def _operations(jitter: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
     }
 
 
-def _kornia_chosen(
-    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
-    radius: int, norm: Tensor,
-) -> Tensor:  # fmt: skip
+def _kornia_chosen(x: Tensor, order: tuple[int, ...], drawn: Sequence[Tensor], radius: int, norm: Tensor) -> Tensor:
     import kornia
 
+    flip, jittered, jitter, gray, sigma = drawn
     x[flip] = kornia.geometry.transform.hflip(x[flip])
     part = x[jittered]
     operations = _operations(jitter[jittered])
@@ -49,11 +47,10 @@ def _kornia_chosen(
     return kornia.enhance.normalize(x, norm[0], norm[1])
 
 
-def _kornia_everywhere(
-    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
-    radius: int, norm: Tensor,
-) -> Tensor:  # fmt: skip
+def _kornia_everywhere(x: Tensor, order: tuple[int, ...], drawn: Sequence[Tensor], radius: int, norm: Tensor) -> Tensor:
     import kornia
+
+    flip, jittered, jitter, gray, sigma = drawn
 
     def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
         return torch.where(chosen[:, None, None, None], new, old)
@@ -84,11 +81,11 @@ class Kornia(Way):
         pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
         canvas = torch.stack(pictures).to(self.device)
         per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
-        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(self.device) for x in per_sample)
+        drawn = [torch.from_numpy(x[:, v].copy()).to(self.device) for x in per_sample]
         norm = torch.tensor((policy.mean, policy.std), device=self.device)
         # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
         order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
-        return self.pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
+        return self.pixels(canvas.float() / 255, order, drawn, radius, norm)
 
 
 class KorniaCompiled(Kornia):

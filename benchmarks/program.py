@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from augment.backends import NAMES
 from augment.request import Source
 from augment.views.policy import COLOURS, Policy
+from benchmarks import harness, results
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
@@ -73,8 +74,6 @@ class Output:
 
     def deliver(self, documents: Sequence[dict[str, Any]], table: Callable[[dict[str, Any]], str]) -> None:
         """Checks, prints and writes a program's results; several go to a file each, named after their scope."""
-        from benchmarks import results
-
         for document in documents:
             results.validate(document)
             self.say(table(document))
@@ -150,8 +149,6 @@ def parse(kind: type[T], name: str, words: str | None, argv: list[str] | None) -
 
 def head(benchmark: str, settings: Any, unit: str, **changes: Any) -> dict[str, Any]:
     """How a result begins: settings (with `changes`), unit of the comparisons, machine, versions, commit, memory."""
-    from benchmarks import harness, results
-
     names = settings.photographs.names() if hasattr(settings, "photographs") else {}
     shown = {k: v for k, v in as_json(settings).items() if k not in ("out", "json", "rounds")} | names | changes
     return {"schema": results.SCHEMA, "benchmark": benchmark, "settings": shown, "unit": unit, **harness.facts()}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import growth, roofline, stream, throughput
+from benchmarks.program import parse
 from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.files import replacing
@@ -20,6 +22,7 @@ from precompute.base.program import main
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 RESULTS_README = FOLDER / "README.md"
+TABLES = {"roofline": roofline.table, "stream": stream.table, "sweep": growth.table, "throughput": throughput.table}
 HEADLINE = "throughput-cpu-decode-apply"
 
 
@@ -39,8 +42,6 @@ class ReportSettings:
 
 def program(argv: list[str] | None = None) -> int:
     """Reads and checks every result, then shows them. Exit status 0 done, 1 failed, 2 usage."""
-    from benchmarks.program import parse
-
     settings = parse(ReportSettings, "benchmarks.report", __doc__, argv)
     if settings.agree:
         return _compare(*(load(path) for path in settings.agree))
@@ -145,11 +146,8 @@ def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str
 
 def table(document: dict[str, Any]) -> str:
     """The table that the benchmark itself prints; where it has none, a line an arm."""
-    from benchmarks import growth, roofline, stream, throughput
-
-    own = {"roofline": roofline, "stream": stream, "sweep": growth, "throughput": throughput}
-    if module := own.get(document["benchmark"]):
-        return module.table(document)
+    if own := TABLES.get(document["benchmark"]):
+        return own(document)
     lines = [f"{'':44} {UNITS[unit_of(document)] + ' a sample':>26}  lowest–highest"]
     lines += [f"{n:44} {m:26.3f}  {a:.3f}–{b:.3f}" for n, m, a, b, _ in rows(document)]
     return "\n".join(lines)

@@ -94,8 +94,7 @@ def measure(settings: RooflineSettings) -> dict[str, Any]:
     bounds = {"memory": 1e3 * moved / bandwidth, "arithmetic": 1e3 * operations / speed}
     binds = max(bounds, key=lambda name: bounds[name])
     inside = {"inside": "decoded images in memory to two normalised views"}
-    return {
-        **head("roofline", settings, unit),
+    return head("roofline", settings, unit) | {
         "arms": [harness.row(arm) | inside for arm in arms],
         "roofline": {
             "copy_gigabytes_per_second": bandwidth / 1e9,

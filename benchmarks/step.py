@@ -4,8 +4,7 @@
     python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
 
 Live over frozen is what the views cost the trainer: 1.00 where the loader keeps up. Batches made ahead while other arms
-had their turn are used up before the timer starts, and none is made ahead in other arms' time. Arms take turns; on CUDA
-the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
+had their turn are used up before the timer starts, and none is made ahead in other arms' time.
 """
 
 import dataclasses
@@ -89,11 +88,9 @@ def program(argv: list[str] | None = None) -> int:
 def _decided(config: StepSettings, hardware: Hardware) -> StepSettings:
     """The settings, complete: the rest depends on the device."""
     cuda = hardware.device.startswith("cuda")
-    arch, size, batch, steps = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
-    return dataclasses.replace(
-        config, arch=config.arch or arch, size=config.size or size, batch_size=config.batch_size or batch,
-        steps=config.steps or steps,
-    )  # fmt: skip
+    usual = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
+    values = zip(("arch", "size", "batch_size", "steps"), usual, strict=True)
+    return dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in values})
 
 
 def make_arms(
@@ -162,11 +159,9 @@ def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, 
     from precompute.base.ranks import Process
     from trainer.engine.start import prepare, unsaid
 
-    run = RunConfig.of(
-        method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
-        amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
-        train_split=config.split, workers=config.workers, cache=config.cache, evaluate=False,
-    )  # fmt: skip
+    same = ("arch", "size", "batch_size", "optimizer", "amp", "compile", "pipeline", "device", "workers", "cache")
+    options = {name: getattr(config, name) for name in same}
+    run = RunConfig.of(method=method, epochs=100_000, train_split=config.split, evaluate=False, **options)
     return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
 
 
@@ -190,14 +185,13 @@ def result(config: StepSettings, arms: list[StepArm], hardware: Hardware, amp: s
     for arm in arms:
         measured = row(arm)
         rate = 1e3 / measured["wall_ms"]["median"]
-        more = {
+        measured |= {
             "images_per_second": rate,
             "gflops_per_image": arm.flops / 1e9,
             "gflops_per_second": rate * arm.flops / 1e9,
             "mfu": None if peak is None else rate * arm.flops / peak,
         }
-        memory = {"gpu_memory_gib": round(arm.memory, 2)} if arm.memory else {}
-        rows.append(measured | more | memory)
+        rows.append(measured | ({"gpu_memory_gib": round(arm.memory, 2)} if arm.memory else {}))
     by_name = {arm.name: arm for arm in arms}
     ratios = {
         f"{label}, {kind}": ratio(by_name[above], by_name[below], of)

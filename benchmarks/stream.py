@@ -14,9 +14,10 @@ Rates are by the clock, with all of the machine's threads at work. For costs see
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness
@@ -113,8 +114,8 @@ def measure(settings: StreamSettings) -> dict[str, Any]:
     wanted, skipped = find_able(job.peers, settings.output.say)
     with ExitStack() as stack:
         streams = [Stream(name, inside, batches, job) for name, inside, batches in _sources(job, work, wanted, stack)]
-        what = f"{len(streams)} streams of {job.batches} batches of {job.batch}, {len(images)} images"
-        settings.output.say(what)
+        of = f"{job.batches} batches of {job.batch}, {len(images)} images"
+        settings.output.say(f"{len(streams)} streams of {of}")
         harness.measure(streams, job.repeats, say=settings.output.progress)
     return _result(settings, work, streams) | {"skipped": skipped}
 
@@ -136,15 +137,9 @@ def _sources(
             loader = view_loader(work, name, colour, stack, cached=True)
             yield f"{title(name, colour)}, cached", f"decoded pictures kept by the loader {to_views}", endless(loader)
     for peer in wanted:
-        batches = _rendered(peer.way(job.device).render, work)
-        yield peer.name, "JPEG bytes in memory to two normalised views", batches
-
-
-def _rendered(render: Callable[..., Any], work: "Job") -> Iterator[Any]:
-    policy = work.policy("torchvision")
-    while True:
-        for plan, files in zip(work.plans["torchvision"], work.files, strict=True):
-            yield render(policy, plan, files)
+        render = partial(peer.way(job.device).render, work.policy("torchvision"))
+        batches = itertools.cycle(zip(work.plans["torchvision"], work.files, strict=True))
+        yield peer.name, "JPEG bytes in memory to two normalised views", itertools.starmap(render, batches)
 
 
 def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
@@ -178,15 +173,13 @@ def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
 
 
 def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
+    import numpy as np
+
     rows = []
     for stream in streams:
-        seconds = sorted(stream.seconds[-settings.job.batches :])
-        last = len(seconds) - 1
-        more = {
-            "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
-            "memory_mib": [round(m, 1) for m in stream.memory[-settings.job.repeats :]],
-        }
-        rows.append(harness.row(stream) | more)
+        p50, p99 = 1e3 * np.percentile(stream.seconds[-settings.job.batches :], (50, 99), method="nearest")
+        memory = [round(m, 1) for m in stream.memory[-settings.job.repeats :]]
+        rows.append(harness.row(stream) | {"batch_ms": {"p50": float(p50), "p99": float(p99)}, "memory_mib": memory})
     ceilings = [s for s in streams if s.name.startswith("decode only")]
     best = min(ceilings, key=lambda s: statistics.median(s.wall_ms))
     plans = work.plans["linear"]

@@ -13,10 +13,7 @@ Scopes, and what is inside the timer:
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
 --over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
-Figures are CPU time of the whole process tree per source image (on CUDA and over threads: time on the clock), arms
-taking turns, in several fresh processes: the spread between those is what another run may bring. All arms get the same
-plans, and the peers' views are compared with ours before anything is timed. lightly's transform draws its own numbers:
-it is compared by its statistics and takes part with --policy rrc only.
+How it is measured: benchmarks/README.md. On CUDA and over threads figures are time on the clock, else CPU time.
 """
 
 import json
@@ -31,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
 from benchmarks import growth, harness
-from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
 from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
@@ -133,10 +129,12 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
         jobs = {value: _job(settings, value, stack) for value in settings.values or (None,)}
         first = next(iter(jobs.values()))
         checks = {peer.name: check(first, peer, stack, settings.output.say) for peer in wanted}
-        groups = []
-        for value, work in jobs.items():
-            group = list(ARMS[scope](work, chosen, wanted, stack))
-            groups.append(group if value is None else _named_by(value, group))
+        groups = [[*ARMS[scope](work, chosen, wanted, stack)] for work in jobs.values()]
+        if settings.over:
+            groups = [
+                [replace(arm, name=f"{arm.name} @ {value:g}") for arm in group if arm.name not in CEILINGS]
+                for value, group in zip(settings.values, groups, strict=True)
+            ]
         arms = [arm for group in groups for arm in group]
         samples = " or ".join(map(str, sorted({work.samples for work in jobs.values()})))
         settings.output.say(f"{scope}: {len(arms)} arms, {samples} images a repeat, {settings.job.repeats} repeats")
@@ -147,11 +145,6 @@ def measure_scope(settings: ThroughputSettings, scope: str) -> dict[str, Any]:
         "checked_levels": checks,
         "skipped": skipped,
     }
-
-
-def _named_by(value: float, arms: Sequence[Arm]) -> list[Arm]:
-    """The arms at one value, without ceilings."""
-    return [replace(arm, name=f"{arm.name} @ {value:g}") for arm in arms if arm.name not in CEILINGS]
 
 
 def _job(settings: ThroughputSettings, value: float | None, stack: ExitStack) -> "Job":
