@@ -11,6 +11,7 @@ from augment.backends import NAMES
 from augment.request import Source
 from augment.views.policy import COLOURS, Policy
 from benchmarks import harness, results
+from benchmarks.peers import find
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
@@ -105,8 +106,6 @@ class JobSettings:
         check_size(self.size)
         for item in self.backends:
             backend_of(item)
-        from benchmarks.peers import find
-
         find(self.peers)
 
     @property

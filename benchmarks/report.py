@@ -155,17 +155,13 @@ def table(document: dict[str, Any]) -> str:
 
 def plot(document: dict[str, Any], path: Path) -> None:
     """Draws a PNG: a line an arm over what is varied, or a bar an arm with its spread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     lines = "sweep" in document
     height = 5.0 if lines else 0.4 * (len(document["arms"]) + 2 * ("roofline" in document)) + 1.2
-    figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
-    (_draw_lines if lines else _draw_bars)(document, axes)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    (_draw_lines if lines else _draw_bars)(document, figure.subplots())
     figure.savefig(path, format="png", dpi=120)
-    plt.close(figure)
 
 
 def _draw_lines(document: dict[str, Any], axes: Any) -> None:

@@ -95,12 +95,8 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     maps = {grid: quantise(detect(grid)) for grid in (16, 64, 224)}
     few = maps[64][:8]  # a plain scan of a map takes some 50 ms
     tiny = cut(maps[16][:2])  # and brute force about as long, already at 16x16
-    expected = find_boxes(maps[16][:2], form).tolist()
-    if (
-        each(brute, tiny) != expected
-        or each(scan, tiny) != expected
-        or each(scan, cut(few)) != find_boxes(few, form).tolist()
-    ):
+    agree = each(brute, tiny) == each(scan, tiny) == find_boxes(maps[16][:2], form).tolist()
+    if not agree or each(scan, cut(few)) != find_boxes(few, form).tolist():
         raise UserError("the arms do not find the same boxes: a defect")
     plain_pass = "precompute.boxes's pass where annotated boxes are there"
     return [
