@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from augment.backends import NAMES
 from augment.request import Source
 from augment.views.policy import COLOURS, Policy
+from benchmarks import harness, results
+from benchmarks.peers import find
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
@@ -73,8 +75,6 @@ class Output:
 
     def deliver(self, documents: Sequence[dict[str, Any]], table: Callable[[dict[str, Any]], str]) -> None:
         """Checks, prints and writes a program's results; several go to a file each, named after their scope."""
-        from benchmarks import results
-
         for document in documents:
             results.validate(document)
             self.say(table(document))
@@ -106,8 +106,6 @@ class JobSettings:
         check_size(self.size)
         for item in self.backends:
             backend_of(item)
-        from benchmarks.peers import find
-
         find(self.peers)
 
     @property
@@ -150,8 +148,6 @@ def parse(kind: type[T], name: str, words: str | None, argv: list[str] | None) -
 
 def head(benchmark: str, settings: Any, unit: str, **changes: Any) -> dict[str, Any]:
     """How a result begins: settings (with `changes`), unit of the comparisons, machine, versions, commit, memory."""
-    from benchmarks import harness, results
-
     names = settings.photographs.names() if hasattr(settings, "photographs") else {}
     shown = {k: v for k, v in as_json(settings).items() if k not in ("out", "json", "rounds")} | names | changes
     return {"schema": results.SCHEMA, "benchmark": benchmark, "settings": shown, "unit": unit, **harness.facts()}

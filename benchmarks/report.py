@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from benchmarks import growth, roofline, stream, throughput
+from benchmarks.program import parse
 from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.files import replacing
@@ -23,6 +25,7 @@ from precompute.base.program import main
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 RESULTS_README = FOLDER / "README.md"
+TABLES = {"roofline": roofline.table, "stream": stream.table, "sweep": growth.table, "throughput": throughput.table}
 HEADLINE = "throughput-cpu-decode-apply"
 
 
@@ -42,8 +45,6 @@ class ReportSettings:
 
 def program(argv: list[str] | None = None) -> int:
     """Reads and checks every result, then shows them. Exit status 0 done, 1 failed, 2 usage."""
-    from benchmarks.program import parse
-
     settings = parse(ReportSettings, "benchmarks.report", __doc__, argv)
     if settings.agree:
         return _compare(*(load(path) for path in settings.agree))
@@ -153,11 +154,8 @@ def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str
 
 def table(document: dict[str, Any]) -> str:
     """The table that the benchmark itself prints; where it has none, a line an arm."""
-    from benchmarks import growth, roofline, stream, throughput
-
-    own = {"roofline": roofline, "stream": stream, "sweep": growth, "throughput": throughput}
-    if module := own.get(document["benchmark"]):
-        return module.table(document)
+    if own := TABLES.get(document["benchmark"]):
+        return own(document)
     lines = [f"{'':44} {UNITS[unit_of(document)] + ' a sample':>26}  lowest–highest"]
     lines += [f"{n:44} {m:26.3f}  {a:.3f}–{b:.3f}" for n, m, a, b, _ in rows(document)]
     return "\n".join(lines)
@@ -165,17 +163,13 @@ def table(document: dict[str, Any]) -> str:
 
 def plot(document: dict[str, Any], path: Path) -> None:
     """Draws a PNG: a line an arm over what is varied, or a bar an arm with its spread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     lines = "sweep" in document
     height = 5.0 if lines else 0.4 * (len(document["arms"]) + 2 * ("roofline" in document)) + 1.2
-    figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
-    (_draw_lines if lines else _draw_bars)(document, axes)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    (_draw_lines if lines else _draw_bars)(document, figure.subplots())
     figure.savefig(path, format="png", dpi=120)
-    plt.close(figure)
 
 
 def _draw_lines(document: dict[str, Any], axes: Any) -> None:

@@ -90,9 +90,8 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
     """For every ratio of both results: whether the two spreads, lowest to highest, overlap; whether they are close.
 
-    Close: each median lies within the other spread. That cannot be asked of so many ratios: of two runs with five
-    processes of two repeats, chance alone puts a median outside of the other spread in 3 to 8 of 100 ratios (normal
-    values, none to half of the variance between processes), but keeps the spreads apart in less than one of 5,000.
+    Close: each median lies within the other spread. Of two runs with five processes of two repeats, chance alone puts a
+    median outside in 3 to 8 of 100 ratios, but keeps the spreads apart in less than one of 5,000.
     """
 
     def compared(x: dict[str, Any], y: dict[str, Any]) -> tuple[bool, bool]:

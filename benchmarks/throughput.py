@@ -13,10 +13,7 @@ Scopes, and what is inside the timer:
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
 --over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
-Figures are CPU time of the whole process tree per source image (on CUDA and over threads: time on the clock), arms
-taking turns, in several fresh processes: the spread between those is what another run may bring. All arms get the same
-plans, and the peers' views are compared with ours before anything is timed. lightly's transform draws its own numbers:
-it is compared by its statistics and takes part with --policy rrc only.
+How it is measured: benchmarks/README.md. On CUDA and over threads figures are time on the clock, else CPU time.
 """
 
 import json

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # What: whether torchrun --max-restarts brings a training back whose rank was killed (gloo, one machine).
-# Versions: torch 2.15.0, numpy 2.4.6. Date: 2026-11-29.
+# Versions: torch 2.14.1, numpy 2.4.6. Date: 2026-11-29.
 # A good guess: the new ranks meet each other, as the launcher counts the restart and the training goes on.
-# Seen: torchrun keeps one store for all starts (its own, shared with the ranks), and torch 2.15 puts nothing between the
+# Seen: torchrun keeps one store for all starts (its own, shared with the ranks), and torch 2.14 puts nothing between the
 # starts in it: a new rank reads the address that a rank of the start before has left, calls it, and gets "Connection
 # refused". The only restart fails so, with --standalone and with a static port. With
 # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 each start has a store of its own, and the restart works.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q --disable-pip-version-check torch==2.15.0 numpy==2.4.6
+"$work/venv/bin/pip" install -q --disable-pip-version-check torch==2.14.1 numpy==2.4.6
 cat > "$work/rank.py" <<'PY'
 import os, signal
 import torch, torch.distributed as dist
