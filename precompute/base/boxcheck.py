@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from precompute.base.errors import UserError
+from precompute.base.files import leaves_root
 from precompute.base.markup import one_line
 from precompute.base.pixels import MAX_PIXELS
 
@@ -40,7 +41,6 @@ _NOUNS = {
 }  # fmt: skip
 _BLOCK = 1 << 13  # rows
 _DEEPEST = 16  # lists and objects within each other in the provenance; ours has four
-_LEAVES = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")  # also as Windows reads it
 
 
 class BadBoxes(UserError, ValueError):
@@ -57,11 +57,6 @@ class _Rule(NamedTuple):
     column: str
     good: Any  # of (cache, slice of rows)
     fault: str  # with {} for the value
-
-
-def leaves_root(path: str) -> bool:
-    """Whether a path, relative to a folder, is absolute or leads out of it, on this system or on another."""
-    return _LEAVES.search(path) is not None
 
 
 def check(cache: "BoxCache") -> None:
