@@ -8,17 +8,7 @@
 // stored by columns. A pass over columns of 32 rows at a time then needs neither gathers nor shuffles. Measured against
 // sums over interleaved pixels, four lanes at a time: 2.5 times as fast.
 
-#include "common.hpp"
-
-extern "C" {
-
-// A crop of an image, resized; `out` is packed [height, width, 3].
-struct Crop {
-  int32_t x0, y0, x1, y1, width, height, flip, unused;
-  uint8_t* out;
-};
-
-}  // extern "C"
+#include "crops.hpp"
 
 namespace {
 

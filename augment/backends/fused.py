@@ -3,7 +3,7 @@
 The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain torch (`eager`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import native
+from augment.backends import jpeg, native
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import CROP, lay_out
@@ -49,6 +49,7 @@ class FusedBackend(Backend):
         self.policy, self.dtype, self.workers, self._cache = policy, making.dtype, making.workers or 1, cache
         self.name = "fused" if compiled else "eager"
         self._library = native.load(making.say) if compiled else None
+        self._jpeg = jpeg.find(self._library, making.say)
         # Each worker limits torch to its one thread. On some builds that setting is the whole process's, so all workers
         # start here, behind a barrier, and the caller's setting is restored once.
         threads = torch.get_num_threads()
@@ -70,12 +71,12 @@ class FusedBackend(Backend):
         base = self._buffer.ctypes.data
         crops = layout.crops.copy()
         crops["out"] += np.uint64(base)
-        jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))  # of each image
+        first = np.searchsorted(layout.slot, np.arange(len(plan.images) + 1))  # crop of each image
         scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept is None:
-            self._share_out(self._decode_and_cut, list(zip(files, jobs, strict=True)))
+            self._decode_and_cut(files, first, crops)
         else:
-            self._share_out(self._cut, list(zip(kept, jobs, strict=True)))
+            self._share_out(self._cut, list(zip(kept, np.split(crops, first[1:-1]), strict=True)))
             if exist:
                 address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
                 scenes = np.array(address, np.uint64)[plan.background_slot]
@@ -113,10 +114,23 @@ class FusedBackend(Backend):
         self._cut(Picture(image), job)
         return out
 
-    def _decode_and_cut(self, data: bytes, jobs: np.ndarray) -> None:
-        """While the picture is in the processor's cache."""
-        if len(jobs):
-            self._cut(Picture(_decoded(data)), jobs)
+    def _decode_and_cut(self, files: Sequence[bytes], first: np.ndarray, crops: np.ndarray) -> None:
+        """Decodes files, and cuts picture i's crops[first[i] : first[i + 1]] while it is in the processor's cache."""
+        jobs, pictures = np.split(crops, first[1:-1]), {}
+        left = np.arange(len(files))
+        if self._jpeg is not None and self._library is not None:
+            left = self._jpeg.cut(files, first, crops, self._all_threads)
+        elif self._jpeg is not None:
+            pictures = self._jpeg.parts(files, first, crops, self._all_threads)
+
+        def decode_and_cut(i: int) -> None:
+            if len(jobs[i]):
+                self._cut(pictures.get(i) or Picture(_decoded(files[i])), jobs[i])
+
+        self._share_out(decode_and_cut, [(i,) for i in left.tolist()])
+
+    def _all_threads(self, work: Callable[[], None]) -> None:
+        self._share_out(work, [()] * self.workers)
 
     def _cut(self, picture: Picture, jobs: np.ndarray) -> None:
         """Resizes crops (ROIs in the image's pixels) to their places."""
