@@ -51,7 +51,7 @@ def open_views(
         share.world, pool, images.twins() if policy.kind.pastes else None,
     )  # fmt: skip
     cache = _decoded_cache(images, policy, rows, making, device)
-    backend = backends.build(name, policy, making, schedule.largest, cache)
+    backend = backends.build(name, policy, making, schedule.largest, cache, images.pool)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
