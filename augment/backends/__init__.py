@@ -82,6 +82,8 @@ def build(
     cuda = str(making.device).startswith("cuda")
     if cache is not None and name not in ("fused", "eager"):
         raise BadValue("backend", name, "fused or eager to keep decoded pictures", "Or use cache off")
+    if making.decode == "scaled" and (cuda or name != "fused"):
+        raise BadValue("decode", "scaled", f"exact with {name} on {making.device}", "fused on a CPU has it")
     if name == "dali":
         from augment.backends.dali import DaliBackend
 
@@ -98,7 +100,7 @@ def build(
     from augment.backends.fused import FusedBackend
     from augment.backends.native import NotBuilt
 
-    if cache is None and pool is not None and RecentPictures.needed_for(policy, batch):
+    if cache is None and pool is not None and making.decode == "exact" and RecentPictures.needed_for(policy, batch):
         cache = RecentPictures(policy, pool, batch)
     try:
         return FusedBackend(policy, making, cache, compiled=name == "fused")

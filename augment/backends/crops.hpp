@@ -6,9 +6,10 @@
 
 extern "C" {
 
-// A crop of an image, resized; `out` is packed [height, width, 3].
+// A crop of an image, resized; `out` is packed [height, width, 3]. The ROI is in `unit`s of a pixel: 1 (or 0), or 2, 4, 8
+// where each pixel of `image` stands for so many of the original by as many.
 struct Crop {
-  int32_t x0, y0, x1, y1, width, height, flip, unused;
+  int32_t x0, y0, x1, y1, width, height, flip, unit;
   uint8_t* out;
 };
 

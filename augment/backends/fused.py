@@ -51,6 +51,8 @@ class FusedBackend(Backend):
         self.name = "fused" if compiled else "eager"
         self._library = native.load(making.say) if compiled else None
         self._jpeg = jpeg.find(self._library, making.say)
+        if self._jpeg is not None:
+            self._jpeg.scaled = compiled and making.decode == "scaled"
         # Each worker limits torch to its one thread. On some builds that setting is the whole process's, so all workers
         # start here, behind a barrier, and the caller's setting is restored once.
         threads = torch.get_num_threads()

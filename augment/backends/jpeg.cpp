@@ -28,6 +28,7 @@ struct JpegBatch {
   const int64_t* first;  // [count + 1]: where each picture's crops begin
   Crop* crops;
   int32_t* status;  // of each picture: see `Status`
+  const int32_t* shrink;  // of each picture, 1, 2, 4 or 8: it is decoded at that part of its width and height
   int32_t count, next;
 };
 
@@ -88,7 +89,7 @@ class Decoder {
   }
 
   // The crops of one picture, to their places.
-  Status cut(const uint8_t* data, int64_t size, Crop* jobs, int64_t n) {
+  Status cut(const uint8_t* data, int64_t size, int32_t shrink, Crop* jobs, int64_t n) {
     if (!upright(data, size)) return kOther;
     const libjpeg::Functions& call = library_.functions;
     Decompress* const d = at();
@@ -96,7 +97,7 @@ class Decoder {
       call.abort(d);
       return kRefused;
     }
-    const Status status = decode(data, size, jobs, n);
+    const Status status = decode(data, size, shrink, jobs, n);
     if (status != kDone) call.abort(d);
     return status;
   }
@@ -117,7 +118,7 @@ class Decoder {
   }
 
   // May leave by longjmp: nothing in here has a destructor.
-  Status decode(const uint8_t* data, int64_t size, Crop* jobs, int64_t n) {
+  Status decode(const uint8_t* data, int64_t size, int32_t shrink, Crop* jobs, int64_t n) {
     const libjpeg::Functions& call = library_.functions;
     Decompress* const d = at();
     call.memory_source(d, data, static_cast<unsigned long>(size));
@@ -131,10 +132,14 @@ class Decoder {
       all.x0 = std::min(all.x0, c.x0), all.x1 = std::max(all.x1, c.x1);
       all.y0 = std::min(all.y0, c.y0), all.y1 = std::max(all.y1, c.y1);
     }
+    if (uint32_t(all.x1) > d->image_width || uint32_t(all.y1) > d->image_height) return kOutside;
+    all.x0 /= shrink, all.x1 = (all.x1 + shrink - 1) / shrink;  // in decoded pixels from here on
+    all.y0 /= shrink, all.y1 = (all.y1 + shrink - 1) / shrink;
     const uint32_t right = uint32_t(all.x1), bottom = uint32_t(all.y1);
-    if (right > d->image_width || bottom > d->image_height) return kOutside;
     d->out_colours = libjpeg::kRgb;
+    d->scale_numerator = 1, d->scale_denominator = uint32_t(shrink);
     call.start(d);
+    if (right > d->output_width || bottom > d->output_height) return kRefused;
     const uint32_t full = d->output_width, height = d->output_height;
     uint32_t left = uint32_t(all.x0) - std::min(uint32_t(all.x0), kMargin);
     uint32_t width = std::min(right + kMargin, full) - left;
@@ -156,15 +161,17 @@ class Decoder {
     }
     if (bottom == height) call.finish(d);  // the end marker must be there
     else call.abort(d);
-    cut_from(pixels_.get(), stride, int32_t(left), int32_t(top), jobs, n);
+    cut_from(pixels_.get(), stride, int32_t(left), int32_t(top), shrink, jobs, n);
     return kDone;
   }
 
-  static void cut_from(const uint8_t* pixels, size_t stride, int32_t left, int32_t top, Crop* jobs, int64_t n) {
+  static void cut_from(const uint8_t* pixels, size_t stride, int32_t left, int32_t top, int32_t shrink, Crop* jobs,
+                       int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
       Crop c = jobs[i];
-      c.x0 -= left, c.x1 -= left, c.y0 -= top, c.y1 -= top;
-      const bool copied = c.width == c.x1 - c.x0 && c.height == c.y1 - c.y0 && !c.flip;
+      c.unit = shrink;
+      c.x0 -= left * shrink, c.x1 -= left * shrink, c.y0 -= top * shrink, c.y1 -= top * shrink;
+      const bool copied = shrink == 1 && c.width == c.x1 - c.x0 && c.height == c.y1 - c.y0 && !c.flip;
       if (!copied) crops(pixels, int64_t(stride), 1, &c);
       for (int32_t y = 0; copied && y < c.height; ++y)
         std::memcpy(c.out + 3 * size_t(y) * c.width, pixels + (c.y0 + y) * stride + 3 * size_t(c.x0), 3 * size_t(c.width));
@@ -240,7 +247,7 @@ void jpeg_crops(const JpegLibrary* library, JpegBatch* batch) {
     if (i >= batch->count) return;
     const int64_t first = batch->first[i], n = batch->first[i + 1] - first;
     batch->status[i] = !n      ? kDone
-                       : open ? decoder.cut(batch->data[i], batch->sizes[i], batch->crops + first, n)
+                       : open ? decoder.cut(batch->data[i], batch->sizes[i], batch->shrink[i], batch->crops + first, n)
                               : kRefused;
   }
 }
