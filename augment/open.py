@@ -8,6 +8,7 @@ import torch
 
 from augment import backends
 from augment.backends.decoded import DecodedCache, default_budget
+from augment.backends.jpeg import advice
 from augment.request import Making, Share, Source
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
@@ -51,9 +52,11 @@ def open_views(
         share.world, pool, images.twins() if policy.kind.pastes else None,
     )  # fmt: skip
     cache = _decoded_cache(images, policy, rows, making, device)
-    backend = backends.build(name, policy, making, schedule.largest, cache)
+    backend = backends.build(name, policy, making, schedule.largest, cache, images.pool)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
+    if name == "fused" and device.type == "cpu" and making.decode == "exact" and cache is None:
+        _advise(images, schedule, making.say)
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
     return ViewLoader(schedule, images, BatchMaker(images, schedule, backend, making, maps), making.prefetch)
 
@@ -87,6 +90,14 @@ def _rows_of(cache: BoxCache, source: Source) -> np.ndarray:
     if not len(rows):
         raise BadValue("split", source.split, splits, f"There is no image in it; {remedy}")
     return rows
+
+
+def _advise(images: ImageSet, schedule: Schedule, say: Callable[[str], None]) -> None:
+    """Says whether decoding less would pay, by the pictures of the first batch."""
+    plan, pool = schedule.plan(images.pool, 0, 0), images.pool
+    megapixels = pool.widths[plan.images].astype(float) * pool.heights[plan.images] / 1e6
+    if (line := advice(plan, schedule.policy.scene == "whole", megapixels)) is not None:
+        say(line)
 
 
 def _decoded_cache(

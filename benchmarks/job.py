@@ -59,7 +59,8 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
     policy = job.policy(colour)
     cache = DecodedCache(policy, job.images.pool, budget=8 << 30) if cached else None
     largest = job.schedule[colour].largest
-    backend = backends.build(name, policy, Making(device=job.device, workers=job.threads), largest, cache)
+    making = Making(device=job.device, workers=job.threads)
+    backend = backends.build(name, policy, making, largest, cache, job.images.pool)
     stack.callback(backend.close)
     return backend
 

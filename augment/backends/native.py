@@ -1,4 +1,4 @@
-"""Builds `crops.cpp` and `views.cpp` at their first use and calls them. Needs a compiler, and no build system.
+"""Builds the C++ beside it at its first use and calls it. Needs a compiler, and no build system.
 
 The library's name in the user's cache folder is a hash of sources, headers, compiler, flags and CPU. So it is built
 once per kind of machine, also where machines of several kinds share a home folder. A library is code: it is loaded only
@@ -21,7 +21,7 @@ import numpy as np
 from precompute.base.files import replacing
 from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp"))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -76,7 +76,9 @@ def _open(path: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crops.argtypes = [pointer, integer, integer, integer, pointer]
     library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.crops.restype, library.views.restype = integer, None
+    library.jpeg_open.argtypes = [pointer]
+    library.jpeg_crops.argtypes = [pointer, pointer]
+    library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
     return library
 
 

@@ -64,7 +64,6 @@ class Prepared:
         return {
             "batches": 1,
             "samples": len(plan),
-            "decoded": sum(map(bool, self.files)),
             "capped": int(plan.capped.sum()),
             "replaced": self.replaced,
         }
@@ -130,7 +129,8 @@ class BatchMaker:
             prepared = self._prepare(prepared.place)
         numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
         rects, sources, backgrounds, labels = (put(torch.from_numpy(x), self._handover.device) for x in numbers)
-        return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
+        counts = prepared.counts | {"decoded": self.backend.decoded(prepared.files)}
+        return Made(Batch(views, rects, sources, backgrounds, labels, plan), counts, self._handover.give())
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
         """After a failure: decodes the batch's files one by one, and returns whether one of them is bad."""
