@@ -4,12 +4,12 @@ Light: programs take their flags from here before anything heavy is imported.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from augment.views.policy import Policy
+from precompute.base import program
 from precompute.base.device import check_device, find_device
 from precompute.base.errors import BadValue
 from precompute.base.options import option, whole
@@ -24,7 +24,7 @@ DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 
 def to_stderr(line: str) -> None:
     """Prints a line of the loader's on stderr."""
-    print(f"augment: {line}", file=sys.stderr, flush=True)
+    program.to_stderr(f"augment: {line}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Making:
     backend: str = option("auto", "what makes the views", choices=BACKENDS, flags=("pipeline", "backend"))
     device: str | Any = option("auto", "auto, cpu, cuda or cuda:N")  # or a torch.device
     dtype: Any = None  # of views: torch.float32 (also None), bfloat16 or float16
-    workers: int | None = option(None, "threads for reading and for the backend; default: the machine's cores")
+    workers: int | None = option(None, "threads for reading and for the backend; 0, the default: one per core")
     prefetch: int = 2  # batches made ahead
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
     cache_bytes: int | None = None
@@ -117,7 +117,7 @@ class Making:
         check_device(self.device)
         if self.dtype is not None and str(self.dtype) not in DTYPES:
             raise BadValue("dtype", self.dtype, DTYPES)
-        for name, least in (("workers", 1), ("prefetch", 0), ("cache_bytes", 0), ("cache_side", 1)):
+        for name, least in (("workers", 0), ("prefetch", 0), ("cache_bytes", 0), ("cache_side", 1)):
             value = getattr(self, name)
             if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")
@@ -129,7 +129,7 @@ class Making:
         """This on the present machine: with a torch.device, a dtype and a number of workers."""
         import torch
 
-        workers = cores() if self.workers is None else self.workers
+        workers = self.workers or cores()
         return replace(self, device=find_device(self.device), dtype=self.dtype or torch.float32, workers=workers)
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image
 
 from precompute.base import pixels
+from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache, Quarantined
 from precompute.base.maps import find_map, fit_map
+from precompute.base.program import to_stderr
 from precompute.datasets.listing import BadRow, Listing, OtherFrame, clip_box
 from precompute.kept_maps import KeptMaps
 from precompute.remarks import BLACK, CLIPPED, OTHER_FRAME, OTHER_MAP, PLAIN
@@ -87,6 +89,7 @@ class Scan:
         """`keep`: where the maps of a detector go."""
         self.listing, self.settings, self.workers, self._keep = listing, settings, workers, keep
         self._stop = threading.Event()
+        self._folder = Patient(listing.root, to_stderr)
 
     def run(self, start: int, stop: int, on_done: Callable[[int], object] = lambda count: None) -> BoxCache:
         """Rows start to stop (exclusive) as a box file of their own. `on_done(n)`: n more pictures are through."""
@@ -103,6 +106,7 @@ class Scan:
                     on_done(len(rows))
             except BaseException:  # Ctrl-C, or a defect in a thread: the other threads stop at their next picture
                 self._stop.set()
+                self._folder.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return self._table(whole)
@@ -142,7 +146,8 @@ class Scan:
 
     def _picture(self, row: int, notes: Counter[str]) -> tuple[_Picture, np.ndarray | None]:
         """Reads and checks a picture; its small version (or its ready map) only where a map must give the box."""
-        data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
+        path = self.listing.paths[row]
+        data = self._folder.read(path, lambda: read_file(os.path.join(self.listing.root, path)))
         banner, limit = self.listing.banner, self.settings.max_pixels
         box = truth = model = small = None
         with self._unusable(notes):

@@ -42,7 +42,7 @@ class ViewLoader:
         self._producers: list[Producer] = []  # the present producer, if there is one
         # Runs also when the loader is garbage, and before the interpreter ends: it would crash if threads were then in
         # native code.
-        self._end = weakref.finalize(self, _shut_down, maker, self._producers)
+        self._end = weakref.finalize(self, _shut_down, images, maker, self._producers)
 
     @property
     def policy(self) -> Policy:
@@ -145,7 +145,8 @@ def _compare(what: str, was: Mapping[str, Any], now: Mapping[str, Any], names: I
         raise UserError(f"cannot resume: {what}{'; '.join(changes)}")
 
 
-def _shut_down(maker: Maker, producers: list[Producer]) -> None:
+def _shut_down(images: ImageSet, maker: Maker, producers: list[Producer]) -> None:
+    images.close()  # first: the producer may wait for a folder
     _stop(producers)
     maker.close()
 

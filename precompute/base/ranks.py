@@ -1,6 +1,9 @@
 """Several processes at one task, started by torchrun (torch.distributed connects them). A single one needs no torch."""
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +12,10 @@ from typing import TypeVar
 from precompute.base.errors import UserError
 
 T = TypeVar("T")
+PARENT = os.getppid()  # as early as can be: the launcher may die while this process imports
+LOOK_EVERY = 1.0  # seconds between two looks at the launcher
+GRACE = 30.0  # seconds to save and end in, as torchrun gives them
+JOIN_WITHIN = 120.0  # seconds to reach the launcher's store; the other ranks may then take longer
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,7 @@ class Process:
 
     def __enter__(self) -> "Process":
         if self.world > 1:
-            import torch.distributed as dist
-
-            dist.init_process_group("gloo")
+            join("gloo")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,6 +73,51 @@ class Process:
             import torch.distributed as dist
 
             dist.barrier()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process, or something that sets the same names."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or this_process().world > 1
+
+
+def restarts() -> int:
+    """How often torchrun has started this process again after a failure of any rank."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def join(backend: str) -> None:
+    """Joins the process group that the environment announces. UserError where nobody answers there."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    try:
+        store, rank, world = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_WITHIN))))
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"no launcher answers at {place} ({str(error).splitlines()[0]}): start all ranks anew"
+        ) from error
+    store.set_timeout(timedelta(minutes=30))  # torch's own: rank 0 may make boxes meanwhile
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
+def end_with_launcher() -> None:
+    """Lets this process end soon after torchrun has: one that waits for a dead launcher would sleep for hours.
+
+    SIGHUP asks the training loop to save; whatever is left after `GRACE` seconds is killed. Every system with processes
+    has a parent's number to look at; Linux alone has a signal for its death, which could not wait for the saving.
+    """
+
+    def watch() -> None:
+        while os.getppid() == PARENT:
+            time.sleep(LOOK_EVERY)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if launched():
+        threading.Thread(target=watch, name="watch-launcher", daemon=True).start()
 
 
 def this_process() -> Process:
