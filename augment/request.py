@@ -17,6 +17,7 @@ from precompute.base.program import cores
 
 BACKENDS = ("auto", "dali", "fused", "eager", "kornia")  # see `augment.backends`
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+SERVICES = ("off", "ray")  # who makes batches besides this process: see `augment.service`
 CHECKS = ("size", "hash")  # what a file is compared with: see `augment.stream.imageset.ImageSet.read`
 ON_BAD = ("replace", "fail")  # what happens to a file that went bad
 DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
@@ -106,12 +107,25 @@ class Making:
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
     cache_bytes: int | None = None
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
+    service: str = option(
+        "off", "ray: helpers on a Ray cluster (python -m augment.serve) decode and cut; views stay the same",
+        choices=SERVICES,
+    )  # fmt: skip
+    address: str | None = option(
+        None, "of the Ray cluster to join, HOST:PORT or auto; default: one on this machine, with a helper of its own"
+    )
     check: str = option("size", "what shows that a file is the one the boxes are of: size, or contents", choices=CHECKS)
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
     say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
 
     def __post_init__(self) -> None:
-        for name, valid in (("backend", BACKENDS), ("cache", CACHES), ("check", CHECKS), ("on_bad", ON_BAD)):
+        for name, valid in (
+            ("backend", BACKENDS),
+            ("cache", CACHES),
+            ("service", SERVICES),
+            ("check", CHECKS),
+            ("on_bad", ON_BAD),
+        ):
             if getattr(self, name) not in valid:
                 raise BadValue(name, getattr(self, name), valid)
         check_device(self.device)
@@ -121,6 +135,10 @@ class Making:
             value = getattr(self, name)
             if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")
+        if self.service == "off" and self.address is not None:
+            raise BadValue("address", self.address, "left out without a service", "Name it: service ray")
+        if self.service != "off" and self.cache != "off":
+            raise BadValue("cache", self.cache, f"off with service {self.service}: helpers send crops, not pictures")
         for name in ("cache_bytes", "cache_side"):
             if self.cache == "off" and getattr(self, name) is not None:
                 raise BadValue(name, getattr(self, name), "left out without a cache", "Name one: ram, or gpu")

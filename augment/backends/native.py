@@ -70,7 +70,7 @@ def _library(say: Callable[[str], None]) -> Path:
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
     texts = (path.read_text() for path in SOURCES + HEADERS)
-    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, processor())).encode()).hexdigest()[:16]
     for folder in _folders():
         path = folder / f"pixels-{key}.so"
         try:
@@ -116,8 +116,8 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
 
 
-def _processor() -> str:
-    """The CPU's model and features, on which -march=native depends."""
+def processor() -> str:
+    """The CPU's model and features, on which -march=native depends, line by line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -36,7 +36,8 @@ class Maker(Protocol):
     pure function of its place. It runs in the thread of a `Producer`; an error ends it, and the loader raises it. When
     the loader turns to another place, it drops this iterator and calls `make` again.
     `begin_here()` is called before every loop: it raises RuntimeError in a process that cannot make batches.
-    `bad` maps rows to the reasons why their files were replaced. `close()` frees everything; it may be called twice.
+    `bad` maps rows to the reasons why their files were replaced. `status()` is what else the loader's report shows.
+    `close()` frees everything; it may be called twice.
     """
 
     @property
@@ -45,6 +46,8 @@ class Maker(Protocol):
     def begin_here(self) -> None: ...
 
     def make(self, places: Iterator[Place]) -> Iterator[Made]: ...
+
+    def status(self) -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
 
