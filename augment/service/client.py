@@ -27,7 +27,8 @@ from precompute.base.errors import BadFile
 
 EACH = 2  # places that a helper is asked for at once: one that it makes, one that waits
 MOST = 16  # places in flight; each takes the crops of a batch in memory
-SLACK = 0.3  # seconds that an answer may come later than usual before its batch is made here
+SLACK = 0.3  # seconds that an answer may come later than usual, and up to 0.2 more, before its batch is made here
+SOON = 0.8  # seconds within which a helper answers again that is only slow: it is given more time
 
 
 @dataclass
@@ -46,7 +47,8 @@ class HelpedMaker:
     def __init__(self, here: BatchMaker, fleet: Fleet) -> None:
         self._here, self._fleet = here, fleet
         self._usual: dict[str, float] = {}  # seconds from question to answer, by helper
-        self._failures: Counter[str] = Counter()  # in a row, by helper
+        self._slow: Counter[str] = Counter()  # how often in a row a helper was late and yet alive
+        self._left: dict[str, float] = {}  # when
         self._counts: Counter[str] = Counter()
         self._waits_for = ""  # whose answer is waited for now
         self._flying = 0
@@ -99,6 +101,9 @@ class HelpedMaker:
         self._flying = sum(asked.reference is not None for asked in window)
 
     def _ask_of(self, name: str, asked: _Asked) -> None:
+        if name in self._left:  # it has come back: at once, or after it was dead or stopped
+            slow = self._fleet.ready_since[name] - self._left.pop(name) < SOON
+            self._slow[name] = self._slow[name] + 1 if slow else 0
         try:
             asked.reference = self._fleet.ask(name, *asked.place)
         except Exception:  # it was lost just now: the place stays without a helper
@@ -111,8 +116,7 @@ class HelpedMaker:
         head = window.popleft()
         if head.reference is not None:
             usual = self._usual.get(head.helper, 1.0)
-            # A helper that stood still is late once; one that has become slow is late again, and given more time.
-            patience = (1.5 * usual + SLACK) * 2 ** min(self._failures[head.helper], 6)
+            patience = (usual + min(usual / 2, 0.2) + SLACK) * 2 ** min(self._slow[head.helper], 6)
             self._waits_for = head.helper
             came = self._fleet.done(head.reference, head.since + patience - time.monotonic())
             self._waits_for = ""
@@ -121,8 +125,8 @@ class HelpedMaker:
                 try:
                     crops, answer = self._fleet.take(head.reference)
                     took = time.monotonic() - head.since
-                    self._usual[head.helper] = 0.8 * usual + 0.2 * took if head.helper in self._usual else took
-                    self._failures[head.helper] = 0
+                    self._usual[head.helper] = usual + (0.5 if took < usual else 0.2) * (took - usual)
+                    self._slow[head.helper] = 0
                     self._counts["made_there"] += 1
                     return finished(self._here, head.place, crops, Answer.from_json(answer))
                 except ConnectionError as error:
@@ -134,7 +138,6 @@ class HelpedMaker:
                     "made elsewhere"
                 )
             self._counts[why] += 1
-            self._failures[head.helper] += 1
             self._leave(head.helper, window)
         self._counts["made_here"] += 1
         return self._here.render(self._here.prepare(head.place))
@@ -142,6 +145,7 @@ class HelpedMaker:
     def _leave(self, helper: str, window: deque[_Asked]) -> None:
         """Takes the places in the window from a helper, and asks others for them."""
         self._fleet.lose(helper)
+        self._left[helper] = time.monotonic()
         for asked in window:
             if asked.helper == helper:
                 asked.helper, asked.reference = "", None

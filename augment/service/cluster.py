@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ _numbers = itertools.count(1)
 PREFIX = "views-"  # of helpers' names
 # Ray replaces 127.0.0.1 by the machine's outward address, and then listens on all of them; but not where it believes
 # that clusters cannot be.
-LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _STORE = 512 << 20  # bytes of shared memory for batches on their way, where this process starts Ray itself
 LOOK_EVERY = 0.5  # seconds between looks for helpers
 _TALK = "talk"  # a helper's thread that answers while another one cuts
@@ -41,15 +42,22 @@ def connect(address: str | None) -> Any:
     if importlib.util.find_spec("ray") is None:
         remedy = "Install it: pip install 'saliencyswap[ray]'"
         raise BadValue("service", "ray", "off without the package ray, which is not installed", remedy)
+    settings = {MODE: "token"} | ({} if address else LOOPBACK)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules:  # it reads its environment once
-        os.environ.setdefault(MODE, "token")
-        if address is None:
-            os.environ.setdefault(*LOOPBACK)
+        for name, value in settings.items():
+            os.environ.setdefault(name, value)
     if address is None and os.environ.get(MODE) == "token":
         _own_token()
     ray: Any = importlib.import_module("ray")
     if ray.is_initialized():
         return ray
+    if late := {name: value for name, value in settings.items() if name not in os.environ}:
+        words = " ".join(f"{name}={value}" for name, value in late.items())
+        raise UserError(
+            f"ray was imported before its settings were made ({words}). Put them into the environment, import ray "
+            "after the views were opened, or connect it yourself by ray.init"
+        )
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
     # No CPUs to give away: Ray would start a process for each at once.
     local = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _STORE}
@@ -90,6 +98,7 @@ class Fleet:
         """`stream`: see `Stream.to_json`; `own`: helpers that live as long as this."""
         self._ray, self._stream, self._say, self._own = ray, stream, say, list(own)
         self.ready: dict[str, Any] = {}  # by name; the thread adds, the client takes away
+        self.ready_since: dict[str, float] = {}  # of `time.monotonic`
         self.refused: dict[str, str] = {}
         self._asked: dict[str, tuple[Any, Any]] = {}  # handles, and references of their answers
         self._closed = threading.Event()
@@ -153,6 +162,7 @@ class Fleet:
                 self.refused[name] = refusal
                 self._say(f"helper {name} is not used: {refusal}")
             else:
+                self.ready_since[name] = time.monotonic()
                 self.ready[name] = handle
                 self._say(f"helper {name} serves; {len(self.ready)} in all")
 
