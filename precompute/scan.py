@@ -18,6 +18,7 @@ from PIL import Image
 from precompute.base import pixels
 from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache, Quarantined
+from precompute.base.errors import UserError
 from precompute.base.maps import find_map, fit_map
 from precompute.base.program import to_stderr
 from precompute.datasets.listing import BadRow, Listing, OtherFrame, clip_box
@@ -177,6 +178,8 @@ class Scan:
             notes[PLAIN] += 1
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
+        if info.note:
+            notes[info.note] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
 
     @contextlib.contextmanager
@@ -198,11 +201,13 @@ class Scan:
             notes["pictures without a map: the whole picture is their box"] += 1
             return empty
         try:
-            values = pixels.decode(read_file(path))[..., 0]
+            header, values = pixels.read(read_file(path))
         except pixels.BadImage as error:
             raise pixels.BadImage(f"its map {path}: {error}") from error
+        if header.note:
+            notes[f"maps: {header.note}"] += 1
         # The banner is no part of a map: it was made for the picture as a person sees it.
-        fitted = fit_map(values, info.width, info.height - banner, info.orientation)
+        fitted = fit_map(values[..., 0], info.width, info.height - banner, info.orientation)
         if fitted is None:
             notes[OTHER_MAP] += 1
             return empty
@@ -260,6 +265,11 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
 
     with torch.inference_mode():
         maps = model(torch.from_numpy(small).to(device))
+        if not maps.isfinite().all():  # else every box would be the whole picture
+            raise UserError(
+                f"{model.describe().get('detector', type(model).__name__)}: its maps hold NaN or infinity. "
+                "Its weights are damaged; take another file or another --source"
+            )
         if maps.shape[1:] != (grid, grid):
             maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
         return maps.cpu().numpy()

@@ -31,7 +31,13 @@ class EvaluateConfig:
     protocol: tuple[str, ...] = option(
         (), "protocols, or all; default: knn (where there are labels) and localise", choices=(*PROTOCOLS, "all")
     )
-    arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
+    arch: str | None = option(
+        None,
+        "architecture of the weights, where neither the file nor its shapes say it. resnet18 (any of torchvision's): a "
+        "7x7 stem of stride 2 and a max-pool, stride 32 in all; resnet18_cifar (any): a 3x3 stem of stride 1, no "
+        "max-pool, 8 in all; resnet18w64 (10, 18, 34; any width): a 3x3 stem of stride 2, no max-pool, stage 4 of "
+        "stride 1, 8 in all; ViTs by timm's or torchvision's names",
+    )
     size: int | None = option(
         None, "side of the images in pixels; default: that of the run's views, else 224, 64 for narrow ResNets"
     )

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
 
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
-)
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
+    ".avif", ".jp2", ".j2k", ".jpx",
+))  # fmt: skip
 
 SPELLINGS = {
     "train": ("train", "training", "trn"),
