@@ -28,6 +28,7 @@ from precompute.base.errors import BadFile
 EACH = 2  # places that a helper is asked for at once: one that it makes, one that waits
 MOST = 16  # places in flight; each takes the crops of a batch in memory
 SLACK = 0.3  # seconds that an answer may come later than usual, and up to 0.2 more, before its batch is made here
+AT_EASE = 5.0  # seconds more, as long as the training has other batches to work on
 SOON = 0.8  # seconds within which a helper answers again that is only slow: it is given more time
 
 
@@ -52,7 +53,7 @@ class HelpedMaker:
         self._counts: Counter[str] = Counter()
         self._waits_for = ""  # whose answer is waited for now
         self._flying = 0
-        self._closing = threading.Event()
+        self.wanted = threading.Event()  # see `Maker`
 
     @property
     def bad(self) -> Mapping[int, str]:
@@ -119,6 +120,8 @@ class HelpedMaker:
             patience = (usual + min(usual / 2, 0.2) + SLACK) * 2 ** min(self._slow[head.helper], 6)
             self._waits_for = head.helper
             came = self._fleet.done(head.reference, head.since + patience - time.monotonic())
+            while not came and not self.wanted.is_set() and time.monotonic() < head.since + patience + AT_EASE:
+                came = self._fleet.done(head.reference, 0.02)  # late, and yet nobody waits
             self._waits_for = ""
             why = "late"
             if came:

@@ -9,6 +9,7 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -42,7 +43,8 @@ def connect(address: str | None) -> Any:
     if importlib.util.find_spec("ray") is None:
         remedy = "Install it: pip install 'saliencyswap[ray]'"
         raise BadValue("service", "ray", "off without the package ray, which is not installed", remedy)
-    settings = {MODE: "token"} | ({} if address else LOOPBACK)
+    host, _, port = (address or "127.0.0.1").rpartition(":")
+    settings = {MODE: "token"} | (LOOPBACK if (host or port).startswith(("127.", "localhost")) else {})
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules:  # it reads its environment once
         for name, value in settings.items():
@@ -58,6 +60,12 @@ def connect(address: str | None) -> Any:
             f"ray was imported before its settings were made ({words}). Put them into the environment, import ray "
             "after the views were opened, or connect it yourself by ray.init"
         )
+    try:
+        if host and port.isdigit():  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        remedy = "It is printed by `ray start --head`, and by augment.serve"
+        raise BadValue("address", address, f"that of a Ray cluster, HOST:PORT; there: {error}", remedy) from error
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
     # No CPUs to give away: Ray would start a process for each at once.
     local = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _STORE}
