@@ -54,7 +54,11 @@ def open_views(
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
     here = BatchMaker(images, schedule, backend, making, maps)
-    maker = here if making.service == "off" else _helped(here, source, share)
+    maker: Maker = here
+    if making.service != "off":
+        maker = _helped(here, source, share)
+    elif making.ring:
+        maker = _in_ring(here, source)
     return ViewLoader(schedule, images, maker, making.prefetch)
 
 
@@ -72,6 +76,23 @@ def _helped(here: BatchMaker, source: Source, share: Share) -> Maker:
             raise BadValue("address", None, f"that of a Ray cluster for {share.world} ranks to share", remedy)
         stream = Stream.of(source, here.images, here.schedule, making, name)
         return HelpedMaker(here, open_fleet(making.address, stream.to_json(), source, making.workers or 1, making.say))
+    except BaseException:
+        here.close()
+        raise
+
+
+def _in_ring(here: BatchMaker, source: Source) -> Maker:
+    """`here` as a member of its ring. Raises BadValue on another device, UserError where memory is missing."""
+    from augment.service.ring import RingMaker
+    from augment.service.stream import Stream
+
+    making = here.making
+    try:
+        if torch.device(making.device).type != "cpu":
+            raise BadValue("ring", making.ring, f"left out for views on {making.device}: they are shared on a CPU")
+        stream = Stream.of(source, here.images, here.schedule, making, f"{here.backend.name} {making.cache_side}")
+        name = f"{making.ring} {stream.to_json()}"
+        return RingMaker(here, name, making.ring_members, making.ring_patience)
     except BaseException:
         here.close()
         raise

@@ -141,7 +141,10 @@ class BatchMaker:
 
     def finished(self, plan: Plan, views: tuple[Tensor, ...], decoded: int, replaced: int) -> Made:
         """The batch of a backend's views, with what it adds to the loader's report."""
-        views = turned(views, plan.turns)
+        return self.made(plan, turned(views, plan.turns), decoded, replaced)
+
+    def made(self, plan: Plan, views: tuple[Tensor, ...], decoded: int, replaced: int) -> Made:
+        """The batch of finished views."""
         numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
         rects, sources, backgrounds, labels = (put(torch.from_numpy(x), self._handover.device) for x in numbers)
         counts = {
