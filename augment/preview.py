@@ -35,7 +35,10 @@ class PreviewConfig:
     json: bool = option(False, "print what was drawn as one JSON document")
     policy: Policy = group(Policy, "policy")
     making: Making = group(
-        Making, "making", hidden=("workers", "cache", "cache_side", "decode", "check", "on_bad"), device="cpu"
+        Making,
+        "making",
+        hidden=("workers", "cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        device="cpu",
     )
 
     def __post_init__(self) -> None:

@@ -69,23 +69,39 @@ class FusedBackend(Backend):
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
+        return self.finish(plan, *self.cut(plan, files))
+
+    def cut(self, plan: Plan, files: Sequence[bytes]) -> tuple[np.ndarray, Sequence[Picture]]:
+        """Decodes and cuts: the crops, uint8 [bytes] as `layout.lay_out` describes them, used again by the next call.
+
+        And the pictures that views take their scenes from, where these are kept and not among the crops.
+        """
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)
         exist = self._cache is not None and self._cache.keeps_scenes
         layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
         if len(self._buffer) < layout.total:
             self._buffer = np.empty(layout.total + layout.total // 8, np.uint8)
-        base = self._buffer.ctypes.data
         crops = layout.crops.copy()
-        crops["out"] += np.uint64(base)
+        crops["out"] += np.uint64(self._buffer.ctypes.data)
         first = np.searchsorted(layout.slot, np.arange(len(plan.images) + 1))  # crop of each image
-        scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept is None:
             self._decode_and_cut(files, first, crops)
         else:
             self._share_out(self._cut, list(zip(kept, np.split(crops, first[1:-1]), strict=True)))
-            if exist:
-                address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
-                scenes = np.array(address, np.uint64)[plan.background_slot]
+        return self._buffer[: layout.total], kept if kept and exist else ()
+
+    def finish(self, plan: Plan, crops: np.ndarray, kept: Sequence[Picture] = ()) -> tuple[Tensor, ...]:
+        """Views as `render` returns them, of what `cut` returned, here or in another process.
+
+        Pastes, colours, blurs and normalises. Transparent patches are blended in place: `crops` must then be writable.
+        """
+        layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=len(kept) > 0)
+        if len(crops) != layout.total:
+            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        scenes, patches = ((crops.ctypes.data + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
+        if kept:
+            address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
+            scenes = np.array(address, np.uint64)[plan.background_slot]
         if plan.alpha is not None:
             self._share_out(blend_patches, [(plan, i, scenes, patches) for i in range(len(plan))])
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))

@@ -55,7 +55,7 @@ def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
     texts = (path.read_text() for path in SOURCES + HEADERS)
-    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, processor())).encode()).hexdigest()[:16]
     name = f"pixels-{key}.so"
     folder, reason = private_folder(), "cannot be written to, or is not yours alone"
     if folder is not None:
@@ -99,8 +99,8 @@ def _built(compiler: str, path: Path, say: Callable[[str], None]) -> Path:
     return path
 
 
-def _processor() -> str:
-    """The CPU's model and features, on which -march=native depends."""
+def processor() -> str:
+    """The CPU's model and features, on which -march=native depends, line by line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
