@@ -95,7 +95,7 @@ class Source:
 class Making:
     """How pictures become views. Only `dtype`, `decode` and `cache_side` change views; the rest is speed and care.
 
-    decode: "scaled" decodes a JPEG at 1/2, 1/4 or 1/8 of its sides where every view of it still gets 1.5 decoded
+    decode: "scaled" decodes a JPEG at 1/2, 1/4 or 1/8 of its sides where every view of it still gets 1.75 decoded
     pixels for one of its own: views move by a quarter of a level on average, and large photographs cost less than half.
     The fused backend on a CPU has it. Files that only torchvision or Pillow decodes stay exact, and so does evaluation.
 
