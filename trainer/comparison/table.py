@@ -11,7 +11,6 @@ from typing import Any
 
 from trainer import record
 from trainer.comparison.arms import folder_of
-from trainer.config.run import CONTROLS
 from trainer.methods.registry import METHODS
 from trainer.record import metrics
 
@@ -85,7 +84,8 @@ def _about(folders: list[Path]) -> dict[str, list[Any]]:
 def missing_controls(arms: Sequence[str]) -> list[str]:
     """The control arms that are not among `arms`, of every arm that aligns and has no flags of its own."""
     plain = [arm for arm in arms if re.fullmatch(r"[^: ]+:[^: ]+", arm) and METHODS[arm.split(":")[0]].aligns]
-    return [f"{arm}:{control}" for arm in plain for control in CONTROLS[1:] if f"{arm}:{control}" not in arms]
+    wanted = [f"{arm}:{control}" for arm in plain for control in METHODS[arm.split(":")[0]].controls]
+    return [arm for arm in wanted if arm not in arms]
 
 
 def paired(values: list[float], base: list[float]) -> dict[str, float | None]:

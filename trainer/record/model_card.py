@@ -84,6 +84,11 @@ def _method(record: MethodRecord, config: dict[str, Any], settings: dict[str, An
         alignment = (
             f"alignment: preset `{config['loss']}`{options}; stage {' and '.join(map(str, config['align_stages']))}"
         )
+    if record.matches:
+        alignment = (
+            f"{alignment}; whole views: {config['contrast']}; dense weight {config['dense_weight']:g}, "
+            f"temperature {config['dense_temperature']:g}"
+        )
     if config["init"] or config["freeze_stages"]:
         frozen = f"stem and stages 1 to {config['freeze_stages']}" if config["freeze_stages"] else "nothing"
         start = f"started from {config['init'] or 'random weights'}, {frozen} frozen"
@@ -96,7 +101,7 @@ def _remarks(config: dict[str, Any], steps: list[dict[str, Any]]) -> list[str | 
     if not steps:
         return [control]
     first, last = steps[0], steps[-1]
-    losses = [f"{k} {first[k]:.4g} → {last[k]:.4g}" for k in ("loss", "contrastive", "alignment") if k in last]
+    losses = [f"{k} {first[k]:.4g} → {last[k]:.4g}" for k in ("loss", "contrastive", "alignment", "dense") if k in last]
     return [control, f"first → last log line: {', '.join(losses)}"]
 
 
