@@ -125,7 +125,7 @@ CONFIGS += [config_of("cvsa", **more) for more in (
     {"optimizer": "sgd"}, {"accumulate": 2}, {"freeze_stages": 2}, {"align_stages": (3, 4)}, {"loss": "paper"},
 )]  # fmt: skip
 CONFIGS += [config_of("matching", **more) for more in (
-    {"control": "wrong-cells"}, {"control": "rolled-keys"}, {"contrast": "byol"}, {"accumulate": 2},
+    {"control": "wrong-cells"}, {"control": "rolled-keys"}, {"contrast": "cosine"}, {"accumulate": 2},
 )]  # fmt: skip
 
 

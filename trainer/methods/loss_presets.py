@@ -21,13 +21,13 @@ LOSS_PRESETS = {
 }
 
 
-CONTRASTS = ("infonce", "byol")
+CONTRASTS = ("infonce", "cosine")
 
 
 @dataclass(frozen=True)
 class MatchLoss:
     """How views and their cells are matched (`trainer.methods.matching`)."""
 
-    contrast: str = "infonce"  # of whole views: in-batch InfoNCE, or BYOL's
+    contrast: str = "infonce"  # of whole views: in-batch InfoNCE, or BYOL's cosine
     weight: float = 1.0  # of the dense loss
     temperature: float = 0.2  # of both InfoNCE losses: MoCo v3's

@@ -47,7 +47,7 @@ class Matching(Byol):
 
     def contrast(self, out: Projections, keys: Projections) -> Tensor:
         """Half of the loss of whole views, as a direction has it."""
-        if self.loss.contrast == "byol":
+        if self.loss.contrast == "cosine":
             return super().contrast(out, keys)
         assert out.prediction is not None
         return 0.5 * in_batch_nce(out.prediction, keys.projection, self.loss.temperature)
