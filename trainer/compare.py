@@ -35,10 +35,16 @@ class CompareConfig:
     arms: tuple[str, ...] = option(
         ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
     )
-    seeds: int = option(3, "seeds of each arm: 0, 1, ...")
+    seeds: int = option(3, "how many seeds of each arm")
+    first_seed: int = option(0, "the first of them; the others follow it")
     against: str | None = option(None, "arm that the others are compared with, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
     show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of every arm."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -46,8 +52,9 @@ class CompareConfig:
         folders = [folder_of(arm, 0, Path()) for arm in self.arms]
         if twice := [arm for arm, folder in zip(self.arms, folders, strict=True) if folders.count(folder) > 1]:
             raise BadValue("arms", twice, "different arms, each in a folder of its own: these would lie in one folder")
-        if self.seeds < 1:
-            raise BadValue("seeds", self.seeds, "at least 1")
+        for name, least in (("seeds", 1), ("first_seed", 0)):
+            if getattr(self, name) < least:
+                raise BadValue(name, getattr(self, name), f"at least {least}")
         if unknown := [name for name in self.show if name not in MEASURES]:
             raise BadValue("show", unknown, list(map(repr, MEASURES)))
         if self.against is not None and self.against not in self.arms:
@@ -71,13 +78,13 @@ def program(argv: list[str] | None = None) -> int:
     from trainer.comparison.plot import plot
 
     for arm in arms:  # mistakes show before the first arm has trained for hours
-        check_arm([arm.config(seed) for seed in range(config.seeds)])
+        check_arm([arm.config(seed) for seed in config.all_seeds])
     for arm in arms:
-        for seed in range(config.seeds):
+        for seed in config.all_seeds:
             if (status := _run(arm, seed)) != 0:
                 print("the comparison is not done: give the same trainer.compare command again to go on with it")
                 return status
-    result = summarise(config.arms, config.seeds, config.against or config.arms[0], out, flags)
+    result = summarise(config.arms, config.all_seeds, config.against or config.arms[0], out, flags)
     print(table(result, config.show))
     sweep(out / "compare.json")
     with replacing(out / "compare.json") as temporary:

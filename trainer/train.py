@@ -13,7 +13,7 @@ from precompute.base.errors import BadFile, UserError
 from precompute.base.program import stop_signal
 from trainer.config.run import RunConfig
 from trainer.engine.cost import peak_flops, peak_memory, step_flops
-from trainer.engine.diagnostics import collapse_warning, diagnose, no_background
+from trainer.engine.diagnostics import collapse_warning, diagnose, matched, no_background
 from trainer.engine.optim import ema_momentum, learning_rate, set_lr
 from trainer.engine.start import Run, compile_networks, start
 from trainer.engine.state import TrainingState
@@ -102,8 +102,8 @@ def train_step(
     config = state.config
     pieces, grids = config.schedule.accumulate, state.grids.items()
     masks = [{stage: _mask(config, batch, view, grid) for stage, grid in grids} for view in range(len(batch.views))]
-    matched = grids if config.model.record.matches else ()
-    matches = [{stage: _match(batch, view, grid) for stage, grid in matched} for view in range(len(batch.views))]
+    wanted = grids if config.model.record.matches else ()
+    matches = [{stage: _match(batch, view, grid) for stage, grid in wanted} for view in range(len(batch.views))]
     sums: dict[str, Tensor] = {}
     left = state.method.passes * pieces
     for i in range(pieces):
@@ -118,6 +118,9 @@ def train_step(
                     health.update(diagnose(state.method, part))
                     if config.views.kind.pastes:
                         health["no_background"] = no_background(batch.rects[:, 0], config.views.size)
+                    if part.keys is not None:
+                        seen = _match(batch, 0, part.online.z[4].shape[-1])
+                        health["matched"] = matched(part, *(x[: len(views[0])] for x in seen))
                 state.scaler.scale(part.loss / pieces).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / pieces

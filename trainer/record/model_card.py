@@ -10,7 +10,7 @@ from precompute.base.files import replacing
 from precompute.base.program import count
 from trainer.methods.registry import METHODS, MethodRecord
 from trainer.record import CARD, METRICS, metrics
-from trainer.record.figures import MEASURES, area_shares, keys_sentence, shown
+from trainer.record.figures import MEASURES, area_shares, keys_sentence, matching_lines, own_keys_sentence, shown
 
 
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
@@ -122,6 +122,10 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         text += f"\nBox area share (chance for pointing and energy): {area_shares(localisation)}.\n"
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
+        if "own_keys" in localisation:
+            text += f"C maps: {own_keys_sentence(localisation['own_keys'])}.\n"
+    if matching := evaluation.get("matching"):
+        text += "".join(f"\n{' '.join(line.split())}" for line in matching_lines(matching)) + "\n"
     if bad := evaluation.get("left_out"):
         first = "; ".join(in_words(f"{path} ({reason})") for path, reason in list(bad.items())[:5])
         text += f"\nLeft out of the evaluation: {count(len(bad), 'picture')}, such as {first}.\n"
