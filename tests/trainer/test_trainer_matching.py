@@ -166,6 +166,6 @@ def test_its_settings_and_what_they_do_not_go_with() -> None:
     with pytest.raises(BadValue, match=r"nothing to align with\. Use --policy saliencyswap, or --align-weight 0"):
         RunConfig.of(method="matching", policy="rrc")
     for method, control in (("matching", "direct-head"), ("cvsa", "wrong-cells"), ("byol", "rolled-keys")):
-        with pytest.raises(BadValue, match=f"no control of --method {method}; control arms need --method cvsa"):
+        with pytest.raises(BadValue, match=f"for --method {method}. A control arm needs --method cvsa and matching"):
             RunConfig.of(method=method, control=control)
     assert ("dense_weight", "--method matching") in RunConfig.of(method="cvsa").idle()

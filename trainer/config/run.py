@@ -188,10 +188,10 @@ class RunConfig:
         if (why := self.model.record.needs_pasting) and not self.views.kind.pastes and not idle:
             valid = [name for name, kind in KINDS.items() if kind.pastes]
             raise BadValue("name", policy, valid, f"With --method {method} and nothing pasted {why}")
-        if self.loss.control not in ("none", *self.model.record.controls):
+        if self.loss.control not in (controls := ("none", *self.model.record.controls)):
             raise BadValue(
-                "control", self.loss.control, ("none", *self.model.record.controls),
-                f"It is no control of --method {method}; control arms need --method {methods_with('control')}",
+                "control", self.loss.control, f"{', '.join(controls)} for --method {method}",
+                f"A control arm needs --method {methods_with('control')}",
             )  # fmt: skip
 
     @classmethod
