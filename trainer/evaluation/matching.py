@@ -170,4 +170,5 @@ def draw_pairs(pairs: list[Pair], path: Path) -> None:
             ]
             row.append(Tile(pixels, f"{name}: {int(good.sum())} of {len(lines)} points found", frames, lines=lines))
         rows.append(row)
-    save(contact_sheet(rows, height=192), path)
+    lines = [[tile for row in rows[i : i + 2] for tile in row] for i in range(0, len(rows), 2)]  # two pairs a line
+    save(contact_sheet(lines, height=144), path)
