@@ -9,22 +9,26 @@ that SaliencySwap would draw, and the share of patches with a quarter of it or m
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.harness import Arm, measure, row
 from benchmarks.program import Output, check_positive, head, parse
 from precompute.base.errors import BadValue
 from precompute.base.files import replacing
+from precompute.base.markup import markdown
 from precompute.base.options import group, option
 from precompute.base.program import check_out, main, progress
 from precompute.datasets import DATASETS
 from precompute.saliency import DETECTORS
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Arm
+    import numpy as np
+
     from precompute.datasets.listing import Listing
+    from precompute.saliency import Detector
 
 SETS = tuple(name for name, entry in DATASETS.items() if entry.usual_root is not None)
 
@@ -57,8 +61,6 @@ def program(argv: list[str] | None = None) -> int:
     check_out(settings.markdown, "--markdown")
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
-
-    from benchmarks.harness import measure, row
 
     torch.set_num_threads(1)
     listings = {name: _annotated(settings, name) for name in settings.sets}
@@ -95,22 +97,33 @@ def _annotated(settings: DetectorSettings, name: str) -> "Listing":
     return listing
 
 
-def timed_arm(name: str, settings: DetectorSettings, listing: "Listing") -> "Arm":
+def timed_arm(name: str, settings: DetectorSettings, listing: "Listing") -> Arm:
     """CPU time of one detector on small pictures that are decoded already."""
+    from precompute.saliency import make_detector
+
+    files = spread_files(listing, settings.timed)
+    detect = map_maker(make_detector(name, weights=settings.weights_of(name)), files)
+    return Arm(name, lambda: detect(64), len(files), "small pictures to 64x64 maps; no decoding, no search")
+
+
+def spread_files(listing: "Listing", count: int) -> list[bytes]:
+    """At most `count` files of the set, evenly spread over it."""
     import numpy as np
 
-    from benchmarks.harness import Arm
+    rows = np.linspace(0, len(listing) - 1, min(count, len(listing))).round().astype(int).tolist()
+    return [(listing.root / listing.paths[i]).read_bytes() for i in rows]
+
+
+def map_maker(detector: "Detector", files: Sequence[bytes]) -> "Callable[[int], np.ndarray]":
+    """Decodes the files; a function of the grid G that makes their saliency maps [N, G, G] from the small pictures."""
+    import numpy as np
+
     from precompute.base import pixels
-    from precompute.saliency import make_detector
     from precompute.scan import detect_maps
 
-    detector = make_detector(name, weights=settings.weights_of(name))
-    rows = np.linspace(0, len(listing) - 1, min(settings.timed, len(listing))).round().astype(int).tolist()
-    files = ((listing.root / listing.paths[i]).read_bytes() for i in rows)
     small = np.stack([pixels.thumbnail(data, detector.side)[1] for data in files])
     parts = [small[i : i + detector.batch] for i in range(0, len(small), detector.batch)]
-    inside = "small pictures to 64x64 maps; no decoding, no search"
-    return Arm(name, lambda: [detect_maps(detector, part, 64, "cpu") for part in parts], len(small), inside)
+    return lambda grid: np.concatenate([detect_maps(detector, part, grid, "cpu") for part in parts])
 
 
 def judge(name: str, settings: DetectorSettings, listing: "Listing") -> dict[str, Any]:
@@ -154,7 +167,7 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 
 def _table(titles: Sequence[str], *rows: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows)]
+    return [f"| {' | '.join(map(markdown, cells))} |" for cells in (titles, ["---"] * len(titles), *rows)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Measuring: interleaved repeats, CPU seconds of the whole process tree, and the facts that a figure needs.
 
-Wall clocks lie on shared machines, so the figure is CPU time. Arms take turns within every repeat, a part of the job
-each, so that a noisy minute or second hits all of them. An exception in an arm ends the run: it never becomes a number.
+Why it is done so: benchmarks/README.md.
 """
 
 import gc
@@ -128,8 +127,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     if not values:
         raise ValueError("no values were measured")
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    ends = {"low": min(values), "high": max(values)}
-    return {"median": statistics.median(values), "q25": low, "q75": high, **ends, "values": list(values)}
+    quartiles = {"median": statistics.median(values), "q25": low, "q75": high}
+    return quartiles | {"low": min(values), "high": max(values), "values": list(values)}
 
 
 def row(arm: Arm) -> dict[str, Any]:

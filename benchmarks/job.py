@@ -31,6 +31,7 @@ class Job:
     files: list[list[bytes]]
     device: torch.device
     threads: int
+    decode: str = "exact"  # of the fused backend
 
     @property
     def samples(self) -> int:
@@ -46,14 +47,12 @@ def make_job(images: ImageSet, policy: Policy, settings: JobSettings) -> Job:
     """Plans and files of one epoch of batch · batches images. UserError where there are not so many."""
     needed = settings.batch * settings.batches
     if len(images) < needed:
-        raise UserError(
-            f"the box file has {len(images)} images, {needed} are needed: make --batch or --batches smaller"
-        )
+        raise UserError(f"{needed} images are needed, the box file has {len(images)}: lower --batch or --batches")
     rows = np.arange(needed)  # an epoch of a loader is one repeat
     schedules = {c: Schedule(policy.replace(colour=c), rows, settings.batch, seed=0, drop_last=True) for c in COLOURS}
     plans = {c: [s.plan(images.pool, 0, k) for k in range(settings.batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
-    return Job(images, schedules, plans, files, find_device(settings.device), settings.threads)
+    return Job(images, schedules, plans, files, find_device(settings.device), settings.threads, settings.decode)
 
 
 def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
@@ -61,7 +60,9 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
     policy = job.policy(colour)
     cache = DecodedCache(policy, job.images.pool, budget=8 << 30) if cached else None
     largest = job.schedule[colour].largest
-    backend = backends.build(name, policy, Making(device=job.device, workers=job.threads), largest, cache)
+    decode = job.decode if name == "fused" and not cached else "exact"
+    making = Making(device=job.device, workers=job.threads, decode=decode)
+    backend = backends.build(name, policy, making, largest, cache, job.images.pool)
     stack.callback(backend.close)
     return backend
 
@@ -104,10 +105,8 @@ def check(job: Job, peer: Peer, stack: ExitStack, say: Callable[[str], None] = l
     ours = build(job, "kornia", "torchvision", stack).render(plan, files)
     distance = difference(peer, theirs, ours, policy)
     if not distance <= peer.tolerance:
-        raise UserError(
-            f"peer {peer.name}: its views are {distance:.1f} levels from ours, more than {peer.tolerance}: "
-            "it does not do the same job"
-        )
+        far = f"{distance:.1f} levels from ours, more than {peer.tolerance}"
+        raise UserError(f"peer {peer.name} does not do the same job: its views are {far}")
     kind = "statistics" if peer.draws else "views"
     say(f"checked: {peer.name}'s {kind} are {distance:.2f} levels of 255 from ours on average")
     return distance

@@ -14,7 +14,7 @@ from trainer.train import autocast_of
 
 
 def lightly_byol(
-    arch: str, kind: str, settings: Any, amp: str, hardware: Hardware
+    arch: str, kind: str, settings: Any, hardware: Hardware
 ) -> Callable[[tuple[torch.Tensor, ...]], torch.Tensor]:
     """One step of lightly's BYOL example on two views: its heads, criterion, EMA and LARS, our head widths and rates.
 
@@ -39,8 +39,8 @@ def lightly_byol(
     parameters = [*online.parameters(), *predictor.parameters()]
     make = LARS if kind == "lars" else torch.optim.SGD
     optimizer = make(parameters, lr=settings.peak_lr, momentum=0.9, weight_decay=settings.weight_decay)
-    scaler = torch.amp.GradScaler(hardware.device.split(":")[0], enabled=amp == "fp16")
-    autocast = autocast_of(amp, hardware.device)
+    scaler = torch.amp.GradScaler(hardware.device.split(":")[0], enabled=settings.amp == "fp16")
+    autocast = autocast_of(settings.amp, hardware.device)
 
     def step(views: tuple[torch.Tensor, ...]) -> torch.Tensor:
         update_momentum(online, target, m=0.996)

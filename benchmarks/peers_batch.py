@@ -12,11 +12,8 @@ from torch import Tensor
 from augment.backends import torch_ops
 from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
-from benchmarks.ways import Way, composed, paste_on_tensor
-
-
-def _resized(image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
-    return F.interpolate(image[None, :, y0:y1, x0:x1], (height, width), mode="bilinear", antialias=True)[0]
+from benchmarks.ways import Way, WayBySample, paste_on_tensor
+from precompute.base.private import let_torch_keep_code_private
 
 
 def _operations(jitter: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
@@ -30,12 +27,10 @@ def _operations(jitter: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
     }
 
 
-def _kornia_chosen(
-    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
-    radius: int, norm: Tensor,
-) -> Tensor:  # fmt: skip
+def _kornia_chosen(x: Tensor, order: tuple[int, ...], drawn: Sequence[Tensor], window: int, norm: Tensor) -> Tensor:
     import kornia
 
+    flip, jittered, jitter, gray, sigma = drawn
     x[flip] = kornia.geometry.transform.hflip(x[flip])
     part = x[jittered]
     operations = _operations(jitter[jittered])
@@ -44,16 +39,14 @@ def _kornia_chosen(
     x[jittered] = part
     x[gray] = kornia.color.rgb_to_grayscale(x[gray]).expand(-1, 3, -1, -1)
     rows = sigma > 0
-    window = (2 * radius + 1, 2 * radius + 1)
-    x[rows] = kornia.filters.gaussian_blur2d(x[rows], window, sigma[rows, None].expand(-1, 2))
+    x[rows] = kornia.filters.gaussian_blur2d(x[rows], (window, window), sigma[rows, None].expand(-1, 2))
     return kornia.enhance.normalize(x, norm[0], norm[1])
 
 
-def _kornia_everywhere(
-    x: Tensor, order: tuple[int, ...], flip: Tensor, jittered: Tensor, jitter: Tensor, gray: Tensor, sigma: Tensor,
-    radius: int, norm: Tensor,
-) -> Tensor:  # fmt: skip
+def _kornia_everywhere(x: Tensor, order: tuple[int, ...], drawn: Sequence[Tensor], window: int, norm: Tensor) -> Tensor:
     import kornia
+
+    flip, jittered, jitter, gray, sigma = drawn
 
     def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
         return torch.where(chosen[:, None, None, None], new, old)
@@ -64,31 +57,34 @@ def _kornia_everywhere(
         y = operations[op](y)
     x = where(jittered, y, x)
     x = where(gray, kornia.color.rgb_to_grayscale(x).expand(-1, 3, -1, -1), x)
-    window = (2 * radius + 1, 2 * radius + 1)
-    blurred = kornia.filters.gaussian_blur2d(x, window, sigma.clamp(min=0.1)[:, None].expand(-1, 2))
+    blurred = kornia.filters.gaussian_blur2d(x, (window, window), sigma.clamp(min=0.1)[:, None].expand(-1, 2))
     x = where(sigma > 0, blurred, x)
     return (x - norm[0][:, None, None]) / norm[1][:, None, None]
 
 
-class Kornia(Way):
+class Kornia(WayBySample):
     """Kornia's functions on a batch, each on the samples that have it in the plan, as its augmentation classes do."""
 
     decode = staticmethod(torch_ops.decode)
+    paste = staticmethod(paste_on_tensor)
     pixels: Callable[..., Tensor] = staticmethod(_kornia_chosen)
+
+    def resized(self, image: Tensor, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Tensor:
+        return F.interpolate(image[None, :, y0:y1, x0:x1], (height, width), mode="bilinear", antialias=True)[0]
 
     def views(self, policy: Policy, plan: Plan, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See `Way.views`."""
-        return tuple(self._view(policy, plan, images, v) for v in range(plan.views))
+        return tuple(self._batch(policy, plan, images, v) for v in range(plan.views))
 
-    def _view(self, policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
-        pictures = [composed(plan, images, i, v, _resized, paste_on_tensor) for i in range(len(plan))]
+    def _batch(self, policy: Policy, plan: Plan, images: Sequence[Tensor], v: int) -> Tensor:
+        pictures = [self.composed(plan, images, i, v) for i in range(len(plan))]
         canvas = torch.stack(pictures).to(self.device)
         per_sample = (plan.flip, plan.jittered, plan.jitter, plan.gray, plan.sigma)
-        flip, jittered, jitter, gray, sigma = (torch.from_numpy(x[:, v].copy()).to(self.device) for x in per_sample)
+        drawn = [torch.from_numpy(x[:, v].copy()).to(self.device) for x in per_sample]
         norm = torch.tensor((policy.mean, policy.std), device=self.device)
         # Kornia's ColorJitter has one order of operations for a batch; the first sample's is taken.
-        order, radius = tuple(plan.order[0, v].tolist()), blur_radius(policy.blur_sigma[1])
-        return self.pixels(canvas.float() / 255, order, flip, jittered, jitter, gray, sigma, radius, norm)
+        order, window = tuple(plan.order[0, v].tolist()), 2 * blur_radius(policy.blur_sigma[1]) + 1
+        return self.pixels(canvas.float() / 255, order, drawn, window, norm)
 
 
 class KorniaCompiled(Kornia):
@@ -98,6 +94,7 @@ class KorniaCompiled(Kornia):
         super().__init__(device)
         import torch._inductor.config as inductor
 
+        let_torch_keep_code_private()
         inductor.compile_threads = 1  # a pool of compilers would still work while the arms are timed
         self.pixels = torch.compile(_kornia_everywhere, dynamic=False)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from augment.backends import NAMES
-from augment.request import Source
+from augment.request import Making, Source
 from augment.views.policy import COLOURS, Policy
+from benchmarks import harness, results
+from benchmarks.peers import find
 from precompute.base.errors import BadValue
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
@@ -73,8 +75,6 @@ class Output:
 
     def deliver(self, documents: Sequence[dict[str, Any]], table: Callable[[dict[str, Any]], str]) -> None:
         """Checks, prints and writes a program's results; several go to a file each, named after their scope."""
-        from benchmarks import results
-
         for document in documents:
             results.validate(document)
             self.say(table(document))
@@ -98,6 +98,7 @@ class JobSettings:
     batches: int = option(4, "batches in one timed repeat")
     size: int = option_of(Policy, "size")
     repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    decode: str = option_of(Making, "decode", help="how our fused backend decodes: exact, or scaled")
     threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
     device: str = option("cpu", "where our backends run", choices=("cpu", "cuda"))
 
@@ -106,8 +107,6 @@ class JobSettings:
         check_size(self.size)
         for item in self.backends:
             backend_of(item)
-        from benchmarks.peers import find
-
         find(self.peers)
 
     @property
@@ -150,8 +149,6 @@ def parse(kind: type[T], name: str, words: str | None, argv: list[str] | None) -
 
 def head(benchmark: str, settings: Any, unit: str, **changes: Any) -> dict[str, Any]:
     """How a result begins: settings (with `changes`), unit of the comparisons, machine, versions, commit, memory."""
-    from benchmarks import harness, results
-
     names = settings.photographs.names() if hasattr(settings, "photographs") else {}
     shown = {k: v for k, v in as_json(settings).items() if k not in ("out", "json", "rounds")} | names | changes
     return {"schema": results.SCHEMA, "benchmark": benchmark, "settings": shown, "unit": unit, **harness.facts()}

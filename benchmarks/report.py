@@ -11,15 +11,21 @@ python -m benchmarks.report --agree a.json b.json # two runs of one command: do 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from benchmarks import growth, roofline, stream, throughput
+from benchmarks.program import parse
 from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.files import replacing
+from precompute.base.markup import code
+from precompute.base.markup import markdown as text_of
 from precompute.base.options import option
 from precompute.base.program import main
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 RESULTS_README = FOLDER / "README.md"
+TABLES = {"roofline": roofline.table, "stream": stream.table, "sweep": growth.table, "throughput": throughput.table}
 HEADLINE = "throughput-cpu-decode-apply"
 
 
@@ -39,8 +45,6 @@ class ReportSettings:
 
 def program(argv: list[str] | None = None) -> int:
     """Reads and checks every result, then shows them. Exit status 0 done, 1 failed, 2 usage."""
-    from benchmarks.program import parse
-
     settings = parse(ReportSettings, "benchmarks.report", __doc__, argv)
     if settings.agree:
         return _compare(*(load(path) for path in settings.agree))
@@ -98,16 +102,16 @@ def markdown(documents: dict[str, dict[str, Any]]) -> str:
     repeats = f"{settings['repeats']} interleaved repeats in each of {document.get('rounds', 1)} processes"
     lines = [
         f"CPU time of two {settings['size']}-pixel views of a photograph, {document['arms'][0]['inside']}",
-        f"({machine['processor']}, {repeats}; losses included):",
+        f"({text_of(machine['processor'])}, {repeats}; losses included):",
         "",
         "| | CPU ms per image | lowest–highest | in ours' cheapest |",
         "|---|---:|---:|---:|",
     ]
-    lines += [f"| {n} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
+    lines += [f"| {text_of(n)} | {m:.2f} | {a:.2f}–{b:.2f} | {x:.2f}× |" for n, m, a, b, x in rows(document)]
     lines += ["", "Where we lose, and the share of our CPU time that the other needs:", ""]
-    lines += [f"- {lost}" for lost in losses(document) or ["nowhere"]]
+    lines += [f"- {text_of(lost)}" for lost in losses(document) or ["nowhere"]]
     if elsewhere := {n.partition("@")[2]: d for n, d in documents.items() if n.startswith(HEADLINE + "@")}:
-        ratios = [f"{where} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
+        ratios = [f"{text_of(where)} {_main_ratio(other)}" for where, other in {"here": document, **elsewhere}.items()]
         words = "OpenCV's cost over that of our cheapest, lowest to highest in brackets"
         lines += ["", f"{words}: {'; '.join(ratios)}. What is what: benchmarks/README.md."]
     return "\n".join(lines)
@@ -133,23 +137,25 @@ def summary(documents: dict[str, dict[str, Any]], *, plots: bool = False) -> str
     parts = []
     for name, document in documents.items():
         machine, boxes = document["machine"], document["settings"].get("boxes")
-        photographs = f"photographs of {Path(boxes).name}; " if boxes else ""
-        where = f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {photographs}"
-        parts += [f"### `results/{name}.json`", "", f"{where}commit {document['commit']}.", ""]
+        photographs = f"photographs of {text_of(Path(boxes).name)}; " if boxes else ""
+        processor, gpu, commit = map(text_of, (machine["processor"], machine["gpu"] or "none", document["commit"]))
+        where = f"{processor}, {machine['cores']} cores, GPU: {gpu}; {photographs}"
+        parts += [f"### {code(f'results/{name}.json')}", "", f"{where}commit {commit}.", ""]
         parts += ["```", table(document).strip("\n"), "```", ""]
-        parts += [f"![{name}]({name}.png)", ""] if plots else []
+        parts += [f"![{text_of(name)}]({quote(name)}.png)", ""] if plots else []
         if lost := losses(document):
-            parts += ["Where we lose, and the share of our cost that the other needs:", *(f"- {x}" for x in lost), ""]
+            parts += [
+                "Where we lose, and the share of our cost that the other needs:",
+                *(f"- {text_of(x)}" for x in lost),
+                "",
+            ]
     return "\n".join(parts).rstrip()
 
 
 def table(document: dict[str, Any]) -> str:
     """The table that the benchmark itself prints; where it has none, a line an arm."""
-    from benchmarks import growth, roofline, stream, throughput
-
-    own = {"roofline": roofline, "stream": stream, "sweep": growth, "throughput": throughput}
-    if module := own.get(document["benchmark"]):
-        return module.table(document)
+    if own := TABLES.get(document["benchmark"]):
+        return own(document)
     lines = [f"{'':44} {UNITS[unit_of(document)] + ' a sample':>26}  lowest–highest"]
     lines += [f"{n:44} {m:26.3f}  {a:.3f}–{b:.3f}" for n, m, a, b, _ in rows(document)]
     return "\n".join(lines)
@@ -157,17 +163,13 @@ def table(document: dict[str, Any]) -> str:
 
 def plot(document: dict[str, Any], path: Path) -> None:
     """Draws a PNG: a line an arm over what is varied, or a bar an arm with its spread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     lines = "sweep" in document
     height = 5.0 if lines else 0.4 * (len(document["arms"]) + 2 * ("roofline" in document)) + 1.2
-    figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
-    (_draw_lines if lines else _draw_bars)(document, axes)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    (_draw_lines if lines else _draw_bars)(document, figure.subplots())
     figure.savefig(path, format="png", dpi=120)
-    plt.close(figure)
 
 
 def _draw_lines(document: dict[str, Any], axes: Any) -> None:

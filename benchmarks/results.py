@@ -1,6 +1,7 @@
 """The form of a result file: its check, its comparisons, how it is written and read."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def validate(document: Any) -> None:
     for values in (*(arm[unit] for arm in arms for unit in UNITS), *document.get("ratios", {}).values()):
         if values != spread(values["values"]):
             raise ValueError("a median or quartile is not that of its values")
-    json.dumps(document, allow_nan=False)  # ValueError: NaN and infinity are no JSON
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)  # ValueError: NaN and infinity are no JSON
+    if found := re.search(r"[<>`$]|\\[nrtbfu]", text):  # they end up in Markdown, in tables and in plots
+        raise ValueError(f"{text[max(0, found.start() - 20) : found.end() + 20]!r}: must be one line without < > ` $")
 
 
 def unit_of(document: dict[str, Any]) -> str:
@@ -87,9 +90,8 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
     """For every ratio of both results: whether the two spreads, lowest to highest, overlap; whether they are close.
 
-    Close: each median lies within the other spread. That cannot be asked of so many ratios: of two runs with five
-    processes of two repeats, chance alone puts a median outside of the other spread in 3 to 8 of 100 ratios (normal
-    values, none to half of the variance between processes), but keeps the spreads apart in less than one of 5,000.
+    Close: each median lies within the other spread. Of two runs with five processes of two repeats, chance alone puts a
+    median outside in 3 to 8 of 100 ratios, but keeps the spreads apart in less than one of 5,000.
     """
 
     def compared(x: dict[str, Any], y: dict[str, Any]) -> tuple[bool, bool]:

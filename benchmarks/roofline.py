@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness
@@ -94,8 +95,7 @@ def measure(settings: RooflineSettings) -> dict[str, Any]:
     bounds = {"memory": 1e3 * moved / bandwidth, "arithmetic": 1e3 * operations / speed}
     binds = max(bounds, key=lambda name: bounds[name])
     inside = {"inside": "decoded images in memory to two normalised views"}
-    return {
-        **head("roofline", settings, unit),
+    return head("roofline", settings, unit) | {
         "arms": [harness.row(arm) | inside for arm in arms],
         "roofline": {
             "copy_gigabytes_per_second": bandwidth / 1e9,
@@ -121,17 +121,14 @@ def _rulers(device: "torch.device") -> tuple[list[Arm], int, int]:
     source, factor = torch.ones(size, dtype=torch.uint8, device=device), torch.ones(side, side, device=device)
     target, product = torch.empty_like(source), torch.empty_like(factor)
 
-    def ruler(name: str, step: Callable[[], object]) -> Arm:
-        def work() -> None:
-            for _ in range(4):
-                step()
-            if cuda:
-                torch.cuda.synchronize()
+    def work(step: Callable[[], object]) -> None:
+        for _ in range(4):
+            step()
+        if cuda:
+            torch.cuda.synchronize()
 
-        return Arm(name, work, 4)
-
-    copy = ruler("copy", lambda: target.copy_(source))
-    return [copy, ruler("multiply", lambda: torch.mm(factor, factor, out=product))], 2 * size, side**3
+    steps = {"copy": lambda: target.copy_(source), "multiply": lambda: torch.mm(factor, factor, out=product)}
+    return [Arm(name, partial(work, step), 4) for name, step in steps.items()], 2 * size, side**3
 
 
 def table(document: dict[str, Any]) -> str:

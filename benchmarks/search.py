@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.detectors import map_maker, spread_files
+from benchmarks.harness import Arm, measure, ratio, row
 from benchmarks.program import Output, check_positive, head, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option
@@ -21,8 +23,6 @@ from precompute.saliency import DETECTORS
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from benchmarks.harness import Arm
 
 PAIRS = {  # name of a ratio: the arm above and the arm below
     "brute force / scan, 16x16": ("brute force, 16x16", "plain scan, 16x16"),
@@ -56,9 +56,6 @@ def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     settings = parse(SearchSettings, "benchmarks.search", __doc__, argv)
     os.environ["OMP_NUM_THREADS"] = "1"
-
-    from benchmarks.harness import measure, ratio, row
-
     arms = make_arms(settings)
     measure(arms, settings.repeats, say=settings.output.progress)
     by_name = {arm.name: arm for arm in arms}
@@ -68,31 +65,24 @@ def program(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_arms(settings: SearchSettings) -> "list[Arm]":
+def make_arms(settings: SearchSettings) -> list[Arm]:
     """All arms. Raises UserError where two of them disagree on a box."""
-    import numpy as np
     import torch
 
-    from benchmarks.harness import Arm
     from precompute.base import pixels
     from precompute.datasets import read_dataset
     from precompute.saliency import make_detector
-    from precompute.scan import Scan, ScanSettings, detect_maps
+    from precompute.scan import Scan, ScanSettings
     from precompute.search.forms import Form, cut, find_boxes, quantise
 
     torch.set_num_threads(1)
     name = settings.detector
     detector = make_detector(name, weights=settings.weights)
     listing = read_dataset(settings.dataset, settings.root)
-    rows = np.linspace(0, len(listing) - 1, min(settings.images, len(listing))).round().astype(int).tolist()
-    files = [(listing.root / listing.paths[i]).read_bytes() for i in rows]
-    small = np.stack([pixels.thumbnail(data, detector.side)[1] for data in files])
+    files = spread_files(listing, settings.images)
+    detect = map_maker(detector, files)
     form, n = Form("tempered", detector.gamma), len(files)
     paths = [listing.root / path for path in listing.paths[:n]]
-
-    def detect(grid: int) -> "np.ndarray":
-        steps = range(0, n, detector.batch)
-        return np.concatenate([detect_maps(detector, small[i : i + detector.batch], grid, "cpu") for i in steps])
 
     def over(source: str | None) -> object:
         """The pass over the first pictures of the set, in one thread."""
@@ -105,12 +95,8 @@ def make_arms(settings: SearchSettings) -> "list[Arm]":
     maps = {grid: quantise(detect(grid)) for grid in (16, 64, 224)}
     few = maps[64][:8]  # a plain scan of a map takes some 50 ms
     tiny = cut(maps[16][:2])  # and brute force about as long, already at 16x16
-    expected = find_boxes(maps[16][:2], form).tolist()
-    if (
-        each(brute, tiny) != expected
-        or each(scan, tiny) != expected
-        or each(scan, cut(few)) != find_boxes(few, form).tolist()
-    ):
+    agree = each(brute, tiny) == each(scan, tiny) == find_boxes(maps[16][:2], form).tolist()
+    if not agree or each(scan, cut(few)) != find_boxes(few, form).tolist():
         raise UserError("the arms do not find the same boxes: a defect")
     plain_pass = "precompute.boxes's pass where annotated boxes are there"
     return [

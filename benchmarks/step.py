@@ -4,8 +4,7 @@
     python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
 
 Live over frozen is what the views cost the trainer: 1.00 where the loader keeps up. Batches made ahead while other arms
-had their turn are used up before the timer starts, and none is made ahead in other arms' time. Arms take turns; on CUDA
-the figure is wall-clock time, on a CPU CPU time, since other programs may share the cores.
+had their turn are used up before the timer starts, and none is made ahead in other arms' time.
 """
 
 import dataclasses
@@ -65,6 +64,7 @@ class StepArm(Arm):
     """Training steps of one network."""
 
     flops: float = 0.0  # of a step, per source image
+    peak: float | None = None  # FLOP/s that the device can do at most, where they are known
     memory: float = 0.0  # GiB that the GPU needed at most so far
 
 
@@ -76,35 +76,28 @@ def program(argv: list[str] | None = None) -> int:
     from trainer.engine.data import open_data
 
     hardware, _ = find_hardware(config.device)
-    config = _decided(config, hardware)
+    cuda = hardware.device.startswith("cuda")
+    usual = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
+    values = zip(("arch", "size", "batch_size", "steps"), usual, strict=True)
+    config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in values})
     data = open_data(config.photographs.dataset, config.photographs.boxes, config.photographs.root, config.output.say)
     with ExitStack() as stack:
-        arms, skipped, amp = make_arms(config, data, hardware, stack)
+        arms, skipped = make_arms(config, data, hardware, stack)
         measure(arms, config.repeats, say=config.output.say)
-        document = result(config, arms, hardware, amp) | {"skipped": skipped}
+        document = result(config, arms, hardware) | {"skipped": skipped}
     config.output.deliver([document], table)
     return 0
 
 
-def _decided(config: StepSettings, hardware: Hardware) -> StepSettings:
-    """The settings, complete: the rest depends on the device."""
-    cuda = hardware.device.startswith("cuda")
-    arch, size, batch, steps = ("resnet50", 224, 256, 30) if cuda else ("resnet10w16", 64, 32, 10)
-    return dataclasses.replace(
-        config, arch=config.arch or arch, size=config.size or size, batch_size=config.batch_size or batch,
-        steps=config.steps or steps,
-    )  # fmt: skip
-
-
 def make_arms(
     config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
-) -> tuple[list[StepArm], dict[str, str], str]:
-    """The arms that `config` asks for; the peer where it is not installed, and why; autocast of all arms."""
+) -> tuple[list[StepArm], dict[str, str]]:
+    """The arms that `config` asks for; the peer where it is not installed, and why."""
     import torch
 
     from benchmarks.lightly_loop import lightly_byol
     from benchmarks.scopes import endless, settle
-    from trainer.engine.cost import peak_memory, restart_peak_memory, step_flops
+    from trainer.engine.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
     from trainer.train import advance, autocast_of
 
     torch.backends.cudnn.benchmark = True
@@ -114,7 +107,7 @@ def make_arms(
     live = endless(loader)
     frozen = next(live)
     assert config.steps is not None
-    steps = range(config.steps)
+    steps, peak = range(config.steps), peak_flops(hardware.name, settings.amp)
 
     def wait() -> None:
         if cuda:
@@ -135,7 +128,7 @@ def make_arms(
 
         inside = f"{text}; {config.arch}, {config.size} px, autocast {settings.amp}"
         flops = step_flops(states[method].method, states[method].config.views.size)
-        made = StepArm(name, work, len(steps) * settings.batch_size, inside, before=before, flops=flops)
+        made = StepArm(name, work, len(steps) * settings.batch_size, inside, before=before, flops=flops, peak=peak)
         return made
 
     def ours(method: str, batches: Iterator[Any]) -> Callable[[], object]:
@@ -149,12 +142,12 @@ def make_arms(
     ]
     arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, wait)
     try:
-        peer = lightly_byol(states["byol"].config.model.arch, config.optimizer, settings, settings.amp, hardware)
+        peer = lightly_byol(states["byol"].config.model.arch, config.optimizer, settings, hardware)
     except UserError as error:
         config.output.say(f"skipped: {PEER}: {error}")
-        return arms, {PEER: str(error)}, settings.amp
+        return arms, {PEER: str(error)}
     text = f"lightly's BYOL example, its modules and {config.optimizer}, on the same batch"
-    return [*arms, arm(PEER, "byol", lambda: peer(frozen.views), text)], {}, settings.amp
+    return [*arms, arm(PEER, "byol", lambda: peer(frozen.views), text)], {}
 
 
 def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, stack: ExitStack) -> "TrainingState":
@@ -162,11 +155,9 @@ def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, 
     from precompute.base.ranks import Process
     from trainer.engine.start import prepare, unsaid
 
-    run = RunConfig.of(
-        method=method, arch=config.arch, size=config.size, batch_size=config.batch_size, optimizer=config.optimizer,
-        amp=config.amp, compile=config.compile, pipeline=config.pipeline, device=config.device, epochs=100_000,
-        train_split=config.split, workers=config.workers, cache=config.cache, evaluate=False,
-    )  # fmt: skip
+    same = ("arch", "size", "batch_size", "optimizer", "amp", "compile", "pipeline", "device", "workers", "cache")
+    options = {name: getattr(config, name) for name in same}
+    run = RunConfig.of(method=method, epochs=100_000, train_split=config.split, evaluate=False, **options)
     return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
 
 
@@ -179,25 +170,21 @@ def _warm(step: Callable[[], object], batches: Iterator[Any], made_ahead: int, w
     wait()
 
 
-def result(config: StepSettings, arms: list[StepArm], hardware: Hardware, amp: str) -> dict[str, Any]:
+def result(config: StepSettings, arms: list[StepArm], hardware: Hardware) -> dict[str, Any]:
     """The measured arms as a result."""
-    from trainer.engine.cost import peak_flops
-
     # The clock judges GPU steps; on a CPU, which others may use, CPU time does, in which live views count in full.
     unit = "wall_ms" if hardware.device.startswith("cuda") else "cpu_ms"
-    peak = peak_flops(hardware.name, amp)
     rows = []
     for arm in arms:
         measured = row(arm)
         rate = 1e3 / measured["wall_ms"]["median"]
-        more = {
+        measured |= {
             "images_per_second": rate,
             "gflops_per_image": arm.flops / 1e9,
             "gflops_per_second": rate * arm.flops / 1e9,
-            "mfu": None if peak is None else rate * arm.flops / peak,
+            "mfu": arm.peak and rate * arm.flops / arm.peak,
         }
-        memory = {"gpu_memory_gib": round(arm.memory, 2)} if arm.memory else {}
-        rows.append(measured | more | memory)
+        rows.append(measured | ({"gpu_memory_gib": round(arm.memory, 2)} if arm.memory else {}))
     by_name = {arm.name: arm for arm in arms}
     ratios = {
         f"{label}, {kind}": ratio(by_name[above], by_name[below], of)

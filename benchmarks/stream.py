@@ -14,13 +14,15 @@ Rates are by the clock, with all of the machine's threads at work. For costs see
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness
 from benchmarks.harness import Arm
+from benchmarks.peers import Peer, find_able
 from benchmarks.program import JobSettings, Output, Photographs, head, parse
 from precompute.base.errors import BadValue
 from precompute.base.options import group
@@ -28,7 +30,6 @@ from precompute.base.program import main
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
-    from benchmarks.peers import Peer
 
 HARDWARE_LOADS = (0.65, 0.8, 0.9, 1.0)  # shares of a batch that the hardware decoder gets; the CPU has none
 
@@ -100,11 +101,11 @@ class Stream(Arm):
 
 def measure(settings: StreamSettings) -> dict[str, Any]:
     """The result."""
+    import numpy as np
     import torch
 
     from augment.views.policy import Policy
     from benchmarks.job import make_job
-    from benchmarks.peers import find_able
 
     job = settings.job
     torch.set_num_threads(job.threads)
@@ -113,14 +114,28 @@ def measure(settings: StreamSettings) -> dict[str, Any]:
     wanted, skipped = find_able(job.peers, settings.output.say)
     with ExitStack() as stack:
         streams = [Stream(name, inside, batches, job) for name, inside, batches in _sources(job, work, wanted, stack)]
-        what = f"{len(streams)} streams of {job.batches} batches of {job.batch}, {len(images)} images"
-        settings.output.say(what)
+        of = f"{job.batches} batches of {job.batch}, {len(images)} images"
+        settings.output.say(f"{len(streams)} streams of {of}")
         harness.measure(streams, job.repeats, say=settings.output.progress)
-    return _result(settings, work, streams) | {"skipped": skipped}
+    rows = []
+    for stream in streams:
+        p50, p99 = 1e3 * np.percentile(stream.seconds[-job.batches :], (50, 99), method="nearest")
+        memory = [round(m, 1) for m in stream.memory[-job.repeats :]]
+        rows.append(harness.row(stream) | {"batch_ms": {"p50": float(p50), "p99": float(p99)}, "memory_mib": memory})
+    ceilings = [s for s in streams if s.name.startswith("decode only")]
+    best = min(ceilings, key=lambda s: statistics.median(s.wall_ms))
+    plans = work.plans["linear"]
+    return head("stream", settings, "wall_ms") | {
+        "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
+        "arms": rows,
+        "ratios": harness.ratios([best, *(s for s in streams if s not in ceilings)], "wall_ms"),
+        "ceiling": best.name,
+        "skipped": skipped,
+    }
 
 
 def _sources(
-    job: JobSettings, work: "Job", wanted: "list[Peer]", stack: ExitStack
+    job: JobSettings, work: "Job", wanted: list[Peer], stack: ExitStack
 ) -> Iterator[tuple[str, str, Iterator[Any]]]:
     """(name, what is inside the timer, endless batches) of every arm."""
     from benchmarks.job import choose
@@ -136,33 +151,21 @@ def _sources(
             loader = view_loader(work, name, colour, stack, cached=True)
             yield f"{title(name, colour)}, cached", f"decoded pictures kept by the loader {to_views}", endless(loader)
     for peer in wanted:
-        batches = _rendered(peer.way(job.device).render, work)
-        yield peer.name, "JPEG bytes in memory to two normalised views", batches
-
-
-def _rendered(render: Callable[..., Any], work: "Job") -> Iterator[Any]:
-    policy = work.policy("torchvision")
-    while True:
-        for plan, files in zip(work.plans["torchvision"], work.files, strict=True):
-            yield render(policy, plan, files)
+        render = partial(peer.way(job.device).render, work.policy("torchvision"))
+        batches = itertools.cycle(zip(work.plans["torchvision"], work.files, strict=True))
+        yield peer.name, "JPEG bytes in memory to two normalised views", itertools.starmap(render, batches)
 
 
 def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
     """Batches of the job's own images from DALI's decoder alone, `depth` runs queued ahead."""
     import numpy as np
 
+    from augment.backends.dali import pipeline_settings
     from augment.backends.dali_graph import decode_graph
 
-    cuda = work.device.type == "cuda"
-    pipe = decode_graph(
-        batch_size=max(len(plan) for plan in work.plans["linear"]),
-        num_threads=work.threads,
-        device_id=(work.device.index or 0) if cuda else None,
-        prefetch_queue_depth=depth,
-        exec_dynamic=True,
-        device="gpu" if cuda else "cpu",
-        hw_decoder_load=load,
-    )
+    rows = max(len(plan) for plan in work.plans["linear"])
+    own = {"prefetch_queue_depth": depth, "hw_decoder_load": load}
+    pipe: Any = decode_graph(**pipeline_settings(work.device, rows, work.threads) | own)  # type: ignore[call-arg]
     pipe.build()
     # The sources: every image of the set once an epoch, as the loader decodes them.
     batches = [
@@ -175,28 +178,6 @@ def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
     while True:  # the first run starts as many as are fed; every later run starts one more
         pipe.feed_input("encoded", next(feed))
         yield pipe.run()
-
-
-def _result(settings: StreamSettings, work: "Job", streams: list[Stream]) -> dict[str, Any]:
-    rows = []
-    for stream in streams:
-        seconds = sorted(stream.seconds[-settings.job.batches :])
-        last = len(seconds) - 1
-        more = {
-            "batch_ms": {"p50": 1e3 * seconds[last // 2], "p99": 1e3 * seconds[round(0.99 * last)]},
-            "memory_mib": [round(m, 1) for m in stream.memory[-settings.job.repeats :]],
-        }
-        rows.append(harness.row(stream) | more)
-    ceilings = [s for s in streams if s.name.startswith("decode only")]
-    best = min(ceilings, key=lambda s: statistics.median(s.wall_ms))
-    plans = work.plans["linear"]
-    return {
-        **head("stream", settings, "wall_ms"),
-        "images_per_sample": sum(len(p.images) for p in plans) / sum(len(p) for p in plans),
-        "arms": rows,
-        "ratios": harness.ratios([best, *(s for s in streams if s not in ceilings)], "wall_ms"),
-        "ceiling": best.name,
-    }
 
 
 def table(document: dict[str, Any]) -> str:

@@ -66,11 +66,8 @@ def program(argv: list[str] | None = None) -> int:
             todo.append((name, [*_command(settings, name), "--out", str(path)]))
     environment = {"PYTHONUNBUFFERED": "1"}
     if settings.device == "cuda":  # the tests of the decoder take the photographs that the rest is measured on
-        photographs = settings.photographs
-        environment |= {
-            "GPU_TESTS_BOXES": photographs.box_file,
-            "GPU_TESTS_ROOT": str(photographs.cache().folder(photographs.root)),
-        }
+        root = settings.photographs.cache().folder(settings.photographs.root)
+        environment |= {"GPU_TESTS_BOXES": settings.photographs.box_file, "GPU_TESTS_ROOT": str(root)}
     for name, command in todo:
         rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)
         if rest is not None and rest <= 0:

@@ -13,10 +13,7 @@ Scopes, and what is inside the timer:
   train          a step of ResNet-18 on live views; the arm "frozen batch" takes the same batch again and again
 --over varies one quantity and keeps everything else: batch, size (side of a view) or image (megapixels: photographs
 resized, JPEG 90) in the scope decode+apply; images (the set's files, again and again) or threads in the scope loader.
-Figures are CPU time of the whole process tree per source image (on CUDA and over threads: time on the clock), arms
-taking turns, in several fresh processes: the spread between those is what another run may bring. All arms get the same
-plans, and the peers' views are compared with ours before anything is timed. lightly's transform draws its own numbers:
-it is compared by its statistics and takes part with --policy rrc only.
+How it is measured: benchmarks/README.md. On CUDA and over threads figures are time on the clock, else CPU time.
 """
 
 import json
@@ -178,6 +175,8 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
     ):
         if ceiling in middles:
             share = middles[ceiling] / middles[best]
+            if share > 1:
+                return f"{best} does less than this ceiling: {part} {share:.0%} of its {time} where it is whole"
             kind = bound if share > 0.5 else "augmentation"
             return f"{subject} is {kind}-bound: {part} {share:.0%} of its {time}"
     return f"{best} is the cheapest of ours at {middles[best]:.2f} ms of {time} a sample"

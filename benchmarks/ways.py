@@ -1,6 +1,6 @@
 """A library's way of making the views of a plan, and what the ways have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,10 @@ class Way:
 class WayBySample(Way):
     """A way that makes one view of one sample at a time, by these methods of a subclass.
 
-    decode, resized, paste: see `composed`. flip, gray: take a picture. jitter: also takes an operation and its factor.
-    blur: also takes sigma in pixels. normalise: also takes the policy; makes a float32 tensor [3, S, S].
+    resized: takes an image, x0, y0, x1, y1 of the region in it, and the new width and height. paste: puts a patch on
+    a canvas; takes both, and the patch's x0, y0, x1, y1 there. flip, gray: take a picture. jitter: also takes an
+    operation and its factor. blur: also takes sigma in pixels. normalise: also takes the policy; makes a float32 tensor
+    [3, S, S].
     """
 
     resized: Any
@@ -47,7 +49,7 @@ class WayBySample(Way):
         return tuple(torch.stack([self._view(policy, plan, images, i, v) for i in samples]) for v in range(plan.views))
 
     def _view(self, policy: Policy, plan: Plan, images: Sequence[Any], i: int, v: int) -> torch.Tensor:
-        picture = composed(plan, images, i, v, self.resized, self.paste)
+        picture = self.composed(plan, images, i, v)
         if plan.flip[i, v]:
             picture = self.flip(picture)
         if plan.jittered[i, v]:
@@ -59,24 +61,17 @@ class WayBySample(Way):
             picture = self.blur(picture, sigma)
         return self.normalise(picture, policy)
 
-
-def composed(
-    plan: Plan, images: Sequence[Any], i: int, v: int, resized: Callable[..., Any], paste: Callable[..., object]
-) -> Any:
-    """The picture of sample i, view v: the patch on its background, not flipped.
-
-    resized: takes an image, x0, y0, x1, y1 of the region in it, and the new width and height. paste: puts a patch on
-    a canvas; takes both, and the patch's x0, y0, x1, y1 there.
-    """
-    x0, y0, x1, y1 = rect = plan.rects[i, v].tolist()
-    source = images[plan.source_slot[i]], *plan.patch[i, v].tolist()
-    if rect == [0, 0, plan.size, plan.size]:  # the patch hides the whole background
-        return resized(*source, plan.size, plan.size)
-    background = images[plan.background_slot[i, v]], *plan.scene[i, v].tolist()
-    canvas = resized(*background, plan.size, plan.size)
-    if x1 > x0 and y1 > y0:
-        paste(canvas, resized(*source, x1 - x0, y1 - y0), x0, y0, x1, y1)
-    return canvas
+    def composed(self, plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
+        """The picture of sample i, view v: the patch on its background, not flipped."""
+        x0, y0, x1, y1 = rect = plan.rects[i, v].tolist()
+        source = images[plan.source_slot[i]], *plan.patch[i, v].tolist()
+        if rect == [0, 0, plan.size, plan.size]:  # the patch hides the whole background
+            return self.resized(*source, plan.size, plan.size)
+        background = images[plan.background_slot[i, v]], *plan.scene[i, v].tolist()
+        canvas = self.resized(*background, plan.size, plan.size)
+        if x1 > x0 and y1 > y0:
+            self.paste(canvas, self.resized(*source, x1 - x0, y1 - y0), x0, y0, x1, y1)
+        return canvas
 
 
 def paste_on_tensor(canvas: Any, patch: Any, x0: int, y0: int, x1: int, y1: int) -> None:

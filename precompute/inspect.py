@@ -9,7 +9,7 @@ Exit status 1 where a picture is missing or has changed, or with --strict where 
 import json
 from dataclasses import dataclass
 
-from precompute.base.errors import BadValue
+from precompute.base.errors import BadValue, UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main
 
@@ -49,13 +49,17 @@ def program(argv: list[str] | None = None) -> int:
 
     from precompute import inspection
     from precompute.base.boxfile import BoxCache
+    from precompute.base.markup import one_line
 
     cache = BoxCache.open(parsed.file)
+    if not len(cache):
+        raise UserError(f"{parsed.file}: holds no pictures; make it again with: python -m precompute.boxes --rebuild")
     cache.indices(config.split)  # an unknown split shows before all pictures are read
     facts = inspection.summary(cache)
     inspection.print_summary(parsed.file, cache, facts)
     if config.quarantine:
-        print("\n".join(f"  {bad.path}: {bad.reason}" for bad in cache.quarantine) or "  nothing was left out")
+        lines = [f"  {one_line(bad.path)}: {one_line(bad.reason)}" for bad in cache.quarantine]
+        print("\n".join(lines) or "  nothing was left out")
     root = inspection.find_root(cache, config.root, config.check, needed=config.sheet is not None)
     problems: list[str] = []
     if root is not None:

@@ -13,6 +13,7 @@ from precompute.base import pixels
 from precompute.base.boxfile import BoxCache
 from precompute.base.boxmath import agreement
 from precompute.base.errors import BadFile, UserError
+from precompute.base.markup import one_line
 from precompute.base.program import progress
 from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
 from precompute.datasets import DATASETS, read_dataset
@@ -70,7 +71,7 @@ def print_summary(file: str, cache: BoxCache, facts: dict[str, Any]) -> None:
     print(f"classes     {names(cache.class_names) or 'none'}")
     print(f"boxes       {sources}")
     for key, value in cache.provenance.get("config", {}).items():
-        print(f"  {key:<9} {value}")
+        print(f"  {one_line(key):<9} {one_line(value)}")
     quantiles = "  ".join(f"{q} %: {value:.2f}" for q, value in facts["area"].items())
     print(f"box areas   mean {facts['area_mean']:.2f} of the picture; quantiles {quantiles}")
     largest = max(facts["area_histogram"])
@@ -83,7 +84,7 @@ def print_summary(file: str, cache: BoxCache, facts: dict[str, Any]) -> None:
         middle = a["centred_mean_iou"], a["centred_iou_at_least_half"]
         print(f"  best centred box   mean IoU {middle[0]:.3f}, IoU >= 0.5: {middle[1]:.2f}")
     for what, count in cache.provenance.get("notes", {}).items():
-        print(f"note        {count} {what}")
+        print(f"note        {count} {one_line(what)}")
     for remark in facts["remarks"]:
         print(f"attention   {Remark(**remark)}")
     print(f"left out    {len(cache.quarantine)}" + (" (--quarantine lists them)" if cache.quarantine else ""))

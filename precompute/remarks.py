@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from precompute.base.boxfile import BoxCache
+from precompute.base.markup import one_line
 
 FEW = 12  # names that are listed in full
 CLIPPED = "annotated boxes clipped to their pictures"
@@ -37,12 +38,12 @@ class Remark:
         what = self.what
         if self.count == 1 and what.startswith("pictures"):
             what = what.replace("pictures", "picture", 1)
-        return f"{self.count} {what}{example}: {self.consequence}. {self.remedy}"
+        return one_line(f"{self.count} {what}{example}: {self.consequence}. {self.remedy}", 2000)
 
 
 def names(all_names: tuple[str, ...]) -> str:
     """The names in words where they are few, else the first ones."""
-    return ", ".join(all_names if len(all_names) <= FEW else (*all_names[:3], "..."))
+    return ", ".join(map(one_line, all_names if len(all_names) <= FEW else (*all_names[:3], "...")))
 
 
 def remarks(cache: BoxCache) -> list[Remark]:

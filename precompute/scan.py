@@ -16,8 +16,11 @@ import numpy as np
 from PIL import Image
 
 from precompute.base import pixels
+from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache, Quarantined
+from precompute.base.errors import UserError
 from precompute.base.maps import find_map, fit_map
+from precompute.base.program import to_stderr
 from precompute.datasets.listing import BadRow, Listing, OtherFrame, clip_box
 from precompute.kept_maps import KeptMaps
 from precompute.remarks import BLACK, CLIPPED, OTHER_FRAME, OTHER_MAP, PLAIN
@@ -87,6 +90,7 @@ class Scan:
         """`keep`: where the maps of a detector go."""
         self.listing, self.settings, self.workers, self._keep = listing, settings, workers, keep
         self._stop = threading.Event()
+        self._folder = Patient(listing.root, to_stderr)
 
     def run(self, start: int, stop: int, on_done: Callable[[int], object] = lambda count: None) -> BoxCache:
         """Rows start to stop (exclusive) as a box file of their own. `on_done(n)`: n more pictures are through."""
@@ -103,6 +107,7 @@ class Scan:
                     on_done(len(rows))
             except BaseException:  # Ctrl-C, or a defect in a thread: the other threads stop at their next picture
                 self._stop.set()
+                self._folder.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return self._table(whole)
@@ -142,7 +147,8 @@ class Scan:
 
     def _picture(self, row: int, notes: Counter[str]) -> tuple[_Picture, np.ndarray | None]:
         """Reads and checks a picture; its small version (or its ready map) only where a map must give the box."""
-        data = read_file(os.path.join(self.listing.root, self.listing.paths[row]))
+        path = self.listing.paths[row]
+        data = self._folder.read(path, lambda: read_file(os.path.join(self.listing.root, path)))
         banner, limit = self.listing.banner, self.settings.max_pixels
         box = truth = model = small = None
         with self._unusable(notes):
@@ -172,6 +178,8 @@ class Scan:
             notes[PLAIN] += 1
         if not info.plain:
             notes["pictures in other formats than plain JPEG"] += 1
+        if info.note:
+            notes[info.note] += 1
         return _Picture(row, len(data), hashlib.sha256(data).digest()[:16], info, truth), small
 
     @contextlib.contextmanager
@@ -193,11 +201,13 @@ class Scan:
             notes["pictures without a map: the whole picture is their box"] += 1
             return empty
         try:
-            values = pixels.decode(read_file(path))[..., 0]
+            header, values = pixels.read(read_file(path))
         except pixels.BadImage as error:
             raise pixels.BadImage(f"its map {path}: {error}") from error
+        if header.note:
+            notes[f"maps: {header.note}"] += 1
         # The banner is no part of a map: it was made for the picture as a person sees it.
-        fitted = fit_map(values, info.width, info.height - banner, info.orientation)
+        fitted = fit_map(values[..., 0], info.width, info.height - banner, info.orientation)
         if fitted is None:
             notes[OTHER_MAP] += 1
             return empty
@@ -255,6 +265,11 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
 
     with torch.inference_mode():
         maps = model(torch.from_numpy(small).to(device))
+        if not maps.isfinite().all():  # else every box would be the whole picture
+            raise UserError(
+                f"{model.describe().get('detector', type(model).__name__)}: its maps hold NaN or infinity. "
+                "Its weights are damaged; take another file or another --source"
+            )
         if maps.shape[1:] != (grid, grid):
             maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
         return maps.cpu().numpy()

@@ -124,7 +124,7 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
         raise UserError(f"not one usable picture below {listing.root}:\n{reasons}")
     notes, examples = Counter(listing.notes), {}
     for shard in shards:
-        notes.update(shard.provenance["notes"])
+        notes.update(shard.provenance.get("notes", {}))
         examples |= shard.provenance.get("examples", {}) | examples
     columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
     if shards[0].truths is not None:

@@ -221,3 +221,22 @@ def test_devices_and_folders_are_never_replaced(tmp_path):
     with pytest.raises(IsADirectoryError), replacing(tmp_path):
         raise AssertionError("it must not begin")
     assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+@pytest.mark.parametrize(("argument", "value"), [("--name=~/x.h5", "/home/me/x.h5"), ("--name=a~b", "a~b")])
+def test_a_tilde_is_the_home_folder(monkeypatch, argument, value):
+    """A shell leaves the one behind = as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = options.Parser("module", None)
+    options.add_options(parser, Settings)
+    parser.add_argument("weights")
+    parsed = parser.parse_args([argument, "~/w.pth"])
+    assert (parsed.name, parsed.weights) == (value, "/home/me/w.pth")
+
+
+def test_a_terminal_of_ascii_ends_no_program():
+    code = "from precompute.base import program; program.main(lambda argv: print('4\u00d74 \u00b1 1'), [])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"4\\xd74 \\xb1 1\n", b"")

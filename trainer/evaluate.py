@@ -31,8 +31,16 @@ class EvaluateConfig:
     protocol: tuple[str, ...] = option(
         (), "protocols, or all; default: knn (where there are labels) and localise", choices=(*PROTOCOLS, "all")
     )
-    arch: str | None = option(None, "architecture of the weights; default: found from their shapes")
-    size: int | None = option(None, "side of the images in pixels; default 224, 64 for narrow encoders")
+    arch: str | None = option(
+        None,
+        "architecture of the weights, where neither the file nor its shapes say it. resnet18 (any of torchvision's): a "
+        "7x7 stem of stride 2 and a max-pool, stride 32 in all; resnet18_cifar (any): a 3x3 stem of stride 1, no "
+        "max-pool, 8 in all; resnet18w64 (10, 18, 34; any width): a 3x3 stem of stride 2, no max-pool, stage 4 of "
+        "stride 1, 8 in all; ViTs by timm's or torchvision's names",
+    )
+    size: int | None = option(
+        None, "side of the images in pixels; default: that of the run's views, else 224, 64 for narrow ResNets"
+    )
     batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
     linear_epochs: int = option(100, "epochs of the linear protocol")
     linear_lr: float = option(
@@ -41,7 +49,10 @@ class EvaluateConfig:
     finetune_epochs: int = option(200, "epochs of the finetune protocol")
     finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
     making: Making = group(
-        Making, "making of the training crops", hidden=("cache", "cache_side", "check", "on_bad"), on_bad="fail"
+        Making,
+        "making of the training crops",
+        hidden=("cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        on_bad="fail",
     )
     seed: int = option(0, "seed of crops and classifiers")
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
@@ -88,8 +99,13 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     from trainer.model.encoders import load_any
 
     torch.manual_seed(config.seed)
-    encoder, arch, size, remark = load_any(weights, config.arch, config.size)
+    trained = trained_at(weights)
+    encoder, arch, size, remark = load_any(weights, config.arch, config.size or trained)
     print(remark)
+    if trained is not None and config.size is None:
+        print(f"--size {size}: that of the views it was trained on")
+    elif trained not in (None, size):
+        print(f"note: trained on views of {trained} px, and judged at {size}: leave --size out to judge it at its own")
     data = open_data(config.data.dataset, config.data.boxes, config.data.root, print)
     held_out = data.held_out(config.data.train_split, config.data.eval_split)
     if held_out is None:
@@ -112,6 +128,26 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     for name in _protocols(config, bench):
         result[name] = _measure(name, encoder, bench, config)
     return result
+
+
+def trained_at(weights: str) -> int | None:
+    """The side of the views that weights of ours were trained on, by what the file or its run's folder says."""
+    from pathlib import Path
+
+    from safetensors import SafetensorError, safe_open
+
+    from trainer.record import CHECKPOINT, METRICS, PREVIOUS, metrics
+
+    path, size = Path(weights), None
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                size = json.loads((file.metadata() or {}).get("config", "{}")).get("size")
+        elif path.name in (CHECKPOINT, PREVIOUS):
+            size = metrics.header(path.with_name(METRICS))["config"]["size"]
+    except (OSError, SafetensorError, ValueError, UserError, LookupError, AttributeError):
+        return None  # `load_any` says what is wrong with the file
+    return size if isinstance(size, int) and 8 <= size <= 4096 else None
 
 
 def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:

@@ -174,6 +174,8 @@ def _row(run: Run, flops: float, health: dict[str, Tensor]) -> dict[str, Any]:
         timing["mfu"] = timing["images_per_second"] * flops / (peak * hardware.world)
     if memory := peak_memory(hardware.device):
         timing["memory_gib"] = round(memory, 2)
+    if service := state.loader.report().get("service"):
+        timing |= {name: service[name] for name in ("helpers", "made_there", "made_here")}
     return {
         "step": state.step,
         "steps": settings.steps,

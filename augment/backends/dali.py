@@ -116,7 +116,7 @@ class Decoder(Fed):
     def _graph(self, rows: int) -> Any:
         from augment.backends.dali_graph import decode_graph
 
-        return decode_graph(**_settings(self.device, rows, self.workers))  # type: ignore[call-arg]
+        return decode_graph(**pipeline_settings(self.device, rows, self.workers))  # type: ignore[call-arg]
 
 
 def graph_of(policy: Policy) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
     from augment.backends.dali_graph import types, views_graph
 
     return views_graph(
-        **_settings(device, batch_size, num_threads),
+        **pipeline_settings(device, batch_size, num_threads),
         **graph_of(policy),
         mean=[255 * x for x in policy.mean],
         std=[255 * x for x in policy.std],
@@ -143,7 +143,7 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
     )
 
 
-def _settings(device: torch.device, rows: int, workers: int) -> dict[str, Any]:
+def pipeline_settings(device: torch.device, rows: int, workers: int) -> dict[str, Any]:
     """Of both graphs' pipelines."""
     cuda = device.type == "cuda"
     return {

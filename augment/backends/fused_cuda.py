@@ -12,7 +12,8 @@ from torch import Tensor
 from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
-from augment.backends.layout import CROP, lay_out
+from augment.backends.layout import CROP, lay_out, leaves
+from augment.backends.protocol import Backend
 from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
@@ -22,7 +23,7 @@ BLOCK = 256  # pixels of one program
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
 
 
-class FusedCudaBackend:
+class FusedCudaBackend(Backend):
     """Decoded pictures stay where DALI put them; the kernels take them by address."""
 
     name = "fused"
@@ -117,7 +118,7 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
     sides = np.array([picture.pixels.shape[:2] for picture in pictures])[slot]
     corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))
     roi = kept_rois(crops["roi"], corner, scale)
-    if (roi[:, 2:] > sides[:, ::-1]).any():
+    if leaves(roi, sides[:, ::-1]):
         raise ValueError("an ROI leaves its image: the plan was drawn for another one")
     address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
     shape = np.stack((crops["width"], crops["height"]), axis=1)

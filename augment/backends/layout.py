@@ -7,7 +7,7 @@ import numpy as np
 from augment.views.plan import Plan
 
 # The struct Crop of crops.cpp; `out` is an offset into the buffer until an address is added.
-CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unused", "i4"), ("out", "u8")])
+CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unit", "i4"), ("out", "u8")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +51,12 @@ def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
     crops, slot = crops[wanted], slot[wanted]
     by_image = np.argsort(slot, kind="stable")
     return Layout(int(ends[-1]) + 1, scenes, patches, crops[by_image], slot[by_image])
+
+
+def leaves(rois: np.ndarray, sides: np.ndarray | tuple[int, int]) -> bool:
+    """Whether one of the ROIs [n, 4] is empty or leaves its image; `sides`: width and height, of all or [n, 2] of each.
+
+    Box files are checked when they are opened, but the image may be another one than the plan was drawn for.
+    """
+    low, high = rois[:, :2], rois[:, 2:]
+    return bool(((low < 0) | (low >= high) | (high > sides)).any())

@@ -1,28 +1,27 @@
-"""Builds `crops.cpp` and `views.cpp` at their first use and calls them. Needs a compiler, and no build system.
+"""Builds the C++ beside it at its first use and calls it. Needs a compiler, and no build system.
 
 The library's name in the user's cache folder is a hash of sources, headers, compiler, flags and CPU. So it is built
-once per kind of machine, also where machines of several kinds share a home folder.
+once per kind of machine, also where machines of several kinds share a home folder. A library is code: it is loaded only
+from a folder that the user owns and nobody else can write to. Where there is none, it is built for this process alone,
+in a new private folder.
 """
 
-import atexit
-import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from precompute.base.files import replacing
+from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp"))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -48,20 +47,6 @@ class NotBuilt(Exception):
 
 def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
     """The library, built now or found in the cache. Raises NotBuilt."""
-    return _open(_library(say))
-
-
-@functools.cache
-def _open(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crops.argtypes = [pointer, ctypes.c_int64, integer, pointer]
-    library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.crops.restype = library.views.restype = None
-    return library
-
-
-def _library(say: Callable[[str], None]) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise NotBuilt("there is no C++ compiler (g++ or clang++)")
@@ -70,54 +55,52 @@ def _library(say: Callable[[str], None]) -> Path:
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
     texts = (path.read_text() for path in SOURCES + HEADERS)
-    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
-    for folder in _folders():
-        path = folder / f"pixels-{key}.so"
+    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, processor())).encode()).hexdigest()[:16]
+    name = f"pixels-{key}.so"
+    folder, reason = private_folder(), "cannot be written to, or is not yours alone"
+    if folder is not None:
         try:
-            if _is_ours(path):
-                return path
-            say(f"building the pixel kernel once, in a few seconds: {path}")
-            with replacing(path) as temporary:
-                command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(temporary)]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-                if done.returncode:
-                    raise NotBuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
-            path.chmod(0o755)
-            return path
-        except OSError:  # a folder that cannot be written: the next one
-            continue
+            return _open(_built(compiler, folder / name, say))
+        except OSError as error:  # a disk that is full, or from which nothing may be run
+            reason = f"cannot be used ({error})"
+    say(f"note: the cache folder {reason} (see XDG_CACHE_HOME): the pixel kernel is built for this process alone")
+    try:
+        return _open(_built(compiler, own_folder() / name, say))
+    except OSError as error:
+        raise NotBuilt(f"neither the cache folder nor the temporary folder can be used: {error}") from error
+
+
+@functools.cache
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int32
+    library.crops.argtypes = [pointer, integer, integer, integer, pointer]
+    library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
+    library.jpeg_open.argtypes = [pointer]
+    library.jpeg_crops.argtypes = [pointer, pointer]
+    library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
+    return library
+
+
+def _built(compiler: str, path: Path, say: Callable[[str], None]) -> Path:
+    """`path`, a library in a private folder; built where it is missing or not the user's. Raises NotBuilt, OSError."""
+    if is_private(path):
+        return path
+    say(f"building the pixel kernel once, in a few seconds: {path}")
+    with replacing(path) as temporary:
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(temporary)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         except subprocess.SubprocessError as error:
             raise NotBuilt(f"{compiler} failed: {error}") from error
-    raise NotBuilt("neither the cache folder nor the temporary folder can be written")
+        if done.returncode:
+            raise NotBuilt(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
+    path.chmod(0o700)
+    return path
 
 
-def _folders() -> Iterator[Path]:
-    """The user's cache folder; else a new one that nobody else can write, for this process only.
-
-    Code is loaded from there, so it must belong to the user alone.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "saliencyswap"
-    with contextlib.suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if home.stat().st_uid == os.getuid():
-            home.chmod(home.stat().st_mode & ~0o022)
-            yield home
-    private = tempfile.mkdtemp(prefix="saliencyswap-")
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
-    yield Path(private)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file is there, belongs to this user and cannot be written by others."""
-    try:
-        about = path.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
-
-
-def _processor() -> str:
-    """The CPU's model and features, on which -march=native depends."""
+def processor() -> str:
+    """The CPU's model and features, on which -march=native depends, line by line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

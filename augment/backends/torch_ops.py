@@ -49,7 +49,7 @@ def crop_resize(image: Tensor, roi: np.ndarray, height: int, width: int) -> Tens
     uint8 [3, height, width]. Raises ValueError where the ROI leaves the image, which then is not the planned one.
     """
     x0, y0, x1, y1 = roi.tolist()
-    if x1 > image.shape[2] or y1 > image.shape[1]:
+    if not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]):
         raise ValueError(f"ROI {roi.tolist()} leaves an image of {image.shape[2]}x{image.shape[1]} pixels")
     crop = image[None, :, y0:y1, x0:x1]
     return F.interpolate(crop, size=(height, width), mode="bilinear", antialias=True)[0]

@@ -6,15 +6,18 @@ Every file is checked before a decoder gets it: one undecodable file would end a
 import bisect
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from augment.request import to_stderr
 from augment.views.plan import Pool
 from precompute.base import pixels
+from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, BadValue, UserError
+from precompute.base.markup import one_line
 
 ZEROS = bytes(64)  # in a row
 
@@ -22,8 +25,10 @@ ZEROS = bytes(64)  # in a row
 class ImageSet:
     """The rows of all box files in sequence: image i of the set is row `i - offset` of its file."""
 
-    def __init__(self, parts: Sequence[tuple[BoxCache, Path]]) -> None:
+    def __init__(self, parts: Sequence[tuple[BoxCache, Path]], say: Callable[[str], None] = to_stderr) -> None:
+        """`say` takes the lines about a folder that is away for a while."""
         self.parts = list(parts)
+        self._folders = [Patient(root, say) for _, root in self.parts]
         self.offsets = np.cumsum([0, *(len(cache) for cache, _ in self.parts)])
         self._offsets: list[int] = self.offsets.tolist()  # lists are faster for single look-ups
         pools = [Pool.of(cache) for cache, _ in self.parts]
@@ -33,7 +38,9 @@ class ImageSet:
         self.labels = np.concatenate([cache.labels for cache, _ in self.parts]).astype(np.int64)
 
     @staticmethod
-    def open(boxes: Path | str | BoxCache, root: Path | str | None) -> "ImageSet":
+    def open(
+        boxes: Path | str | BoxCache, root: Path | str | None, say: Callable[[str], None] = to_stderr
+    ) -> "ImageSet":
         """The set of one box file; `root` is the folder of its paths (None: the folder it was made with).
 
         Raises UserError where either is missing, or where none of 16 sampled images is below the folder.
@@ -45,14 +52,15 @@ class ImageSet:
         if not root.is_dir():
             raise UserError(
                 f"{root}: no such folder; name the one that the box file's paths are relative to "
-                f"(as in {root / cache.path(0) if len(cache) else root})"
+                f"(as in {one_line(root / cache.path(0) if len(cache) else root)})"
             )
         some = [cache.path(int(i)) for i in np.linspace(0, len(cache) - 1, min(len(cache), 16))]
         if some and not any(os.path.exists(os.path.join(root, path)) for path in some):
             raise UserError(
-                f"{root}: the box file's images are not below it (no {some[0]}); name the folder where they are"
+                f"{root}: the box file's images are not below it (no {one_line(some[0])}); "
+                "name the folder where they are"
             )
-        return ImageSet([(cache, root)])
+        return ImageSet([(cache, root)], say)
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -61,6 +69,11 @@ class ImageSet:
         """int64 [n]: the same number for images whose files are equal; None: all differ."""
         values, numbers = np.unique(np.concatenate([cache.keys for cache, _ in self.parts]), return_inverse=True)
         return None if len(values) == len(numbers) else numbers
+
+    def close(self) -> None:
+        """Ends the waiting for folders that are away."""
+        for folder in self._folders:
+            folder.close()
 
     def digest(self, rows: np.ndarray) -> str:
         """A 16-digit fingerprint of the images in `rows` and their boxes; if it changes, so do the views."""
@@ -73,23 +86,27 @@ class ImageSet:
 
     def path(self, i: int) -> str:
         """Image i's path relative to its root."""
-        cache, _, row = self._row(i)
-        return cache.path(row)
+        part, row = self._row(i)
+        return self.parts[part][0].path(row)
 
     def shape(self, i: int) -> tuple[int, int]:
         """Height and width of the whole decoded picture, the banner included."""
-        cache, _, row = self._row(i)
+        part, row = self._row(i)
+        cache = self.parts[part][0]
         return int(cache.heights[row]) + int(cache.banners[row]), int(cache.widths[row])
 
     def read(self, i: int, check: str = "size") -> bytes:
         """Bytes of image i that every decoder turns into the same pixels. Raises BadFile.
 
+        A folder that is away is waited for; UserError where it stays away (`precompute.base.away`).
+
         `check`: "size" compares the length, and the hash of a file that may hide damage behind an equal length: one
         that is no plain JPEG, does not end with the end marker, or has a run of zeros, as a file has whose last or
         middle part was never written. It costs 0.02 ms. "hash" compares all contents.
         """
-        cache, root, row = self._row(i)
-        data = cache.read(root, row, check)
+        part, row = self._row(i)
+        cache, root = self.parts[part]
+        data = self._folders[part].read(cache.path(row), lambda: cache.read(root, row, check))
         plain = bool(cache.plain[row])
         sound = plain and data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9") and ZEROS not in data
         if check == "size" and not sound and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
@@ -111,7 +128,7 @@ class ImageSet:
             return f"decodes to {shape[1]}x{shape[0]} pixels, the box file says {self.shape(i)[1]}x{self.shape(i)[0]}"
         return None
 
-    def _row(self, i: int) -> tuple[BoxCache, Path, int]:
+    def _row(self, i: int) -> tuple[int, int]:
+        """Which of `parts` has image i, and its row there."""
         part = bisect.bisect_right(self._offsets, i) - 1
-        cache, root = self.parts[part]
-        return cache, root, int(i) - self._offsets[part]
+        return part, int(i) - self._offsets[part]

@@ -42,7 +42,7 @@ class ViewLoader:
         self._producers: list[Producer] = []  # the present producer, if there is one
         # Runs also when the loader is garbage, and before the interpreter ends: it would crash if threads were then in
         # native code.
-        self._end = weakref.finalize(self, _shut_down, maker, self._producers)
+        self._end = weakref.finalize(self, _shut_down, images, maker, self._producers)
 
     @property
     def policy(self) -> Policy:
@@ -136,7 +136,8 @@ class ViewLoader:
     def report(self) -> dict[str, Any]:
         """Counts so far: batches, samples, images decoded, views whose rectangle was capped, images replaced."""
         bad = {self.images.path(row): reason for row, reason in sorted(self._maker.bad.items())}
-        return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
+        waited = round(self.wait_seconds, 3)
+        return {**self._counts, "bad_files": bad, "wait_seconds": waited, **self._maker.status()}
 
 
 def _compare(what: str, was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -145,7 +146,8 @@ def _compare(what: str, was: Mapping[str, Any], now: Mapping[str, Any], names: I
         raise UserError(f"cannot resume: {what}{'; '.join(changes)}")
 
 
-def _shut_down(maker: Maker, producers: list[Producer]) -> None:
+def _shut_down(images: ImageSet, maker: Maker, producers: list[Producer]) -> None:
+    images.close()  # first: the producer may wait for a folder
     _stop(producers)
     maker.close()
 

@@ -14,6 +14,7 @@ Equal contents give equal bytes: no timestamps, sorted keys.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -25,29 +26,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from precompute.base import boxcheck
+from precompute.base.boxcheck import COLUMNS, FURTHER, NAMES, BadBoxes, check, check_kind
 from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.files import replacing
+from precompute.base.markup import one_line
 
 SCHEMA = 1
-_BLOCK = 512  # HDF5 wants a power of two from 512 on
+BLOCK = 512  # HDF5 wants a power of two from 512 on
 _MAGIC = b"saliencyswap boxes, schema "
 _AGAIN = "make it again with: python -m precompute.boxes --rebuild"
-COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of one row; BoxCache says what they mean
-    "paths": ("S", ()),
-    "file_sizes": ("int64", ()),
-    "hashes": ("uint8", (16,)),
-    "widths": ("int32", ()),
-    "heights": ("int32", ()),
-    "banners": ("int16", ()),
-    "labels": ("int32", ()),
-    "splits": ("uint8", ()),
-    "boxes": ("float32", (4,)),
-    "sources": ("uint8", ()),
-    "scores": ("float32", ()),
-    "plain": ("bool", ()),
-}
-_NAMES = ("class_names", "split_names", "source_names")
 
 
 @dataclass(frozen=True)
@@ -87,14 +74,8 @@ class BoxCache:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON: config, fingerprint, versions, counts
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a column has the wrong dtype or shape: a defect of the caller, not of the user."""
-        _check_columns(vars(self))
-        if not np.isfinite(self.boxes).all():
-            raise ValueError("column boxes: not of finite numbers")
-        if self.truths is not None and (self.truths.shape != self.boxes.shape or self.truths.dtype != np.float32):
-            raise ValueError(
-                f"column truths: {self.truths.dtype} {self.truths.shape}, expected float32 {self.boxes.shape}"
-            )
+        """Raises BadBoxes (a ValueError) for what `boxcheck` says no box file may hold."""
+        check(self)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -175,56 +156,92 @@ class BoxCache:
 
     @staticmethod
     def open(path: Path | str) -> "BoxCache":
-        """Reads and verifies a box file. Raises UserError where it is missing, damaged, cut or of another kind."""
+        """Reads and verifies a box file. Raises UserError where it is missing, damaged, cut or of another kind.
+
+        A file with a right checksum may still be made by hand: whatever is odd about it is an error of one line.
+        """
         try:
             with open(path, "rb") as file:
-                _verify(file, path)
-                return _read(file)
+                length = _verify(file, path)
+                return _read(file, length)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; make it with: python -m precompute.boxes --dataset NAME --root DIR --out {path}"
             ) from None
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
+        except BadBoxes as error:
+            raise UserError(f"{path}: {error.told}; {_AGAIN}") from error
         except UserError:
             raise
-        except Exception as error:  # whatever h5py raises at a file that somebody else wrote
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{path}: not what precompute.boxes writes ({reason}); {_AGAIN}") from error
+        except Exception as error:  # h5py and json have a dozen kinds for what is made by hand
+            reason = one_line(str(error) or type(error).__name__)
+            raise UserError(f"{path}: not as precompute.boxes writes it ({reason}); {_AGAIN}") from error
 
 
-def _check_columns(columns: Mapping[str, np.ndarray]) -> None:
-    n = len(columns["paths"])
-    for name, (dtype, row) in COLUMNS.items():
-        column = columns[name]
-        right = column.dtype.kind == "S" if dtype == "S" else column.dtype == dtype
-        if not right or column.shape != (n, *row):
-            raise ValueError(f"column {name}: {column.dtype} {column.shape}, expected {dtype} {(n, *row)}")
-
-
-def _read(file: BufferedReader) -> BoxCache:
-    """The checked content of a box file. Raises BadBoxFile, and whatever h5py and json raise at foreign content."""
+def _read(file: BufferedReader, length: int) -> BoxCache:
+    """The contents of a file of `length` bytes with a right checksum. Raises whatever h5py and json do, too."""
     h5: Any  # h5py's item access is a union of everything a file may hold
     with h5py.File(file, "r") as h5:
-        header = json.loads(boxcheck.read_dataset(h5, "header").tobytes())
-        if not isinstance(h5.get("columns", getlink=True), h5py.HardLink):
-            raise boxcheck.BadBoxFile("it has no columns of its own")
+        header = _parsed(_plain(h5, "header", length, "uint8", (None,)).tobytes())
+        if not _has(h5, "columns"):
+            raise ValueError("it has no columns")
         group = h5["columns"]
+        rows, columns = None, {}
         # Further columns, which earlier versions wrote, are not read.
-        columns = {name: boxcheck.read_dataset(group, name) for name in (*COLUMNS, "truths") if name in group}
-    boxcheck.check_header(header)
-    header |= {name: tuple(header[name]) for name in _NAMES}
-    header["quarantine"] = tuple(Quarantined(*pair) for pair in header["quarantine"])
-    _check_columns(columns)
-    boxcheck.check_values(header, columns)
-    fields: dict[str, Any] = header | columns
-    return BoxCache(**fields)
+        for name, (dtype, row) in (COLUMNS | FURTHER).items():
+            if name in COLUMNS or _has(group, name):
+                columns[name] = _plain(group, name, length, dtype, (rows, *row))
+                rows = len(columns["paths"])  # the first
+    return BoxCache(**header, **columns)
+
+
+def _plain(group: Any, name: str, length: int, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A dataset of an h5py group, if its values lie in this file of `length` bytes as `write` puts them there.
+
+    None in `shape`: any number. Before anything is read, ValueError for a link (it may lead to another file), values in
+    other files (external storage, virtual datasets), filters (HDF5 loads libraries for those it does not know), values
+    that are not there, and more values than the file has bytes.
+    """
+    if not _has(group, name) or not isinstance(found := group[name], h5py.Dataset):
+        raise ValueError(f"{name} is not there as plain numbers")
+    made = found.id.get_create_plist()
+    if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
+        raise ValueError(f"{name} is stored in pieces, compressed or in another file")
+    if found.shape is None or len(found.shape) != len(shape):
+        raise ValueError(f"{name} has the shape {found.shape}")
+    expected = tuple(given if n is None else n for n, given in zip(shape, found.shape, strict=True))
+    check_kind(name, found.dtype, found.shape, dtype, expected)
+    size = math.prod(expected) * found.dtype.itemsize
+    if size > length or (size and (found.id.get_offset() is None or found.id.get_storage_size() < size)):
+        raise ValueError(f"{name} has {size} bytes, which are not all in the file")
+    return found[()]
+
+
+def _has(group: Any, name: str) -> bool:
+    """Whether a group of h5py holds `name` itself; follows no link, as that may open another file."""
+    links, h5l = group.id.links, vars(h5py)["h5l"]  # h5py's types do not know it
+    return links.exists(name.encode()) and links.get_info(name.encode()).type == h5l.TYPE_HARD
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """The header's fields of a BoxCache. Raises ValueError, TypeError or RecursionError for what is no such header."""
+    header = json.loads(text.decode())
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    if missing := {"dataset", "provenance", "quarantine", *NAMES} - header.keys():
+        raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
+    # Raises for half a character (\\ud800), NaN and infinity, which could be printed neither as text nor as JSON.
+    json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+    fields = {name: header[name] for name in ("dataset", "provenance")}
+    fields |= {name: tuple(header[name]) if isinstance(header[name], list) else header[name] for name in NAMES}
+    return fields | {"quarantine": tuple(Quarantined(*pair) for pair in header["quarantine"])}
 
 
 def _contents(path: str, size: int) -> bytes:
     """The whole file. Where it has `size` bytes, a single call reads it, in half the time of `Path.read_bytes`."""
     with io.FileIO(path) as file:
-        data = file.read(size + 1)
+        data = file.read(min(size, os.fstat(file.fileno()).st_size) + 1)  # `size` alone could ask for all memory
         return data if len(data) == size else data + file.readall()
 
 
@@ -235,47 +252,52 @@ def write(path: Path | str, cache: BoxCache) -> None:
     """
     # HDF5 writes into memory and the bytes go out by one plain write: a full disk is then an OSError with its number,
     # not one of the library's many.
-    body = memoryview(_to_hdf5(cache))[_BLOCK:]
-    block = _user_block(len(body), hashlib.sha256(body).hexdigest())
+    body = memoryview(_to_hdf5(cache))[BLOCK:]
+    block = user_block(len(body), hashlib.sha256(body).hexdigest())
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(block)
         file.write(body)
 
 
 def _to_hdf5(cache: BoxCache) -> bytes:
-    header = {name: getattr(cache, name) for name in ("dataset", *_NAMES, "provenance")}
+    header = {name: getattr(cache, name) for name in ("dataset", *NAMES, "provenance")}
     header["quarantine"] = [[bad.path, bad.reason] for bad in cache.quarantine]
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, indent=1).encode()
     memory = io.BytesIO()
-    with h5py.File(memory, "w", userblock_size=_BLOCK) as h5:
+    with h5py.File(memory, "w", userblock_size=BLOCK) as h5:
         h5.attrs["schema"] = SCHEMA
         # A dataset, for attributes end at 64 KiB: less than the class names of iNaturalist.
         h5.create_dataset("header", data=np.frombuffer(text, np.uint8))
         group = h5.create_group("columns")
-        for name in (*COLUMNS, "truths"):
+        for name in (*COLUMNS, *FURTHER):
             if (column := getattr(cache, name)) is not None:
                 group.create_dataset(name, data=column)
     # Not getbuffer(): where writing fails, the view is freed with the traceback after its BytesIO, and CPython crashes.
     return memory.getvalue()
 
 
-def _user_block(length: int, sha256: str) -> bytes:
-    return (_MAGIC + f"{SCHEMA}, {length} bytes follow, sha256 {sha256}\n".encode()).ljust(_BLOCK, b" ")
+def user_block(length: int, sha256: str) -> bytes:
+    """The first BLOCK bytes of a file of `length` bytes more, whose hash is `sha256`."""
+    return (_MAGIC + f"{SCHEMA}, {length} bytes follow, sha256 {sha256}\n".encode()).ljust(BLOCK, b" ")
 
 
-def _verify(file: BufferedReader, path: Path | str) -> None:
-    """Compares the user block with what it must be for the bytes that follow; leaves `file` at its start."""
-    block = file.read(_BLOCK)
+def _verify(file: BufferedReader, path: Path | str) -> int:
+    """Compares the user block with what it must be for the bytes that follow; leaves `file` at its start.
+
+    Returns the file's length in bytes. Raises UserError.
+    """
+    block = file.read(BLOCK)
     if not block.startswith(_MAGIC):
         kind = " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else "" if block else " (it is empty)"
         raise UserError(f"{path}: not a box file of python -m precompute.boxes{kind}")
     schema = block[len(_MAGIC) :].split(b",", 1)[0].decode(errors="replace")
     if schema != str(SCHEMA):
         raise UserError(f"{path}: written in schema {schema}, this version reads schema {SCHEMA}; {_AGAIN}")
-    length = os.fstat(file.fileno()).st_size - _BLOCK
-    if block != _user_block(length, hashlib.file_digest(file, "sha256").hexdigest()):
+    length = os.fstat(file.fileno()).st_size - BLOCK
+    if block != user_block(length, hashlib.file_digest(file, "sha256").hexdigest()):
         written = re.search(rb", (\d+) bytes follow", block)
         cut = written is not None and int(written[1]) > length
         reason = "its end is missing" if cut else "its checksum does not match its contents"
         raise UserError(f"{path}: damaged ({reason}); copy it again, or {_AGAIN}")
     file.seek(0)
+    return BLOCK + length

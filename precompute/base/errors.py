@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from precompute.base.markup import one_line
+
 
 class UserError(Exception):
     """Something the user can mend: bad input, a missing file, an impossible combination.
@@ -19,7 +21,7 @@ class BadFile(UserError):
     """An image file that is missing, unreadable or not the one that was cached."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{one_line(path, 4096)}: {reason}")  # a file's name may hold line breaks
         self.path = path
         self.reason = reason
 

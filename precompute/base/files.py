@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,17 @@ try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
+
+
+_LEAVES = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")  # also as Windows reads it
+
+
+def leaves_root(path: str) -> bool:
+    """Whether a path, relative to a folder, is absolute or leads out of it, on this system or on another.
+
+    "//" is an absolute path that something was put before.
+    """
+    return _LEAVES.search(path) is not None
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import argparse
 import dataclasses
 import json
 import operator
+import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -121,6 +123,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(f"python -m {module}", None, words, epilog, formatter_class=look, allow_abbrev=False)
         self.module = module
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override] - overloads
+        """As argparse's; a `~` that begins a value is the home folder, also in --out=~/x, which no shell expands."""
+        return super().parse_known_args([_at_home(a) for a in (sys.argv[1:] if args is None else args)], namespace)
+
     def error(self, message: str) -> typing.NoReturn:
         """Exit status 2."""
         self.exit(2, f"{self.module}: error: {message} (all flags: {self.prog} --help)\n")
@@ -178,6 +184,11 @@ def as_json(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values (paths as strings); its options by flag name where it has any."""
     values = values_of(config) or dataclasses.asdict(config)
     return json.loads(json.dumps(values, default=str))
+
+
+def _at_home(argument: str) -> str:
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return flag + equals + os.path.expanduser(value)
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:

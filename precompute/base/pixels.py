@@ -20,27 +20,18 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from precompute.base import endings
+from precompute.base import endings, formats
+from precompute.base.depth import in_eight_bits, read_depth
 from precompute.base.jpeg import ORIENTATION, JpegHeader, ScanFile, read_jpeg_header
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a "decompression bomb", twice its warning's: 512 MiB of RGB
 
-_FORMATS = (  # first bytes, plugin of Pillow; nothing else is ever opened (no PostScript, no FITS)
-    (b"\xff\xd8", "Jpeg"), (b"\x89PNG\r\n\x1a\n", "Png"), (b"GIF8", "Gif"), (b"BM", "Bmp"), (b"II*\0", "Tiff"),
-    (b"MM\0*", "Tiff"), *((b"P%d" % digit, "Ppm") for digit in range(1, 7)), (b"RIFF", "WebP"),
-)  # fmt: skip
 _PLAINER = {  # Pillow's words for damaged JPEG headers, in a reader's words
     "not identified by this driver": "the header names no picture size",
     "not a JPEG file": "the header is cut or damaged",
     "Truncated File Read": "the header is cut or damaged",
     "cannot load this image": "there are headers but no pixels",
 }
-_NOT_PICTURES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the picture itself (git lfs pull)"),
-    (b"\x00\x05\x16\x07", "a macOS side file (AppleDouble), not a picture"),
-    (b"MATLAB", "a MATLAB file, not a picture"),
-    (b"<", "text (HTML or XML), not a picture"),
-)
 
 
 class BadImage(Exception):
@@ -49,7 +40,10 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A file's header: size in pixels as a person sees it (after EXIF), and whether any decoder will do."""
+    """A file's header: size in pixels as a person sees it (after EXIF), and whether any decoder will do.
+
+    `note`: what a count of pictures is called whose values were scaled as this one's; known once it is decoded.
+    """
 
     width: int
     height: int
@@ -58,6 +52,7 @@ class ImageInfo:
     # Of 16×16 sampled pixels, where they were decoded: the highest level, and the largest range of a channel.
     brightest: int = field(default=255, compare=False)
     contrast: int = field(default=255, compare=False)
+    note: str = field(default="", compare=False)
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -72,19 +67,24 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     return _info(size, orientation, header)
 
 
-def _info(size: tuple[int, int], orientation: int, header: JpegHeader | None) -> ImageInfo:
+def _info(size: tuple[int, int], orientation: int, header: JpegHeader | None, note: str = "") -> ImageInfo:
     width, height = size if orientation < 5 else size[::-1]
-    return ImageInfo(width, height, header is not None, orientation)
+    return ImageInfo(width, height, header is not None, orientation, note=note)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture as uint8 [H, W, 3], RGB, turned by its EXIF orientation. Raises BadImage.
 
-    CMYK is converted as Pillow does, 16 bits keep their upper 8, transparency is dropped, animations give their first
-    picture.
+    CMYK is converted as Pillow does, 16 and 32 bits keep the upper 8 of those that they fill (`depth`), transparency is
+    dropped, animations give their first picture.
     """
-    with _loaded(data, max_pixels) as (picture, orientation, _):
-        return np.ascontiguousarray(turn(np.asarray(_to_rgb(picture)), orientation))
+    return read(data, max_pixels=max_pixels)[1]
+
+
+def read(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageInfo, np.ndarray]:
+    """The header with its `note`, and the picture as `decode` gives it. Raises BadImage."""
+    with _loaded(data, max_pixels) as (picture, orientation, info):
+        return info, np.ascontiguousarray(turn(np.asarray(_to_rgb(picture)), orientation))
 
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -123,12 +123,13 @@ def to_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, ImageInfo]]:
-    """The decoded picture as Pillow has it (not turned, any mode), its orientation 1-8 and what `probe` returns."""
+def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[Image.Image, int, ImageInfo]]:
+    """The decoded picture in 8 bits a value (not turned, any mode of Pillow), its orientation 1-8, and its header."""
     header = read_jpeg_header(data)
     file = endings.opened(data)
     with _quiet, _open(data, file) as picture:
         _check_size(*picture.size, max_pixels)
+        depth = read_depth(picture)  # first, for a PNG is loaded to look for its EXIF
         orientation = header.orientation if header else _orientation_by_pillow(picture)
         expected = (header.width, header.height) if header else picture.size
         with _bad_when_failing():
@@ -138,7 +139,11 @@ def _loaded(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile, int, Imag
         if picture.size != expected:
             decoded = "{}x{}".format(*picture.size)
             raise BadImage(f"the header says {expected[0]}x{expected[1]} pixels, {decoded} were decoded")
-        yield picture, orientation, _info(expected, orientation, header)
+        shown, note = picture, ""
+        if depth is not None:
+            with _bad_when_failing():
+                shown, note = in_eight_bits(picture, depth, data)
+        yield shown, orientation, _info(expected, orientation, header, note)
 
 
 @contextlib.contextmanager
@@ -146,10 +151,11 @@ def _open(data: bytes, file: io.BytesIO) -> Iterator[ImageFile]:
     """The file's header read by the plugin of Pillow that its first bytes name."""
     if not data:
         raise BadImage("empty file (0 bytes)")
-    plugin = next((name for magic, name in _FORMATS if data.startswith(magic)), None)
-    if plugin is None or (plugin == "WebP" and data[8:12] != b"WEBP"):
-        unknown = f"no known image format (begins with {data[:8]!r})"
-        raise BadImage(next((what for magic, what in _NOT_PICTURES if data.lstrip().startswith(magic)), unknown))
+    if (plugin := formats.plugin(data)) is None:
+        what = formats.what_else(data)
+        raise BadImage(f"{what}: not a picture that can be read" if what else f"no known image format ({data[:8]!r})")
+    if lacking := formats.lacking(plugin):
+        raise BadImage(lacking)
     if isinstance(file, ScanFile) and file.coded.start == 0 and file.coded.fault:
         raise BadImage(file.coded.fault)
     with _bad_when_failing():
@@ -192,15 +198,13 @@ def _orientation_by_pillow(picture: ImageFile) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(picture: ImageFile) -> Image.Image:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     """8-bit RGB. Raises BadImage for floating-point pixels, which have no agreed range."""
     if picture.mode == "RGB":
         return picture
     if picture.mode == "F":
         raise BadImage("floating-point pixels are not supported: convert the file to 8 or 16 bits")
     with _bad_when_failing():
-        if picture.mode.startswith("I"):  # 16 bits (Pillow's own conversion would clip at 255)
-            return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
         return picture.convert("RGB")
 
 

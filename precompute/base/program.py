@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
+import io
 import os
 import shlex
 import signal
@@ -17,13 +18,14 @@ from typing import Any, TypeVar
 
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import as_flag
-from precompute.base.ranks import this_process
+from precompute.base.ranks import end_with_launcher, this_process
 
 T = TypeVar("T")
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # requests to end; Slurm sends the last two
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM, raised in `main`'s program.
+    """SIGINT, SIGTERM or SIGUSR1, raised in `main`'s program.
 
     A subclass, because CPython kills the process with SIGINT when a plain KeyboardInterrupt escapes from `exec`
     (dataclass creation uses it), even if it is caught later.
@@ -65,12 +67,22 @@ def progress(items: Iterable[T], *, total: int | None = None, what: str = "", un
     yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=None)
 
 
+def to_stderr(line: str) -> None:
+    """Prints a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def main(program: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs `program` and ends the process: no traceback for a user's mistake, quiet on a closed pipe.
 
-    SIGINT and SIGTERM raise `Interrupted` in it, and the status is 130. One that is ignored stays so (background jobs).
-    Under torchrun SIGTERM keeps its own meaning: it must end a process that waits in native code for a dead rank.
+    SIGINT, SIGTERM and SIGUSR1 raise `Interrupted` in it, and the status is 130. One that is ignored stays so
+    (background jobs). Under torchrun all but SIGINT keep their own meaning: they must end a process that waits in
+    native code for a dead rank. There a process also ends soon after its launcher.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # "×" on a terminal of ASCII is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    end_with_launcher()
     came: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -82,7 +94,7 @@ def main(program: Callable[[list[str] | None], int | None], argv: list[str] | No
         else:
             raise Interrupted
 
-    numbers = [signal.SIGINT] if this_process().world > 1 else [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT] if this_process().world > 1 else _STOPPING
     heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
     with _handled([signal.SIGALRM, *heard], interrupt):
         try:
@@ -104,9 +116,13 @@ class Stop:
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """SIGTERM and SIGINT ask the loop to save and end after its step; a second one ends it at once."""
+    """SIGINT, SIGTERM, SIGUSR1 (Slurm's) and SIGHUP (the launcher is gone) ask the loop to save and end after its step.
+
+    A second one of the same kind ends it at once.
+    """
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def ask(number: int, _: FrameType | None) -> None:
         stop.is_set = True

@@ -1,14 +1,22 @@
 """Several processes at one task, started by torchrun (torch.distributed connects them). A single one needs no torch."""
 
 import os
+import signal
+import threading
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from precompute.base.errors import UserError
 
 T = TypeVar("T")
+PARENT = os.getppid()  # as early as can be: the launcher may die while this process imports
+LOOK_EVERY = 1.0  # seconds between two looks at the launcher
+GRACE = 30.0  # seconds to save and end in, as torchrun gives them
+JOIN_WITHIN = 120.0  # seconds to reach the launcher's store; the other ranks may then take longer
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,7 @@ class Process:
 
     def __enter__(self) -> "Process":
         if self.world > 1:
-            import torch.distributed as dist
-
-            dist.init_process_group("gloo")
+            join("gloo")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,6 +74,81 @@ class Process:
             import torch.distributed as dist
 
             dist.barrier()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process, or something that sets the same names."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or this_process().world > 1
+
+
+def restarts() -> int:
+    """How often torchrun has started this process again after a failure of any rank."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def join(backend: str) -> None:
+    """Joins the process group that the environment announces. UserError where nobody answers there."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    try:
+        store, rank, world = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_WITHIN))))
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"no launcher answers at {place} ({str(error).splitlines()[0]}): start all ranks anew"
+        ) from error
+    store.set_timeout(timedelta(minutes=30))  # torch's own: rank 0 may make boxes meanwhile
+    try:
+        store = _of_this_start(store, rank, world)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except dist.DistStoreError as error:
+        raise UserError(f"not all of the {world} ranks came within half an hour: start all of them anew") from error
+
+
+def _of_this_start(store: Any, rank: int, world: int) -> Any:
+    """A part of torch's store that these ranks alone use. Raises DistStoreError where they do not all come.
+
+    torchrun keeps its store through a restart, and torch 2.15 no longer sets the starts apart in it: without this the
+    new ranks would call the old ones. Rank 0 says which ranks it sees, until each has found itself among them.
+    """
+    import torch.distributed as dist
+
+    own, until = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    store.set(f"here/{rank}", own)
+    while True:
+        if rank == 0:
+            here = [own, *(store.get(f"here/{other}").decode() for other in range(1, world))]
+            store.set("here", " ".join(here))
+            met = all(store.check([f"met/{own}/{other}"]) for other in range(1, world))
+        else:
+            here = store.get("here").decode().split()
+            if met := own in here:
+                store.set(f"met/{here[0]}/{rank}", "")
+        if met:
+            return dist.PrefixStore(here[0], store)
+        if time.monotonic() > until:
+            raise dist.DistStoreError("time is over")
+        time.sleep(0.05)
+
+
+def end_with_launcher() -> None:
+    """Lets this process end soon after torchrun has: one that waits for a dead launcher would sleep for hours.
+
+    SIGHUP asks the training loop to save; whatever is left after `GRACE` seconds is killed. Every system with processes
+    has a parent's number to look at; Linux alone has a signal for its death, which could not wait for the saving.
+    """
+
+    def watch() -> None:
+        while os.getppid() == PARENT:
+            time.sleep(LOOK_EVERY)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if launched():
+        threading.Thread(target=watch, name="watch-launcher", daemon=True).start()
 
 
 def this_process() -> Process:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.base.errors import UserError
+from precompute.datasets.extents import extent_of
 from precompute.datasets.listing import Box, Listing
 from precompute.datasets.rows import SPELLINGS, Archive, Dataset, Row, four_numbers, listing_of, split_of
 
@@ -53,6 +54,14 @@ def read_files(dataset: Dataset, root: Path, files: Sequence[Path], *, named: bo
         split = next(filter(None, map(split_of, names)), "train")
         folder = _folder_of(root, file, split, content)
         if folder is None:
+            # Tools write where the pictures were on their own machine: then the names alone must do.
+            for image in content["images"]:
+                if isinstance(image, dict) and isinstance(name := image.get("file_name"), str):
+                    image["file_name"] = name.replace("\\", "/").rpartition("/")[2]
+            folder = _folder_of(root, file, split, content)
+            what = f"pictures of {file.name} that are looked for by their names alone, as its folders are not there"
+            notes[what] = 0 if folder is None else len(content["images"])
+        if folder is None:
             absent.append(f"{file} ({next(iter(_paths(content)), 'without pictures')})")
             continue
         rows += _rows(file, folder, split, content, categories)
@@ -86,7 +95,7 @@ def _read_json(file: Path, needed: bool) -> dict[str, Any] | None:
 def _paths(content: dict[str, Any]) -> list[str]:
     """Paths of the first pictures, with '/' between folders whatever the tool wrote."""
     names = [image.get("file_name") for image in content["images"][:8] if isinstance(image, dict)]
-    return [name.replace("\\", "/") for name in names if isinstance(name, str)]
+    return [name.replace("\\", "/").removeprefix("./") for name in names if isinstance(name, str)]
 
 
 def _folder_of(root: Path, file: Path, split: str, content: dict[str, Any]) -> str | None:
@@ -138,6 +147,9 @@ def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categori
             # Of equal areas the first counts. A box that makes no sense counts as the largest: its picture is left out.
             if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
                 largest[key] = note
+        if largest and not any(str(image["id"]) in largest for image in content["images"]):
+            raise UserError(f"{file}: not one annotation belongs to a picture: an image_id is {next(iter(largest))!r}, "
+                            f"an id of a picture {content['images'][0]['id']!r}")  # fmt: skip
         for image in content["images"]:
             yield _row(image, folder, split, largest.get(str(image["id"])), file.name, name_of)
     except (KeyError, TypeError, AttributeError) as error:
@@ -147,7 +159,7 @@ def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categori
 def _row(
     image: dict[str, Any], folder: str, split: str, note: dict[str, Any] | None, file: str, name_of: dict[str, str]
 ) -> Row:
-    path = folder + image["file_name"].replace("\\", "/")
+    path = folder + image["file_name"].replace("\\", "/").removeprefix("./")
     if note is None:
         return Row(path, None, split, where=file)
     where = f"{file} annotation {note.get('id', 'without id')}"
@@ -167,32 +179,15 @@ def _row(
 
 
 def _bbox(note: dict[str, Any]) -> Any:
-    """x, y, width, height as they are written, or of the object's polygons; None where there is neither."""
+    """x, y, width, height as they are written, or of the object's mask; None where there is neither."""
     box = note.get("bbox")
     if box or (box is not None and not note.get("segmentation")):
         return box
-    outline = note.get("segmentation")
-    if isinstance(outline, dict):
-        return _extent_of_runs(outline)
-    points = [p for polygon in outline or () if isinstance(polygon, list) for p in zip(polygon[::2], polygon[1::2])]  # noqa: B905
-    if not points:
-        return None
-    (x0, y0), (x1, y1) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
+    found = extent_of(note.get("segmentation"))
+    if found is None or isinstance(found, str):
+        return found
+    (x0, y0, x1, y1), _ = found
     return [x0, y0, x1 - x0, y1 - y0]
-
-
-def _extent_of_runs(mask: dict[str, Any]) -> list[int] | None:
-    """The box of a run-length mask: runs of 0 and 1 in turns down the columns; None for compressed or empty ones."""
-    counts, size = mask.get("counts"), mask.get("size")
-    if not isinstance(counts, list) or not isinstance(size, list) or len(size) != 2:
-        return None
-    import numpy as np
-
-    flat = np.repeat(np.arange(len(counts)) % 2, counts)
-    if flat.size != size[0] * size[1] or not flat.any():
-        return None
-    columns, rows = (np.flatnonzero(flat.reshape(size[1], size[0]).any(axis)) for axis in (1, 0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
 
 
 def _area(note: dict[str, Any]) -> float:

@@ -51,6 +51,8 @@ def _joined(dataset: Dataset, root: Path, used_only: bool) -> Listing:
     boxed, split = (root / "bounding_boxes.txt").exists(), (root / "train_test_split.txt").exists()
     if not split:
         notes["pictures in the split train, as there is no train_test_split.txt"] = len(files)
+    if not boxed:
+        notes["pictures without an annotated box, as there is no bounding_boxes.txt"] = len(files)
     rows = (*twice, *_rows(root, files, class_of, boxed, split))
     return listing_of(
         dataset, root, rows, splits=("train", "test") if split else ("train",), classes=classes, folder="images/",

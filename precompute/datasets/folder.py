@@ -2,14 +2,16 @@
 
     root/classA/*.jpg                      one split, "train"
     root/train/classA/*.jpg, root/test/…   splits by name (train, val, test and their usual spellings)
-    root/*.jpg                             no labels
+    root/classA/train/*.jpg, …             splits within the classes
+    root/train/images/*.jpg, root/*.jpg    no labels
 
 The class is the first folder below the root or split; deeper folders belong to it. Folders that every picture is in
 (root/images/train/classA/*.jpg) are passed over where splits or classes lie below them. Beside split folders other
 folders hold pictures without a label, which belong to the split "train".
 """
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from precompute.base.errors import UserError
@@ -38,25 +40,35 @@ def read(dataset: Dataset, root: Path) -> Listing:
 def read_labelled(root: Path, file: Path) -> Listing:
     """The pictures below `root` with the labels, and perhaps the splits, of a CSV file (`labels.read_labels`)."""
     notes: Counter[str] = Counter()
-    known = read_labels(file)
-    rows, used = [], set()
-    for row in walk_pictures(root, notes):
-        names = (row.path, row.path.rpartition("/")[2])
-        key = next((key for name in names for key in (name, name.rpartition(".")[0]) if key in known), None)
-        if key is None:
-            notes[f"pictures without a line in {file.name}: unlabelled, in train"] += 1
-            rows.append(row._replace(label=None))
-        else:
+    known, pictures = read_labels(file), list(walk_pictures(root, notes))
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(pictures):
+        for name in {row.path, row.path.rpartition("/")[2]}:
+            for key in (name, os.path.splitext(name)[0]):
+                by_key[key].append(i)
+    rows, used = [row._replace(label=None) for row in pictures], set()
+    for key, (label, split) in known.items():
+        # Its very path, else its name anywhere below the root.
+        found = by_key.get(key) or by_key.get(key.rpartition("/")[2]) or []
+        exact = [i for i in found if key in (pictures[i].path, os.path.splitext(pictures[i].path)[0])]
+        if len(found := exact or found) > 1:
+            both = " or ".join(pictures[i].path for i in found[:2])
+            raise UserError(f"--labels {file}: {key} may be {both}: name more of its path")
+        for i in found:
+            rows[i] = pictures[i]._replace(label=label, split=split)
             used.add(key)
-            label, split = known[key]
-            rows.append(row._replace(label=label, split=split))
     if not used:
         first = next(iter(known), "it has no lines")
         raise UserError(f"--labels {file}: none of its {len(known)} paths ({first}, ...) is a picture below {root}")
+    if bare := sum(row.label is None for row in rows):
+        notes[f"pictures without a label in {file.name}: in train where it says no split"] = bare
     if absent := len(known) - len(used):
         notes[f"lines of {file.name} whose picture is not there"] = absent
     splits = {row.split for row in rows}
-    return listing_of(DATASET, root, rows, splits=tuple(s for s in SPELLINGS if s in splits), notes=notes)
+    names = (*(s for s in SPELLINGS if s in splits), *sorted(splits - SPELLINGS.keys()))
+    if len(names) > 255:
+        raise UserError(f"--labels {file}: {len(names)} splits; a split is a part of the set, such as train or test")
+    return listing_of(DATASET, root, rows, splits=names, notes=notes)
 
 
 def _labelled(rows: list[Row], notes: Counter[str]) -> list[Row]:
@@ -67,12 +79,19 @@ def _labelled(rows: list[Row], notes: Counter[str]) -> list[Row]:
         notes[f"pictures below {'/'.join(folders[0][:passed])}/, where splits and classes were looked for"] = len(rows)
     folders = [parts[passed:] for parts in folders]
     by_split = _split_folders(folders)
+    if not by_split and _splits_of_classes(folders):
+        folders = [[parts[1], parts[0], *parts[2:]] for parts in folders]
+        by_split = _split_folders(folders)
+    # One folder of this name in every split holds the pictures, and is no class.
+    below = {parts[1] for parts in folders if len(parts) > 1 and parts[0] in by_split}
+    below = below if below & {"images", "image", "imgs", "img", "JPEGImages"} else set()
     out = []
     for row, parts in zip(rows, folders, strict=True):
         if not by_split:
             out.append(row._replace(label=parts[0] if parts else None))
         elif parts and parts[0] in by_split:
-            out.append(row._replace(split=split_of(parts[0]), label=parts[1] if len(parts) > 1 else None))
+            label = parts[1] if len(parts) > 1 and below != {*parts[1:2]} else None
+            out.append(row._replace(split=split_of(parts[0]), label=label))
         else:
             out.append(row._replace(split="train", label=None))
             where = f"in {parts[0]}/" if parts else "without a folder"
@@ -92,6 +111,14 @@ def _split_folders(folders: list[list[str]]) -> set[str]:
     if all(parts and parts[0] in named for parts in folders):
         return set(named) if exact or nested or len(set(named.values())) > 1 else set()
     return nested if nested & exact or len({named[name] for name in nested}) > 1 else set()
+
+
+def _splits_of_classes(folders: list[list[str]]) -> bool:
+    """Whether every picture is in CLASS/SPLIT/, with several splits."""
+    if not all(len(parts) > 1 for parts in folders):
+        return False
+    second = {parts[1] for parts in folders}
+    return len(second) > 1 and all(any(name.lower() in names for names in SPELLINGS.values()) for name in second)
 
 
 def _passed_over(folders: list[list[str]]) -> int:

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from precompute.base.errors import UserError
+from precompute.base.files import leaves_root
+from precompute.base.markup import one_line
 from precompute.datasets.listing import Box, Listing
 
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
-)
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
+    ".avif", ".jp2", ".j2k", ".jpx",
+))  # fmt: skip
 
 SPELLINGS = {
     "train": ("train", "training", "trn"),
@@ -118,9 +121,9 @@ def listing_of(
     quarantine, seen = [], set()
     for row in rows:
         path, fault = folder + row.path, row.fault
-        if row.path.startswith("/") or ".." in row.path.split("/"):
+        if leaves_root(path) or "\0" in path:
             place = f" {folder.rstrip('/')}" if folder else ""
-            path, fault = row.path, f"{row.where}: the path {row.path!r} leaves the folder{place}"
+            path, fault = one_line(row.path), f"{row.where}: the path {row.path!r} leaves the folder{place}"
         elif (shown := _shown(path)) != path:  # a box file could not hold the path
             path, fault = shown, "its name is not UTF-8: rename the file"
         elif not fault and path in seen:
@@ -232,5 +235,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _shown(path: str) -> str:
-    """The path, with backslashes for bytes that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path, with backslashes for bytes that are not UTF-8 and for halves of characters."""
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "backslashreplace").decode()

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
-from precompute.base.weights import differences
+from precompute.base.weights import differences, require_plain
 from precompute.saliency.learned import LearnedDetector, fill, pool, resize_as
-from precompute.saliency.weights import fold, read_pth
-
-_STATISTICS = ("weight", "bias", "running_mean", "running_var")
+from precompute.saliency.weights import STATISTICS, fold, read_pth
 
 
 class Layer(NamedTuple):
@@ -79,7 +77,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
         if layer.bias:
             shapes[f"{layer.name}.bias"] = (layer.outputs,)
         if layer.norm is not None:
-            shapes |= {f"{layer.norm}.{what}": (layer.outputs,) for what in _STATISTICS}
+            shapes |= {f"{layer.norm}.{what}": (layer.outputs,) for what in STATISTICS}
     return shapes
 
 
@@ -151,9 +149,14 @@ def load(path: str) -> Network:
     """The network with a checkpoint's weights. Raises UserError unless all names and shapes are BASNet's."""
     if path.lower().endswith(".onnx"):
         raise UserError(f"--weights {path}: BASNet's weights are read from .pth only")
-    state = {name: value for name, value in read_pth(path).items() if not name.endswith(".num_batches_tracked")}
+    state = {
+        name: value
+        for name, value in read_pth(path, "inconv.weight").items()
+        if not name.endswith(".num_batches_tracked")
+    }
     if differ := differences(state, published_shapes()):
         raise UserError(f"{path}: its weights are not BASNet's: {differ}")
+    require_plain(state, path)
     network = Network()
     ordered = list(layers())
     convolutions = (network.convolutions[_key(layer.name)] for layer in ordered)

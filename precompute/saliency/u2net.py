@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.base.errors import UserError
+from precompute.base.weights import differences, require_plain
 from precompute.saliency.learned import LearnedDetector, fill, pool, resize_as
-from precompute.saliency.weights import fold, read_onnx, read_pth
+from precompute.saliency.weights import STATISTICS, fold, read_onnx, read_pth
 
 # (name, height, input, middle, output); height 4 with dilation instead of pooling is written as -4
 _FULL = (
@@ -89,24 +90,42 @@ class Network(nn.Module):
         yield from ((name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d))
 
 
+def published_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the published checkpoint but the counters of batches (`num_batches_tracked`)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in network.convolutions():
+        conv, norm = names(name)
+        shapes |= {f"{conv}.weight": tuple(module.weight.shape), f"{conv}.bias": (module.out_channels,)}
+        if norm is not None:
+            shapes |= {f"{norm}.{what}": (module.out_channels,) for what in STATISTICS}
+    return shapes
+
+
+def names(convolution: str) -> tuple[str, str | None]:
+    """What the published checkpoint calls a convolution and its batch normalisation."""
+    return (
+        (f"{convolution}.conv_s1", f"{convolution}.bn_s1") if convolution.startswith("stage") else (convolution, None)
+    )
+
+
 def load(path: str) -> tuple[Network, str]:
     """The network that fits the file, and its name. Raises UserError where neither fits."""
     from_onnx = path.lower().endswith(".onnx")
-    state = {} if from_onnx else read_pth(path)
+    state = {} if from_onnx else read_pth(path, "stage1.rebnconvin.conv_s1.weight")
+    state = {name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
     ordered = read_onnx(path) if from_onnx else []
     for kind, small in (("u2netp", True), ("u2net", False)):
-        network = Network(small)
-        convolutions = list(network.convolutions())
-        try:
-            if not from_onnx:
-                ordered = [
-                    fold(state, f"{name}.conv_s1", f"{name}.bn_s1") if name.startswith("stage") else fold(state, name)
-                    for name, _ in convolutions
-                ]
-        except KeyError:
-            continue
-        if [weight.shape for weight, _ in ordered] == [module.weight.shape for _, module in convolutions]:
-            fill((module for _, module in convolutions), ordered)
+        with torch.device("meta"):  # the large one is not filled with random numbers to be told apart
+            network = Network(small)
+        convolutions = [module for _, module in network.convolutions()]
+        if not from_onnx:
+            if differences(state, published_shapes(network)):
+                continue
+            require_plain(state, path)
+            ordered = [fold(state, *names(name)) for name, _ in network.convolutions()]
+        if [weight.shape for weight, _ in ordered] == [module.weight.shape for module in convolutions]:
+            network.to_empty(device="cpu")
+            fill(convolutions, ordered)
             return network.eval(), kind
     raise UserError(f"{path}: its weights are neither U²-Net's nor U²-Netp's (BASNet's: --source basnet)")
 

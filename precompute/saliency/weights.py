@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from precompute.base.errors import UserError
-from precompute.base.weights import load_torch
+from precompute.base.weights import flat, load_weights, require_plain
 
 Convolutions = list[tuple[torch.Tensor, torch.Tensor]]  # weight [O, I, k, k] and bias [O], in order of execution
 
+STATISTICS = ("weight", "bias", "running_mean", "running_var")  # a batch normalisation's
 _BN_EPSILON = 1e-5
 
 
@@ -25,33 +26,45 @@ def read_onnx(path: Path | str) -> Convolutions:
     """All convolutions of an ONNX graph in its order, float32. Raises UserError where the file is no such graph."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError:
         raise UserError(f"{path}: .onnx files are read by the package onnx: pip install 'saliencyswap[onnx]'") from None
+    out: Convolutions = []
     try:
         graph = onnx.load(path, load_external_data=False).graph
         floats = onnx.TensorProto.FLOAT
         tensors = {t.name: t for t in graph.initializer if t.data_type == floats and not t.external_data}
-        out = []
         for node in graph.node:
             if node.op_type == "Conv":
-                weight, *bias = (torch.tensor(onnx.numpy_helper.to_array(tensors[name])) for name in node.input[1:])
-                out.append((weight, *(bias or [torch.zeros(len(weight))])))
-    except (DecodeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not an ONNX file that can be read ({error})") from error
+                weight, *bias = (torch.tensor(onnx.numpy_helper.to_array(tensors[name])) for name in node.input[1:3])
+                out.append((weight, bias[0] if bias else torch.zeros(weight.shape[:1])))
+                require_convolution(node.name or node.input[1], *out[-1], path)
+    except UserError:
+        raise
+    except Exception as error:  # protobuf, onnx and NumPy have a dozen kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not an ONNX file that can be read ({reason})") from error
     if not out:
         raise UserError(f"{path}: not an ONNX file that can be read (no convolution in it)")
     return out
 
 
-def read_pth(path: Path | str) -> dict[str, torch.Tensor]:
-    """A state dict of tensors. Raises UserError where the file holds anything else; nothing in it is executed."""
-    content = load_torch(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+def read_pth(path: Path | str, first: str) -> dict[str, torch.Tensor]:
+    """The tensors of the network that has one called `first`, by its own names, whatever they are kept under.
+
+    Raises UserError where the file holds no such network; nothing in it is executed.
+    """
+    state = flat(load_weights(path)[0])
+    if not state:
         raise UserError(f"{path}: holds no state dict")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    before = min((k.removesuffix(first) for k in state if k == first or k.endswith("." + first)), key=len, default="")
+    return {k.removeprefix(before): v for k, v in state.items() if k.startswith(before)}
+
+
+def require_convolution(name: str, weight: torch.Tensor, bias: torch.Tensor, path: Path | str) -> None:
+    """UserError unless these are a convolution's: finite, of shapes [O, I, k, k] and [O]."""
+    if weight.ndim != 4 or bias.shape != weight.shape[:1]:
+        raise UserError(f"{path}: {name} is no convolution (weight {[*weight.shape]}, bias {[*bias.shape]})")
+    require_plain({f"{name}.weight": weight, f"{name}.bias": bias}, path)
 
 
 def fold(

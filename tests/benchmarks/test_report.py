@@ -1,6 +1,7 @@
 """The report is made from the result files alone, losses included, and README shows what they say."""
 
 import copy
+import json
 
 import pytest
 
@@ -83,3 +84,31 @@ def test_readme_shows_the_committed_headline():
     assert renewed == all_results, "run: python -m benchmarks.report --readme"
     with pytest.raises(UserError, match="no <!-- benchmarks -->"):
         report.with_table("nothing", table)
+
+
+def test_names_in_results_are_no_markup(document, tmp_path):
+    document["machine"] |= {"processor": "a [chip](//x.example)", "gpu": "one | two"}
+    document["commit"] = "**abc**"
+    results.save(document, tmp_path / "in" / "[a](b) *c*.json")
+    results.save(document, tmp_path / "in" / "<script>alert(1)<.json")
+    assert report.program(["--results", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    shown_as = r"a \[chip\](//x.example)", r"one \| two", r"\*\*abc\*\*", "&lt;script&gt;"
+    for shown in (*shown_as, "](%5Ba%5D%28b%29%20%2Ac%2A.png)"):
+        assert shown in text
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("name", ["<img src=x>", "```", "a\nb", "$\\frac$"])
+@pytest.mark.parametrize("where", ["arm", "processor", "setting"])
+def test_results_with_markup_in_their_names_are_refused(document, tmp_path, name, where):
+    if where == "arm":
+        document["arms"][0]["name"] = name
+    elif where == "processor":
+        document["machine"]["processor"] = name
+    else:
+        document["settings"][name] = 1
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"x\.json: not a benchmark result: .*must be one line"):
+        results.load(path)

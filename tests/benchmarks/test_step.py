@@ -89,7 +89,7 @@ def test_the_peer_trains(optimizer: str) -> None:
 
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
     views = (torch.randn(16, 3, 32, 32), torch.randn(16, 3, 32, 32))
-    step = lightly_byol("resnet10w8", optimizer, settings, "off", hardware)
+    step = lightly_byol("resnet10w8", optimizer, settings, hardware)
     losses = [step(views) for _ in range(12)]
     assert losses[-1] < losses[0]
 
@@ -102,7 +102,7 @@ def test_the_peers_keys_are_a_slow_targets_of_the_other_view() -> None:
     hardware = Hardware("cpu", "CPU", bf16=False)
     run = RunConfig.of(method="byol", arch="resnet10w8", size=32, batch_size=8, optimizer="sgd", base_lr=10.0)
     settings, _ = decide(run, 64, feature_widths(build_encoder("resnet10w8"))[4], hardware)
-    step = lightly_byol("resnet10w8", "sgd", settings, "off", hardware)
+    step = lightly_byol("resnet10w8", "sgd", settings, hardware)
     own = inspect.getclosurevars(step).nonlocals
     views = (torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32))
     for _ in range(3):

@@ -32,7 +32,7 @@ def make(n: int = 5, seed: int = 0, **changes) -> BoxCache:
         "banners": np.zeros(n, np.int16),
         "labels": rng.integers(-1, 2, n).astype(np.int32),
         "splits": (np.arange(n) % 2).astype(np.uint8),
-        "boxes": np.sort(rng.random((n, 2, 2)), axis=1).reshape(n, 4).astype(np.float32),
+        "boxes": np.sort(rng.random((n, 2, 2)), 1).reshape(n, 4).astype(np.float32),
         "sources": np.zeros(n, np.uint8),
         "scores": np.ones(n, np.float32),
         "plain": rng.random(n) < 0.9,
@@ -191,7 +191,7 @@ def test_boxes_that_are_no_numbers_are_neither_written_nor_read(tmp_path, value,
     cache = make()
     cache.boxes[2:4, side] = value  # behind its back: as a version before wrote it
     write(tmp_path / "x.h5", cache)
-    with pytest.raises(UserError, match=r"x\.h5: .*the box of picture 2 \('images/ü 2\.jpg'\) is not .*; 2 in all"):
+    with pytest.raises(UserError, match=r"x\.h5: the box of images/ü 2\.jpg is not of finite numbers \(2 in all\)"):
         BoxCache.open(tmp_path / "x.h5")
 
 

@@ -146,7 +146,10 @@ def test_nothing_usable_is_an_error(boxes, tmp_path):
     (tmp_path / "set" / "a.jpg").write_bytes(b"<html>")
     refused = boxes("--dataset", "folder", "--root", tmp_path / "set", "--out", tmp_path / "x.h5", status=1).stderr
     assert "not one usable picture" in refused
-    assert "1 x text (HTML or XML), not a picture (such as a.jpg)" in refused
+    assert (
+        "1 x an HTML page (it is often an error page that a download saved: download again): not a picture that can"
+        in refused
+    )
     assert not (tmp_path / "x.h5").exists()
 
 

@@ -203,7 +203,6 @@ def test_labels_from_a_csv(tmp_path, text, splits):
         ("name,kind\na.jpg,wren\n", "the columns are name, kind"),
         ("path,label\nnothing.jpg,wren\n", "is a picture below"),
         ("path,label\na.jpg,wren\na.jpg,finch\n", "a.jpg has two labels, wren and finch"),
-        ("path,label,split\na.jpg,wren,third\n", "line 2: 'third' is no split"),
     ],
 )
 def test_csv_files_that_cannot_be_used(tmp_path, text, words):

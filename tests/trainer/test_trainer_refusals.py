@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -270,3 +271,25 @@ def test_the_card_says_what_the_method_was(method: str, said: list[str], tmp_pat
     card = write_card(tmp_path, None).read_text()
     for words in said:
         assert words in card
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[set](http://x.example)", "a|b`c`\n# d"])
+def test_the_card_holds_no_markup_of_a_data_sets_names_and_no_folders(name: str, tmp_path: Path) -> None:
+    config = as_json(RunConfig.of(method="byol", dim=16, train_split=name, backgrounds=("/home/me/<i>.h5", "b")))
+    settings = {"images": 8, "steps": 1, "batch_size": 8, "optimizer": "sgd", "peak_lr": 0.1, "warmup": 0,
+                "weight_decay": 0.0, "amp": "off", "hidden": 16, "conv_hidden": 16}  # fmt: skip
+    made = {"dataset": name, "root": "/home/me/pictures", "detector": {"folder": "/home/me/maps"}}
+    data = {"name": name, "provenance": {"config": made}}
+    about = {"policy": {}, "torch": name, "python": "3", "commit": name, "data": data}
+    metrics.Journal(tmp_path).begin({"config": config, "settings": settings, "about": about})
+    figures = {"auc": 0.5, "pointing": 0.5, "energy": 0.5}
+    images = {"area_share": 0.1, "crops": {"area_share": 0.1}}
+    evaluation = {"knn": None, "localisation": {name: figures, "images": images}, "left_out": {f"{name}.jpg": "bad"}}
+    card = write_card(tmp_path, evaluation).read_text()
+    assert "<" not in card
+    assert "/home/me" not in card
+    bare = re.sub("`[^`]*`", "", re.sub(r"\\.", "", card))  # without what is escaped, then without code
+    for markup in ("](", "http:", "|b", "`", "\n# d"):
+        assert markup not in bare
+    assert '"root": "pictures"' in card
+    assert '"folder": "maps"' in card

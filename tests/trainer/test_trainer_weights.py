@@ -74,7 +74,8 @@ def test_names_of_other_libraries(kind: str, resnet18: dict, tmp_path: Path) -> 
 )
 def test_architecture_is_found_from_shapes(arch: str, tmp_path: Path) -> None:
     state = build_encoder(arch).state_dict()
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors")
+    metadata = {"arch": arch} if "w" in arch[6:] else None  # a narrow one's strides are not in its shapes
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors", metadata)
     encoder, found, _ = load_encoder(tmp_path / "w.safetensors")
     assert found == arch
     assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
@@ -128,8 +129,8 @@ def test_half_of_a_network_or_a_broken_one_is_refused(resnet18: dict, tmp_path: 
     torch.save({"conv1.0.weight": torch.zeros(8, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(8)}, path)
     with pytest.raises(UserError, match=r"stem of several convolutions.*not taken"):
         load_encoder(path)
-    torch.save({"network": {"trunk": resnet18}}, path)
-    with pytest.raises(UserError, match=r"nothing called method, state_dict.*It holds network"):
+    torch.save({"network": {"epoch": 3}}, path)
+    with pytest.raises(UserError, match=r"no weights in it.*It holds network"):
         load_encoder(path)
     torch.save({"backbone.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}, path)
     with pytest.raises(UserError, match="no ResNet in it, but a ViT"):

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import Parser, add_options, as_flag, values_of
+from precompute.base.ranks import restarts
 from trainer.config.presets import PRESETS
 from trainer.config.run import FREE, PLACES, RunConfig, changed, refuse_two_sets
 
 if TYPE_CHECKING:
     from trainer.record.checkpoint import Resumed
+
+AUTO = "auto"  # a value of --resume
 
 
 def parse(argv: list[str] | None, words: str | None = None) -> tuple[dict[str, Any], Collection[str], str | None]:
@@ -25,13 +28,25 @@ def parse(argv: list[str] | None, words: str | None = None) -> tuple[dict[str, A
         nargs="?",
         const="",
         metavar="PATH",
-        help="go on with the run in PATH (a folder or checkpoint; default: --out)",
+        help="go on with the run in PATH (a folder or checkpoint; default: --out). auto: with the one of these flags "
+        "in --out where there is one, else begin it; so one line serves every start of a cluster's job",
     )
     add_options(parser, RunConfig)
     given = vars(parser.parse_args(argv))
     preset, resume = given.pop("preset"), given.pop("resume")
     refuse_two_sets(given)
     return {**PRESETS[preset], **given}, given.keys(), resume
+
+
+def after_restart(resume: str | None) -> tuple[str | None, list[str]]:
+    """--resume's value for this process, and a note where torchrun has started it again after a failure of any rank.
+
+    It does so by the line of the first start, which must go on with what was trained meanwhile.
+    """
+    if not (count := restarts()):
+        return resume, []
+    note = f"torchrun has started this run again (restart {count}): it goes on with what is in --out"
+    return AUTO if resume is None else resume, [note]
 
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:
@@ -43,7 +58,7 @@ def config_of(values: Mapping[str, Any]) -> RunConfig:
 
 
 def continued(resumed: "Resumed", values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a checkpoint, with the `values` that may differ in a continuation.
+    """The configuration of a checkpoint, with the `values` (of all flags, or some) that may differ in a continuation.
 
     UserError where another value contradicts it, or where its data are no longer in their place.
     """
@@ -56,7 +71,7 @@ def continued(resumed: "Resumed", values: Mapping[str, Any]) -> RunConfig:
     for flag, old, new in changed(was, values_of(config), FREE):
         raise UserError(
             f"{flag} {new}: {path} was trained with {flag} {old}, and a continuation must keep it. "
-            "Leave the flag out, or start a new run with another --out"
+            f"Keep {flag} {old}, or start a new run with another --out"
         )
     for name in PLACES:
         value, flag = was[name], "--" + name

@@ -23,8 +23,8 @@ CONTROLS = ("none", *dict.fromkeys(control for record in METHODS.values() for co
 # What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
 PLACES = ("boxes", "root", "maps", "backgrounds")  # where things lie
 FREE = {
-    *PLACES, "out", "device", "workers", "cache", "check", "on_bad", "log_every", "save_every", "tensorboard",
-    "evaluate",
+    *PLACES, "out", "device", "workers", "cache", "service", "address", "check", "on_bad", "log_every", "save_every",
+    "tensorboard", "evaluate",
 }  # fmt: skip
 
 
@@ -53,7 +53,11 @@ class ModelConfig:
     """The training method and its networks."""
 
     method: str = option("cvsa", "training method", choices=METHODS)
-    arch: str = option("resnet18", "torchvision ResNet by name, or a narrow one for small views on CPU: resnet10w16")
+    arch: str = option(
+        "resnet18",
+        "torchvision ResNet by name (stride 32), with a 3x3 stem of stride 1 as resnet18_cifar (stride 8), or a narrow "
+        "one such as resnet10w16 for small views on CPU (3x3 stem of stride 2, stride 8)",
+    )
     init: str | None = option(None, "weights to start from (torchvision, timm, OpenMixup, ours): dual-stage training")
     freeze_stages: int = option(0, "keep the stem and this many ResNet stages as they are, their BN statistics too")
     dim: int = option(256, "width of projections and predictions (the paper's d)")

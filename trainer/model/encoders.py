@@ -16,9 +16,9 @@ from torchvision.models.resnet import ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from precompute.base.errors import UsageError, UserError
-from precompute.base.weights import differences
-from trainer.model.resnets import NARROW, architectures, build_encoder, feature_maps, feature_widths
-from trainer.model.weights import VIT_STEMS, fit_encoder, not_used, prefixes, read_state, require_finite
+from precompute.base.weights import differences, require_plain
+from trainer.model.resnets import build_encoder, feature_maps, feature_widths, is_resnet, usual_size
+from trainer.model.weights import VIT_STEMS, fit_encoder, not_used, prefixes, read_said
 
 _TIMM, _TORCHVISION = VIT_STEMS
 # Of classifiers and decoders.
@@ -73,7 +73,7 @@ def width(encoder: Encoder) -> int:
 def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Encoder, str, int, str]:
     """The encoder in a weights file, its architecture's name, the side of its images and a sentence about the load.
 
-    `path` "random": `arch`, untrained. `size` None: 224, 64 for narrow ResNets. Position embeddings are interpolated to
+    `path` "random": `arch`, untrained. `size` None: `usual_size`. Position embeddings are interpolated to
     it. Raises UserError where the file holds neither a ResNet nor a ViT, does not fit `arch`, or needs timm where it is
     not installed.
     """
@@ -82,19 +82,24 @@ def load_any(path: str | Path, arch: str | None, size: int | None) -> tuple[Enco
             raise UsageError("random weights need --arch, for example --arch resnet18")
         encoder, side = untrained(arch, size)
         return encoder, arch, side, "weights: none, a random initialisation"
-    state = read_state(path)
-    resnet = arch is not None and (arch in architectures() or NARROW.fullmatch(arch) is not None)
+    state, said = read_said(path)
+    resnet = arch is not None and is_resnet(arch)
     for stem, build in ((_TIMM, _timm), (_TORCHVISION, _torchvision)):
         if not resnet and (networks := prefixes(state, stem)):
             weights = {k.removeprefix(networks[0]): v for k, v in state.items() if k.startswith(networks[0])}
             side = size or 224
             _refuse_cut_patches(side, weights[stem].shape[-1])
+            if "base_encoder." in networks[0] and weights[stem].shape[0] == 384 and not arch:
+                raise UserError(
+                    f"{path}: MoCo v3's small ViT has 12 heads; timm's of these shapes, vit_small_patch16_224, has 6. "
+                    "--arch takes it as that"
+                )
             encoder, name = build(weights, arch, side, path)
             unused = not_used(sorted(state.keys() - {networks[0] + k for k in _without_heads(weights)}))
             remark = f"weights: all {len(encoder.vit.state_dict())} tensors of {name} from {path}{unused}"
             return encoder, name, side, remark
-    encoder, name, remark = fit_encoder(state, path, arch)
-    return encoder, name, size or (64 if NARROW.fullmatch(name) else 224), remark
+    encoder, name, remark = fit_encoder(state, said, path, arch)
+    return encoder, name, size or usual_size(name), remark
 
 
 def untrained(arch: str, size: int | None) -> tuple[Encoder, int]:
@@ -102,7 +107,7 @@ def untrained(arch: str, size: int | None) -> tuple[Encoder, int]:
 
     `size` as for `load_any`. UsageError names what there is, where no such architecture is known.
     """
-    side = size or (64 if NARROW.fullmatch(arch) else 224)
+    side = size or usual_size(arch)
     if arch in list_models(include="vit_*"):
         _refuse_cut_patches(side, _meta(arch).patch_size)
         return _torchvision_vit(arch, side), side
@@ -171,6 +176,13 @@ def _timm(weights: dict[str, Tensor], arch: str | None, size: int, path: str | P
     wide, patch = weights[_TIMM].shape[0], weights[_TIMM].shape[-1]
     kind = ("deit_", "_distilled") if "dist_token" in weights else ("vit_", "")  # DeiT's second class token
     name = arch or f"{kind[0]}{_TIMM_SIZES.get(wide, '?')}{kind[1]}_patch{patch}_224"
+    if patch == 14 and "blocks.0.ls1.gamma" in weights:
+        registers = "reg4_" if {"register_tokens", "reg_token"} & weights.keys() else ""
+        name = arch or f"vit_{_TIMM_SIZES.get(wide, '?')}_patch14_{registers}dinov2"
+        if "register_tokens" in weights:  # as timm's own reading of DINOv2's files has it
+            position = weights.pop("pos_embed")
+            weights |= {"reg_token": weights.pop("register_tokens"), "pos_embed": position[:, 1:]}
+            weights["cls_token"] = weights["cls_token"] + position[:, :1]
     advice = "name timm's architecture with --arch"
     encoder = _timm_vit(name, size, f"{path}: a ViT of width {wide} and patch {patch}; {advice}")
     from timm.models.vision_transformer import checkpoint_filter_fn
@@ -191,5 +203,5 @@ def _fill(vit: nn.Module, weights: Mapping[str, Tensor], name: str, path: str | 
     """Loads `weights` into `vit`; UserError says how they differ from its own."""
     if faults := differences(weights, {k: v.shape for k, v in vit.state_dict().items()}):
         raise UserError(f"{path} does not fit {name}: {faults}. Name another with --arch")
-    require_finite(weights, path)
+    require_plain(weights, path)
     vit.load_state_dict(weights)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import ResNet
 
+from precompute.base.private import let_torch_keep_code_private
 from trainer.model.resnets import build_encoder, feature_maps, feature_widths, frozen_modules
 
 
@@ -130,6 +131,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo.config
     import torch._functorch.config
 
+    let_torch_keep_code_private()
     torch._functorch.config.donated_buffer = False  # diagnostics go backward through a graph that is used again
     torch._dynamo.config.recompile_limit = 64  # trainer.compare's arms follow each other in one process
     return torch.compile(function)

@@ -17,6 +17,12 @@ from precompute.base.errors import UsageError
 
 NARROW = re.compile(r"resnet(10|18|34)w([1-9]\d{0,3})")
 ONEDNN = torch.backends.mkldnn.enabled  # as it was when this process began
+CIFAR = "_cifar"  # after a torchvision name: its stem is one 3x3 convolution of stride 1, without a max-pool
+STRIDES = (
+    "resnet18 and other torchvision names: a 7x7 stem of stride 2 and a max-pool, 32 in all; resnet18_cifar (any of "
+    "them): a 3x3 stem of stride 1 without a max-pool, 8 in all; resnet18w64 (10, 18, 34; any width): a 3x3 stem of "
+    "stride 2 without a max-pool, stage 4 of stride 1, 8 in all"
+)
 BLOCKS = {"10": [1, 1, 1, 1], "18": [2, 2, 2, 2], "34": [3, 4, 6, 3]}
 
 
@@ -55,12 +61,16 @@ def build_encoder(arch: str) -> ResNet:
         encoder: nn.Module = NarrowResNet(BLOCKS[match[1]], int(match[2]))
         if int(match[2]) < 16:  # oneDNN's convolutions of few channels hang or write beyond their memory on some CPUs
             torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    elif arch in architectures():
-        encoder = get_model_builder(arch)(weights=None)
+    elif arch.removesuffix(CIFAR) in architectures():
+        encoder = get_model_builder(arch.removesuffix(CIFAR))(weights=None)
+        if arch.endswith(CIFAR):
+            encoder.conv1, encoder.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+            nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     else:
         raise UsageError(
             f"--arch {arch}: unknown. Valid: {', '.join(architectures())}, "
-            "or a narrow ResNet resnet{10,18,34}wWIDTH such as resnet10w16"
+            "one of them with a stem for small pictures such as resnet18_cifar, or a narrow ResNet "
+            "resnet{10,18,34}wWIDTH such as resnet10w16"
         )
     assert isinstance(encoder, ResNet)
     encoder.fc = nn.Identity()  # type: ignore[assignment]
@@ -70,6 +80,16 @@ def build_encoder(arch: str) -> ResNet:
 def architectures() -> list[str]:
     """Names of torchvision's ResNets (ResNeXt and Wide ResNet among them)."""
     return [name for name in list_models() if get_model_builder(name).__module__ == resnet.__name__]
+
+
+def is_resnet(arch: str) -> bool:
+    """Whether `build_encoder` knows the name."""
+    return NARROW.fullmatch(arch) is not None or arch.removesuffix(CIFAR) in architectures()
+
+
+def usual_size(arch: str) -> int:
+    """The side of the images that an architecture is made for."""
+    return 64 if NARROW.fullmatch(arch) else 32 if arch.endswith(CIFAR) else 224
 
 
 def feature_maps(encoder: ResNet, images: Tensor) -> dict[int, Tensor]:

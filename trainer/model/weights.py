@@ -3,54 +3,94 @@
 Strict: the file must hold every weight of the encoder in its shape; what it holds beside them is reported.
 """
 
-from collections.abc import Mapping
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from precompute.base.errors import UserError
-from precompute.base.weights import differences, load_torch, some
-from trainer.model.resnets import BLOCKS, architectures, build_encoder
+from precompute.base.weights import differences, flat, load_weights, require_plain, some
+from trainer.model.resnets import BLOCKS, CIFAR, STRIDES, architectures, build_encoder, is_resnet
 
 _VISSL = ("classy_state_dict", "base_model", "trunk")  # the way down to its weights, with "model" on it
 _CONTAINERS = ("method", "state_dict", "model", "model_state_dict", "teacher", "student", *_VISSL)
 _AVERAGED = ("target", "momentum", "ema", "encoder_k", "teacher", "key")  # prefixes of the slow copy of a network
 _STEM, _FIRST = "conv1.weight", "layer1.0.conv1.weight"
 _DEEP = "conv1.0.weight"  # of timm's resnet50d and the like
+_TWINS = ("blur", "resnetaa", "dilated")  # in names: other networks than torchvision's, of the same shapes
 _OTHERS = "ResNets of other kinds (deep stems, squeeze-and-excitation, group norm) are not taken"
 # A ResNet's children in an nn.Sequential, as lightly's examples keep them; 2 and 3 (ReLU, pooling) have no weights.
 _IN_SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 VIT_STEMS = ("patch_embed.proj.weight", "conv_proj.weight")  # timm's, torchvision's
 
 
+class Said(NamedTuple):
+    """What a file says of its network. `ours`: written by this program, whose word counts. `arch` "": nothing."""
+
+    arch: str = ""
+    ours: bool = False
+
+
 def load_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
     """The encoder in a weights file, its architecture's name, and a sentence about what was loaded.
 
-    Raises UserError where there is no file, no ResNet in it, the architecture is unknown or differs from `arch`.
+    Raises UserError where there is no file, no ResNet in it, the architecture is unknown or differs from `arch`, or
+    other networks have the same shapes and nothing says which it is.
     """
-    return fit_encoder(read_state(path), path, arch)
+    return fit_encoder(*read_said(path), path, arch)
 
 
-def fit_encoder(state: Mapping[str, Tensor], path: str | Path, arch: str | None = None) -> tuple[ResNet, str, str]:
-    """`load_encoder` from tensors that were read from `path`."""
+def fit_encoder(
+    state: Mapping[str, Tensor], said: Said, path: str | Path, arch: str | None = None
+) -> tuple[ResNet, str, str]:
+    """`load_encoder` from what was read from `path`."""
     state = _with_resnet_names(state)
     prefix = _find_prefix(state, path)
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    name = arch or infer_arch(weights, path)
+    name = arch or _which(weights, said, path)
     encoder = build_encoder(name)
     if faults := _differences(weights, name):
-        raise UserError(f"{path} does not fit --arch {name}: {faults}{_its_own_arch(weights, path)}")
+        raise UserError(f"{path} does not fit --arch {name}: {faults}{_its_own_arch(weights)}")
+    if said.ours and said.arch not in ("", name):
+        raise UserError(f"{path}: it says that it is a {said.arch}, not --arch {name}: {STRIDES}")
     expected = encoder.state_dict()
-    require_finite({k: weights[k] for k in expected if k in weights}, path)
+    require_plain({k: weights[k] for k in expected if k in weights}, path)
     encoder.load_state_dict({k: weights.get(k, v) for k, v in expected.items()})
     unused = sorted(prefix + k for k in weights if k not in expected)  # its classifier, then other networks
     unused += sorted(k for k in state if not k.startswith(prefix))
     under = f" under {prefix!r}" if prefix else ""
-    return encoder, name, f"weights: all {len(expected)} tensors of {name} from {path}{under}{not_used(unused)}"
+    guessed = (
+        "" if arch or said.arch else f"; {name} by its shapes, which blurred or dilated ones share: --arch says so"
+    )
+    return (
+        encoder,
+        name,
+        f"weights: all {len(expected)} tensors of {name} from {path}{under}{not_used(unused)}{guessed}",
+    )
+
+
+def _which(weights: Mapping[str, Tensor], said: Said, path: str | Path) -> str:
+    """The architecture of a file without --arch. UserError asks for it where the shapes cannot tell."""
+    if said.ours and is_resnet(said.arch):
+        return said.arch
+    named = said.arch.partition(".")[0]  # timm's names end with a tag of the training
+    if is_resnet(named) and not _differences(weights, named):
+        return named
+    shape = infer_arch(weights, path)
+    if weights[_STEM].shape[-1] == 3 and not said.ours:
+        known = " or ".join(_fitting(weights))
+        raise UserError(f"{path}: its shapes do not tell its strides: --arch {known}. {STRIDES}")
+    hint = next((word for word in _TWINS if word in str(path).lower()), "")
+    if said.arch or hint:
+        what = f"it says that it is a {said.arch}" if said.arch else f"its name says {hint!r}"
+        raise UserError(f"{path}: its shapes are those of {shape}, but {what}. --arch {shape} takes it as that")
+    return shape
 
 
 def not_used(names: list[str]) -> str:
@@ -58,65 +98,97 @@ def not_used(names: list[str]) -> str:
     return f"; not used: {some(names)}" if names else ""
 
 
+@functools.lru_cache(maxsize=64)
+def _shapes(arch: str) -> dict[str, torch.Size]:
+    """The shapes of a ResNet's weights by name. Networks without values take a quarter of a second, too."""
+    with torch.device("meta"):
+        return {k: v.shape for k, v in build_encoder(arch).state_dict().items()}
+
+
 def _differences(weights: Mapping[str, Tensor], arch: str) -> str:
     """How `weights` differ from those of the ResNet `arch`; "" where they fit.
 
     Heads beside its layers do not count, and BatchNorm's counters of steps may be missing.
     """
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in build_encoder(arch).state_dict().items()}
+    shapes = _shapes(arch)
     # Unknown layers do count: a ResNet-34 holds all of a ResNet-18, and half a network is none.
     own = {k: v for k, v in weights.items() if k in shapes or k.startswith("layer")}
     return differences(own, {k: v for k, v in shapes.items() if k in own or not k.endswith("num_batches_tracked")})
 
 
-def _its_own_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
-    """The architecture that these weights have, as the end of a message."""
-    try:
-        return f". It holds a {infer_arch(weights, path)}"
-    except UserError:
-        return ""
-
-
-def require_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """UserError that names the weights which are not finite."""
-    if broken := sorted(k for k, v in weights.items() if not v.isfinite().all()):
-        raise UserError(f"{path}: not finite: {some(broken)}. Take the weights of an earlier step")
+def _its_own_arch(weights: Mapping[str, Tensor]) -> str:
+    """The architectures that have these weights' shapes, as the end of a message."""
+    found = " or ".join(_fitting(weights))
+    return f". It holds a {found}" if found else ""
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or one of torch's, by name. UserError says why there are none."""
+    """The tensors of a weights file, by name. UserError says why there are none."""
+    return read_said(path)[0]
+
+
+def read_said(path: str | Path) -> tuple[dict[str, Tensor], Said]:
+    """`read_state`, and what the file says of its network."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name the file of weights in it, such as encoder.safetensors")
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else load_torch(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
-    while isinstance(content, Mapping) and (inner := next((k for k in _CONTAINERS if k in content), None)):
-        content = content[inner]
+    content, words = load_weights(path)
+    said = _said(content, words, path)
+    for _ in range(8):  # a file may hold itself
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[k] for k in _CONTAINERS if k in content and flat(content[k])), None)
+        if not isinstance(inner, Mapping):
+            break
+        content = inner
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds {type(content).__name__}, no dictionary of weights")
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        names = some([str(k) for k in content])
-        raise UserError(f"{path}: no weights in it, and nothing called {', '.join(_CONTAINERS)}. It holds {names}")
-    return tensors
+    if not (tensors := flat(content)):
+        raise UserError(f"{path}: no weights in it. It holds {some([str(k) for k in content])}")
+    return tensors, said
+
+
+def _said(content: Any, words: Mapping[str, str], path: Path) -> Said:
+    """Our own files name their architecture in "arch" or their settings; others in "arch" or a config.json beside."""
+    if "config" in words and "arch" in words:
+        return Said(words["arch"], ours=True)
+    found = content if isinstance(content, Mapping) else {}
+    if "schema" in found and "method" in found:
+        config = found.get("config")
+        model = config.get("model") if isinstance(config, Mapping) else None
+        places = [place for place in (model, config) if isinstance(place, Mapping)]
+        return Said(next((str(place["arch"]) for place in places if "arch" in place), ""), ours=True)
+    beside: Any = {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # mostly there is none
+        beside = json.loads((path.parent / "config.json").read_text())
+    places = [words, found, *(found.get(k) for k in ("args", "hyper_parameters", "config")), beside]
+    for place in places:
+        for key in ("arch", "architecture", "model", "backbone"):
+            if isinstance(place, Mapping) and isinstance(name := place.get(key), str) and "resn" in name.lower():
+                return Said(name)
+    return Said()
 
 
 def infer_arch(weights: Mapping[str, Tensor], path: str | Path) -> str:
-    """The architecture that has exactly these shapes; UserError asks for --arch where none has."""
-    width, _, _, kernel = weights[_STEM].shape
-    names = [f"resnet{depth}w{width}" for depth in BLOCKS] if kernel == 3 else architectures()
-    for name in names:
-        if not _differences(weights, name):
-            return name
+    """The first architecture that has exactly these shapes; UserError asks for --arch where none has."""
+    if found := next(_fitting(weights), None):
+        return found
     raise UserError(
         f"{path}: its shapes are those of no ResNet that is known here ({', '.join(architectures())}, or narrow ones). "
         f"If it should be one of them, --arch says what differs; {_OTHERS}"
     )
+
+
+def _fitting(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """The architectures that have exactly these shapes."""
+    width, _, _, kernel = weights[_STEM].shape
+    names = architectures()
+    if kernel == 3:
+        narrow = [f"resnet{depth}w{width}" for depth in BLOCKS] if 0 < width < 10_000 else []
+        names = narrow + [name + CIFAR for name in names]
+    return (name for name in names if not _differences(weights, name))
 
 
 def prefixes(state: Mapping[str, Tensor], stem: str) -> list[str]:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from precompute.base.program import command
-from precompute.base.ranks import Process, this_process
+from precompute.base.ranks import Process, join, this_process
 
 
 def start(device: str) -> Process:
@@ -23,7 +23,7 @@ def start(device: str) -> Process:
     if process.world > 1:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        join("nccl" if device.startswith("cuda") else "gloo")
     return process
 
 

@@ -110,6 +110,8 @@ def log_line(row: dict[str, Any]) -> str:
     )
     # Where the device's peak is not known there is no MFU.
     line += f"  MFU {row['mfu']:.1%}" if "mfu" in row else f"  {row['gflops']:.0f} GFLOP/s"
+    if "helpers" in row:
+        line += f"  helpers {row['helpers']}: {row['made_there']} batches, {row['made_here']} made here"
     if "memory_gib" in row:
         line += f"  peak memory {row['memory_gib']:.1f} GiB"
     return line

@@ -1,12 +1,10 @@
 """A model card written from the run: what was trained on what, how, and how good it is."""
 
-import html
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 from precompute.base.files import replacing
+from precompute.base.markup import code, json_code, markdown, without_folders
 from precompute.base.program import count
 from trainer.methods.registry import METHODS, MethodRecord
 from trainer.record import CARD, METRICS, metrics
@@ -26,14 +24,13 @@ def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
 def _card(header: dict[str, Any], steps: list[dict[str, Any]], evaluation: dict[str, Any] | None) -> str:
     config, settings, about = header["config"], header["settings"], header["about"]
     data, record = about["data"], METHODS[config["method"]]
-    name = in_words(data["name"])
-    # Of paths of this machine only their ends.
-    boxes = {k: Path(v).name if k == "root" else v for k, v in data["provenance"].get("config", {}).items()}
+    config = without_folders(config)  # a card is published, and folders name people and machines
+    boxes = without_folders(data["provenance"].get("config", {}))
     return f"""\
-# {config["arch"]}, {record.name} on {name}
+# {config["arch"]}, {record.name} on {markdown(data["name"])}
 
 A ResNet encoder without classifier, trained without labels on {settings["images"]} images of split \
-`{config["train_split"]}` of {name}. `encoder.safetensors` has torchvision's key names; load it with \
+{code(config["train_split"])} of {code(data["name"])}. `encoder.safetensors` has torchvision's key names; load it with \
 `strict=False` (only `fc` is missing), or with `hubconf.py`. Input: RGB, ImageNet mean and deviation.
 
 ## Training
@@ -43,9 +40,9 @@ A ResNet encoder without classifier, trained without labels on {settings["images
 weight decay {settings["weight_decay"]:g}, {record.target(config["ema"])}, autocast {settings["amp"]}, \
 seed {config["seed"]}
 {_items(*_method(record, config, settings))}\
-- views: {json.dumps(about["policy"])}
-- torch {about["torch"]}, Python {about["python"]}, commit {about["commit"]}
-- boxes: {in_words(json.dumps(boxes))}
+- views: {json_code(about["policy"])}
+- torch {markdown(about["torch"])}, Python {markdown(about["python"])}, commit {markdown(about["commit"])}
+- boxes: {json_code(boxes)}
 {_items(*_remarks(config, steps))}
 ## Evaluation (held-out images)
 {_results(evaluation)}
@@ -54,11 +51,6 @@ One run and one seed; differences of a few hundredths are within the spread betw
 (`python -m trainer.compare`). A C map whose AUC stays the same with another image's keys is a foreground classifier \
 per cell: no correspondence between views is claimed. The licence of the training images applies.
 """
-
-
-def in_words(text: str) -> str:
-    """A text out of somebody's file as plain words of Markdown: no markup, no HTML, one line."""
-    return re.sub(r"([\\`*\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _items(*texts: str | None) -> str:
@@ -76,7 +68,7 @@ def _method(record: MethodRecord, config: dict[str, Any], settings: dict[str, An
         parts = f"every step's batch in {config['accumulate']} parts; BatchNorm saw a part at a time"
     if sets := config.get("backgrounds"):
         own = "beside the training images" if config["own_backgrounds"] else "alone"
-        backgrounds = f"backgrounds from {', '.join(sets[::2])} {own}"
+        backgrounds = f"backgrounds from {', '.join(map(markdown, sets[::2]))} {own}"
     if record.aligns:
         heads += f", {settings['conv_hidden']} (1x1 conv)"
         given = {k: config[k] for k in ("scale", "temperature", "reduction", "align_weight", "mask")}
@@ -91,7 +83,7 @@ def _method(record: MethodRecord, config: dict[str, Any], settings: dict[str, An
         )
     if config["init"] or config["freeze_stages"]:
         frozen = f"stem and stages 1 to {config['freeze_stages']}" if config["freeze_stages"] else "nothing"
-        start = f"started from {config['init'] or 'random weights'}, {frozen} frozen"
+        start = f"started from {markdown(config['init'] or 'random weights')}, {frozen} frozen"
     return [heads, parts, backgrounds, alignment, start]
 
 
@@ -118,7 +110,7 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         text += "\n| map | AUC per cell | pointing | energy in box |\n|---|---|---|---|\n"
         for name, figures in localisation.items():
             if isinstance(figures, dict) and "auc" in figures:
-                text += f"| {name} | {' | '.join(shown(figures[measure]) for measure in MEASURES)} |\n"
+                text += f"| {markdown(name)} | {' | '.join(shown(figures[measure]) for measure in MEASURES)} |\n"
         text += f"\nBox area share (chance for pointing and energy): {area_shares(localisation)}.\n"
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
@@ -127,6 +119,6 @@ def _results(evaluation: dict[str, Any] | None) -> str:
     if matching := evaluation.get("matching"):
         text += "".join(f"\n{' '.join(line.split())}" for line in matching_lines(matching)) + "\n"
     if bad := evaluation.get("left_out"):
-        first = "; ".join(in_words(f"{path} ({reason})") for path, reason in list(bad.items())[:5])
+        first = "; ".join(f"{code(path)} ({markdown(reason)})" for path, reason in list(bad.items())[:5])
         text += f"\nLeft out of the evaluation: {count(len(bad), 'picture')}, such as {first}.\n"
     return text
