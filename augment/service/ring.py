@@ -67,8 +67,9 @@ class Ring:
     def __init__(self, name: str, room: int, folder: Path = FOLDER) -> None:
         """Raises UserError where the folder has no room for it, or the file is somebody else's."""
         digest = hashlib.sha256(f"{name} {room} {SLOTS}".encode()).hexdigest()[:16]
-        self.path = folder / f"saliencyswap-{os.getuid()}-{digest}"
+        self.path = folder / f"{_prefix()}{digest}"
         size = _HEAD + SLOTS * room
+        _sweep(folder)
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             self._file, self._locks = file, _Locks(file)
@@ -189,6 +190,23 @@ class Ring:
             if time.monotonic() > until:
                 raise UserError(f"{self.path}: a stopped process holds it. End that, or remove the file")
             time.sleep(0.005)
+
+
+def _prefix() -> str:
+    return f"saliencyswap-{os.getuid()}-"
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the files of rings whose members were all killed."""
+    for path in folder.glob(f"{_prefix()}*"):
+        with suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                locks = _Locks(file)
+                if locks.take(_SETUP) and all(locks.take(_MEMBER + i) for i in range(MEMBERS)):
+                    path.unlink()
+            finally:
+                os.close(file)
 
 
 class RingMaker:
