@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = "--epochs 1 --arch resnet10w16 --size 48 --batch-size 16 --no-evaluate --device cpu".split()
+SHORT = ["--epochs", "1", "--arch", "resnet10w16", "--size", "48", "--batch-size", "16", "--device", "cpu"]
 
 
 @pytest.mark.slow
@@ -37,13 +37,13 @@ def test_commands_for_several_machines_run(shared_data, tmp_path, run_module):
             assert time.monotonic() < until
             time.sleep(0.2)
         train[train.index("--address") + 1] = address[1]
-        done = run_module(*train, *SHORT, cwd=tmp_path, timeout=300)
+        done = run_module(*train, *SHORT, "--no-evaluate", cwd=tmp_path, timeout=300)
         assert done.returncode == 0, done.stderr
         assert re.search(r"helpers \d+: \d+ batches, \d+ made here", done.stdout), done.stdout
     finally:
         serving.send_signal(signal.SIGTERM)
     assert serving.wait(timeout=60) == 130, log.read_text()
     compare.insert(compare.index("--"), "--seeds=1")
-    done = run_module(*compare, *SHORT[:-3], "--device", "cpu", cwd=tmp_path, timeout=400)
+    done = run_module(*compare, *SHORT, cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "[cvsa:saliencyswap seed 0] " in done.stdout
