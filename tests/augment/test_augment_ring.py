@@ -74,7 +74,7 @@ def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected)
 
 
 def test_a_lone_member_waits_for_nobody_for_ever(demo, expected, monkeypatch):
-    from augment.service.ring import RingMaker
+    from augment.service.shared import RingMaker
 
     monkeypatch.setattr(RingMaker, "_wait_for_all", lambda self: None)
     with opened(demo, ring="c", ring_members=2) as loader:
