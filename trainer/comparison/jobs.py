@@ -22,7 +22,7 @@ def waves(runs: Sequence[Run], jobs: int) -> Iterator[list[tuple[Run, Ring]]]:
     ordered = [run for group in groups.values() for run in group]
     for start in range(0, len(ordered), jobs):
         wave = ordered[start : start + jobs]
-        alike = [[_views(other) for other in wave].count(_views(run)) for run in wave]
+        alike = [[_views(other) for other in wave].count(_views(run)) if _on_cpu(run) else 1 for run in wave]
         yield [
             (run, (f"compare {os.getpid()} {start} {_views(run)}" if count > 1 else "", count))
             for run, count in zip(wave, alike, strict=True)
@@ -56,6 +56,14 @@ def _views(run: Run) -> str:
     config = arm.config(seed)
     parts: tuple[Any, ...] = (config.data, config.views, config.schedule.batch_size, config.making.dtype, seed)
     return json.dumps([as_json(part) if hasattr(part, "__dataclass_fields__") else str(part) for part in parts])
+
+
+def _on_cpu(run: Run) -> bool:
+    """Views are shared there alone."""
+    from precompute.base.device import find_device
+
+    arm, seed = run
+    return find_device(arm.config(seed).making.device).type == "cpu"
 
 
 def _child(run: Callable[..., int], arm: Arm, seed: int, ring: Ring) -> None:
