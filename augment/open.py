@@ -8,16 +8,20 @@ import torch
 
 from augment import backends
 from augment.backends.decoded import DecodedCache, default_budget
+from augment.backends.fused import FusedBackend
+from augment.backends.jpeg import advice
 from augment.request import Making, Share, Source
+from augment.service.client import HelpedMaker
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
 from augment.stream.loader import ViewLoader
 from augment.stream.maker import BatchMaker
+from augment.stream.pictures import schedule_of
+from augment.stream.producer import Maker
 from augment.views.policy import Policy
 from augment.views.schedule import Schedule
 from precompute.base.boxfile import BoxCache
-from precompute.base.errors import BadValue, UserError
-from precompute.base.options import whole
+from precompute.base.errors import BadValue
 
 
 def open_views(
@@ -45,48 +49,66 @@ def open_views(
     source.check_maps(policy)
     device = torch.device(making.device)
     name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
-    images, rows, pool = _images_of(source, making.say)
-    schedule = Schedule(
-        policy, rows, whole("batch_size", batch_size), whole("seed", seed), bool(share.drop_last), share.rank,
-        share.world, pool, images.twins() if policy.kind.pastes else None,
-    )  # fmt: skip
+    images, schedule = schedule_of(source, policy, batch_size, seed, share, making.say)
+    rows = schedule.rows
     cache = _decoded_cache(images, policy, rows, making, device)
-    backend = backends.build(name, policy, making, schedule.largest, cache)
+    backend = backends.build(name, policy, making, schedule.largest, cache, images.pool)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
+    if name == "fused" and device.type == "cpu" and making.decode == "exact" and cache is None:
+        _advise(images, schedule, making.say)
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
-    return ViewLoader(schedule, images, BatchMaker(images, schedule, backend, making, maps), making.prefetch)
+    here = BatchMaker(images, schedule, backend, making, maps)
+    maker: Maker = here
+    if making.service != "off":
+        maker = _helped(here, source, share)
+    elif making.ring:
+        maker = _in_ring(here, source)
+    return ViewLoader(schedule, images, maker, making.prefetch)
 
 
-def _images_of(source: Source, say: Callable[[str], None]) -> tuple[ImageSet, np.ndarray, np.ndarray | None]:
-    """All images, the split's rows, and the rows that may be backgrounds (None: the split's)."""
-    images = ImageSet.open(source.boxes, source.root, say)
-    rows = _rows_of(images.parts[0][0], source)
-    if not source.background_sets:
-        return images, rows, None
-    more = [part for pair in source.background_sets for part in ImageSet.open(*pair).parts]
-    images = ImageSet([*images.parts, *more], say)
-    # An image of the split is left out of the further sets, so that none is its own background.
-    further = np.arange(images.offsets[1], len(images))
-    keys = [cache.keys for cache, _ in images.parts]
-    also = np.isin(np.concatenate(keys[1:]), keys[0][rows])
-    if also.any():
-        say(f"backgrounds: {also.sum()} of {len(further)} images are of the split too, and left out")
-    further = further[~also]
-    return images, rows, np.concatenate((rows, further)) if source.own_backgrounds else further
+def _helped(here: BatchMaker, source: Source, share: Share) -> Maker:
+    """`here` with helpers on Ray. Raises BadValue where they cannot help, UserError where Ray cannot be used."""
+    from augment.service.cluster import open_fleet
+    from augment.service.stream import Stream
 
-
-def _rows_of(cache: BoxCache, source: Source) -> np.ndarray:
-    """The rows of the source's split. BadValue names the splits there are, where it is not one or has no image."""
-    splits = (*(name for name, count in cache.counts()[0].items() if count), "all")
-    remedy = "'all' takes every image; NAME/fit and NAME/dev are two thirds and one third of a split"
+    making, name = here.making, here.backend.name
     try:
-        rows = cache.indices(source.part)
-    except UserError as error:
-        raise BadValue("split", source.split, splits, remedy) from error
-    if not len(rows):
-        raise BadValue("split", source.split, splits, f"There is no image in it; {remedy}")
-    return rows
+        if not isinstance(here.backend, FusedBackend):
+            raise BadValue("backend", name, "fused or eager on a CPU with a service, whose helpers send their crops")
+        if making.address is None and share.world > 1:
+            remedy = "Start one: ray start --head; python -m augment.serve --address auto ..."
+            raise BadValue("address", None, f"that of a Ray cluster for {share.world} ranks to share", remedy)
+        stream = Stream.of(source, here.images, here.schedule, making, name)
+        return HelpedMaker(here, open_fleet(making.address, stream.to_json(), source, making.workers or 1, making.say))
+    except BaseException:
+        here.close()
+        raise
+
+
+def _in_ring(here: BatchMaker, source: Source) -> Maker:
+    """`here` as a member of its ring. Raises BadValue on another device, UserError where memory is missing."""
+    from augment.service.shared import RingMaker
+    from augment.service.stream import Stream
+
+    making = here.making
+    try:
+        if torch.device(making.device).type != "cpu":
+            raise BadValue("ring", making.ring, f"left out for views on {making.device}: they are shared on a CPU")
+        stream = Stream.of(source, here.images, here.schedule, making, f"{here.backend.name} {making.cache_side}")
+        name = f"{making.ring} {stream.to_json()}"
+        return RingMaker(here, name, making.ring_members, making.ring_patience)
+    except BaseException:
+        here.close()
+        raise
+
+
+def _advise(images: ImageSet, schedule: Schedule, say: Callable[[str], None]) -> None:
+    """Says whether decoding less would pay, by the pictures of the first batch."""
+    plan, pool = schedule.plan(images.pool, 0, 0), images.pool
+    megapixels = pool.widths[plan.images].astype(float) * pool.heights[plan.images] / 1e6
+    if (line := advice(plan, schedule.policy.scene == "whole", megapixels)) is not None:
+        say(line)
 
 
 def _decoded_cache(

@@ -34,7 +34,12 @@ class PreviewConfig:
     outlines: bool = option(True, "draw the boxes and the pasted rectangles")
     json: bool = option(False, "print what was drawn as one JSON document")
     policy: Policy = group(Policy, "policy")
-    making: Making = group(Making, "making", hidden=("workers", "cache", "cache_side", "check", "on_bad"), device="cpu")
+    making: Making = group(
+        Making,
+        "making",
+        hidden=("workers", "cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        device="cpu",
+    )
 
     def __post_init__(self) -> None:
         for name in ("epoch", "seed"):

@@ -3,6 +3,7 @@
 Light: programs take their flags from here before anything heavy is imported.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from precompute.base.program import cores
 
 BACKENDS = ("auto", "dali", "fused", "eager", "kornia")  # see `augment.backends`
 CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+DECODES = ("exact", "scaled")  # see `Making.decode`
+SERVICES = ("off", "ray")  # who makes batches besides this process: see `augment.service`
 CHECKS = ("size", "hash")  # what a file is compared with: see `augment.stream.imageset.ImageSet.read`
 ON_BAD = ("replace", "fail")  # what happens to a file that went bad
 DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
@@ -90,7 +93,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Making:
-    """How pictures become views. Only `dtype` and `cache_side` change views; the rest is speed and care.
+    """How pictures become views. Only `dtype`, `decode` and `cache_side` change views; the rest is speed and care.
+
+    decode: "scaled" decodes a JPEG at 1/2, 1/4 or 1/8 of its sides where every view of it still gets 1.75 decoded
+    pixels for one of its own: views move by a quarter of a level on average, and large photographs cost less than half.
+    The fused backend on a CPU has it. Files that only torchvision or Pillow decodes stay exact, and so does evaluation.
 
     cache: decoded pictures are kept in at most `cache_bytes` (None: half of the free memory); views stay equal to the
     bit, and backgrounds may come from anywhere (`Policy.group`) at no cost.
@@ -106,24 +113,59 @@ class Making:
     cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
     cache_bytes: int | None = None
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
+    decode: str = option("exact", "pixels of JPEGs: all, or as few as views need (large photographs)", choices=DECODES)
+    service: str = option(
+        "off", "ray: helpers on a Ray cluster (python -m augment.serve) decode and cut; views stay the same",
+        choices=SERVICES,
+    )  # fmt: skip
+    address: str | None = option(
+        None, "of the Ray cluster to join, HOST:PORT or auto; default: one on this machine, with a helper of its own"
+    )
     check: str = option("size", "what shows that a file is the one the boxes are of: size, or contents", choices=CHECKS)
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
+    ring: str = ""  # trainings on this machine that give the same name, and the same views, make each batch once
+    ring_members: int = 2  # so many of them are waited for at the start
+    ring_patience: float = 10.0  # seconds that they wait for a slower one among them; then it is left behind
     say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
 
     def __post_init__(self) -> None:
-        for name, valid in (("backend", BACKENDS), ("cache", CACHES), ("check", CHECKS), ("on_bad", ON_BAD)):
+        for name, valid in (
+            ("backend", BACKENDS),
+            ("cache", CACHES),
+            ("decode", DECODES),
+            ("service", SERVICES),
+            ("check", CHECKS),
+            ("on_bad", ON_BAD),
+        ):
             if getattr(self, name) not in valid:
                 raise BadValue(name, getattr(self, name), valid)
         check_device(self.device)
         if self.dtype is not None and str(self.dtype) not in DTYPES:
             raise BadValue("dtype", self.dtype, DTYPES)
-        for name, least in (("workers", 0), ("prefetch", 0), ("cache_bytes", 0), ("cache_side", 1)):
+        for name, least in (
+            ("workers", 0),
+            ("prefetch", 0),
+            ("ring_members", 1),
+            ("cache_bytes", 0),
+            ("cache_side", 1),
+        ):
             value = getattr(self, name)
             if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")
+        if self.ring and self.service != "off":
+            raise BadValue("ring", self.ring, f"left out with service {self.service}")
+        if not 0 <= self.ring_patience < math.inf:
+            raise BadValue("ring_patience", self.ring_patience, "at least 0, and finite")
+        if self.service == "off" and self.address is not None:
+            raise BadValue("address", self.address, "left out without a service", "Name it: service ray")
+        if self.service != "off" and self.cache != "off":
+            raise BadValue("cache", self.cache, f"off with service {self.service}: helpers send crops, not pictures")
         for name in ("cache_bytes", "cache_side"):
             if self.cache == "off" and getattr(self, name) is not None:
                 raise BadValue(name, getattr(self, name), "left out without a cache", "Name one: ram, or gpu")
+
+        if self.decode == "scaled" and self.cache != "off":
+            raise BadValue("decode", self.decode, "exact with a cache", "Its pictures are decoded once as it is")
 
     def settled(self) -> "Making":
         """This on the present machine: with a torch.device, a dtype and a number of workers."""

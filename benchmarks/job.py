@@ -31,6 +31,7 @@ class Job:
     files: list[list[bytes]]
     device: torch.device
     threads: int
+    decode: str = "exact"  # of the fused backend
 
     @property
     def samples(self) -> int:
@@ -51,7 +52,7 @@ def make_job(images: ImageSet, policy: Policy, settings: JobSettings) -> Job:
     schedules = {c: Schedule(policy.replace(colour=c), rows, settings.batch, seed=0, drop_last=True) for c in COLOURS}
     plans = {c: [s.plan(images.pool, 0, k) for k in range(settings.batches)] for c, s in schedules.items()}
     files = [[images.read(int(i)) for i in plan.images] for plan in plans["linear"]]
-    return Job(images, schedules, plans, files, find_device(settings.device), settings.threads)
+    return Job(images, schedules, plans, files, find_device(settings.device), settings.threads, settings.decode)
 
 
 def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = False) -> Any:
@@ -59,7 +60,9 @@ def build(job: Job, name: str, colour: str, stack: ExitStack, *, cached: bool = 
     policy = job.policy(colour)
     cache = DecodedCache(policy, job.images.pool, budget=8 << 30) if cached else None
     largest = job.schedule[colour].largest
-    backend = backends.build(name, policy, Making(device=job.device, workers=job.threads), largest, cache)
+    decode = job.decode if name == "fused" and not cached else "exact"
+    making = Making(device=job.device, workers=job.threads, decode=decode)
+    backend = backends.build(name, policy, making, largest, cache, job.images.pool)
     stack.callback(backend.close)
     return backend
 

@@ -61,6 +61,7 @@ PEERS = {
         Peer("pillow", ("PIL", "torchvision"), 2.0, _late("peers_sample.Pillow")),
         Peer("torchvision", ("torchvision",), 2.0, _late("peers_sample.Torchvision")),
         Peer("opencv", ("cv2",), 8.0, _late("peers_sample.OpenCV")),
+        Peer("opencv reduced", ("cv2",), 8.0, _late("peers_sample.OpenCVReduced")),
         Peer("albumentations", ("albumentations",), 8.0, _late("peers_sample.Albumentations")),
         Peer("kornia", ("kornia",), 5.0, _late("peers_batch.Kornia"), devices=_BOTH),
         Peer("kornia compiled", ("kornia",), 5.0, _late("peers_batch.KorniaCompiled"), devices=_BOTH),

@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional
 
 from augment.backends import torch_ops
-from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from augment.backends.jpeg import shrinks
+from augment.backends.layout import lay_out
+from augment.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from augment.views.policy import Policy, blur_radius
 from benchmarks.ways import WayBySample, paste_on_tensor
 
@@ -111,6 +114,26 @@ class OpenCV(WayBySample):
     def normalise(self, picture: Any, policy: Policy) -> Any:
         tables = np.stack([(self.ramp / 255 - m) / s for m, s in zip(policy.mean, policy.std, strict=True)], axis=-1)
         return torch.from_numpy(self.cv2.LUT(picture, tables[None].astype(np.float32))).permute(2, 0, 1)
+
+
+class OpenCVReduced(OpenCV):
+    """The same with IMREAD_REDUCED_COLOR_2, _4, _8 where every crop of a picture allows it, by our rule for it."""
+
+    def render(self, policy: Policy, plan: Plan, files: Sequence[bytes]) -> tuple[torch.Tensor, ...]:
+        """See `Way.render`."""
+        layout = lay_out(plan, shared=policy.scene == "whole")
+        shrink = shrinks(layout.crops, np.searchsorted(layout.slot, np.arange(len(plan.images) + 1)))
+        return self.views(policy, plan, list(map(self.reduced, files, shrink.tolist())))
+
+    def reduced(self, data: bytes, shrink: int) -> tuple[Any, int]:
+        """The picture, and how many pixels of the whole one a pixel of it stands for, across and down."""
+        flag = getattr(self.cv2, f"IMREAD_REDUCED_COLOR_{shrink}") if shrink > 1 else self.cv2.IMREAD_COLOR
+        return self.cv2.cvtColor(self.cv2.imdecode(np.frombuffer(data, np.uint8), flag), self.cv2.COLOR_BGR2RGB), shrink
+
+    def resized(self, image: Any, x0: int, y0: int, x1: int, y1: int, width: int, height: int) -> Any:
+        pixels, shrink = image if isinstance(image, tuple) else (image, 1)
+        corners = (x0 // shrink, y0 // shrink, -(-x1 // shrink), -(-y1 // shrink))
+        return super().resized(pixels, *corners, width, height)
 
 
 class Albumentations(OpenCV):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from augment.backends import NAMES
-from augment.request import Source
+from augment.request import Making, Source
 from augment.views.policy import COLOURS, Policy
 from benchmarks import harness, results
 from benchmarks.peers import find
@@ -98,6 +98,7 @@ class JobSettings:
     batches: int = option(4, "batches in one timed repeat")
     size: int = option_of(Policy, "size")
     repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    decode: str = option_of(Making, "decode", help="how our fused backend decodes: exact, or scaled")
     threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
     device: str = option("cpu", "where our backends run", choices=("cpu", "cuda"))
 

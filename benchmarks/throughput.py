@@ -175,6 +175,8 @@ def _verdict(middles: dict[str, float], unit: str) -> str:
     ):
         if ceiling in middles:
             share = middles[ceiling] / middles[best]
+            if share > 1:
+                return f"{best} does less than this ceiling: {part} {share:.0%} of its {time} where it is whole"
             kind = bound if share > 0.5 else "augmentation"
             return f"{subject} is {kind}-bound: {part} {share:.0%} of its {time}"
     return f"{best} is the cheapest of ours at {middles[best]:.2f} ms of {time} a sample"

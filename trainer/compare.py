@@ -14,7 +14,8 @@ Finished runs are kept, stopped ones go on.
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from precompute.base.errors import BadValue
@@ -26,6 +27,7 @@ from trainer.comparison.arms import Arm, arm_of, folder_of, refuse_taken, split_
 from trainer.comparison.table import MEASURES, summarise, table
 from trainer.config.choices import let_idle_threads_sleep
 from trainer.config.command_line import continued
+from trainer.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,17 @@ class CompareConfig:
     arms: tuple[str, ...] = option(
         ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
     )
-    seeds: int = option(3, "seeds of each arm: 0, 1, ...")
+    seeds: int = option(3, "how many seeds of each arm")
+    first_seed: int = option(0, "the first of them; the others follow it")
     against: str | None = option(None, "arm that the others are compared with, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
+    jobs: int = option(1, "runs at the same time; those of equal views make each batch once (on a CPU)")
     show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of every arm."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -46,8 +55,9 @@ class CompareConfig:
         folders = [folder_of(arm, 0, Path()) for arm in self.arms]
         if twice := [arm for arm, folder in zip(self.arms, folders, strict=True) if folders.count(folder) > 1]:
             raise BadValue("arms", twice, "different arms, each in a folder of its own: these would lie in one folder")
-        if self.seeds < 1:
-            raise BadValue("seeds", self.seeds, "at least 1")
+        for name, least in (("seeds", 1), ("jobs", 1), ("first_seed", 0)):
+            if getattr(self, name) < least:
+                raise BadValue(name, getattr(self, name), f"at least {least}")
         if unknown := [name for name in self.show if name not in MEASURES]:
             raise BadValue("show", unknown, list(map(repr, MEASURES)))
         if self.against is not None and self.against not in self.arms:
@@ -71,13 +81,11 @@ def program(argv: list[str] | None = None) -> int:
     from trainer.comparison.plot import plot
 
     for arm in arms:  # mistakes show before the first arm has trained for hours
-        check_arm([arm.config(seed) for seed in range(config.seeds)])
-    for arm in arms:
-        for seed in range(config.seeds):
-            if (status := _run(arm, seed)) != 0:
-                print("the comparison is not done: give the same trainer.compare command again to go on with it")
-                return status
-    result = summarise(config.arms, config.seeds, config.against or config.arms[0], out, flags)
+        check_arm([arm.config(seed) for seed in config.all_seeds])
+    if (status := _run_all(arms, config)) != 0:
+        print("the comparison is not done: give the same trainer.compare command again to go on with it")
+        return status
+    result = summarise(config.arms, config.all_seeds, config.against or config.arms[0], out, flags)
     print(table(result, config.show))
     sweep(out / "compare.json")
     with replacing(out / "compare.json") as temporary:
@@ -88,21 +96,45 @@ def program(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(arm: Arm, seed: int) -> int:
-    """One run, from the start, from its checkpoint, or not at all if it is done."""
+def _run_all(arms: Sequence[Arm], config: CompareConfig) -> int:
+    """All runs, one after the other or side by side; the status of the first that fails."""
+    if config.jobs == 1:
+        runs = ((arm, seed) for arm in arms for seed in config.all_seeds)
+        return next((status for arm, seed in runs if (status := _run(arm, seed)) != 0), 0)
+    from trainer.comparison.jobs import side_by_side, waves
+
+    missing = [(arm, seed) for seed in config.all_seeds for arm in arms if not _done(arm, seed)]
+    for wave in waves(missing, config.jobs):
+        if (status := side_by_side(_run, wave)) != 0:
+            return status
+    return 0
+
+
+def _done(arm: Arm, seed: int) -> bool:
+    folder = folder_of(arm.name, seed, arm.out)
+    return (folder / record.EVALUATION).exists() and (folder / record.CARD).exists()  # the card is written last
+
+
+def _run(arm: Arm, seed: int, ring: tuple[str, int] = ("", 2)) -> int:
+    """One run, from the start, from its checkpoint, or not at all if it is done; `ring`: see `Making`."""
     from trainer import train
     from trainer.record import checkpoint
 
     folder = folder_of(arm.name, seed, arm.out)
-    if (folder / record.EVALUATION).exists() and (folder / record.CARD).exists():  # the card is written last
+    if _done(arm, seed):
         print(f"== {arm.name} seed {seed}: done before")
         return 0
     print(f"== {arm.name} seed {seed}", flush=True)
     if checkpoint.any_in(folder):
         resumed = checkpoint.to_resume(folder)
-        return train.train(continued(resumed, arm.values_of(seed)), resumed)
+        return train.train(_in_ring(continued(resumed, arm.values_of(seed)), ring), resumed)
     config = arm.config(seed)
-    return train.train(config, notes=config.idle_notes(arm.given))
+    return train.train(_in_ring(config, ring), notes=config.idle_notes(arm.given))
+
+
+def _in_ring(config: RunConfig, ring: tuple[str, int]) -> RunConfig:
+    name, members = ring
+    return replace(config, making=replace(config.making, ring=name, ring_members=members)) if name else config
 
 
 if __name__ == "__main__":

@@ -49,7 +49,10 @@ class EvaluateConfig:
     finetune_epochs: int = option(200, "epochs of the finetune protocol")
     finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
     making: Making = group(
-        Making, "making of the training crops", hidden=("cache", "cache_side", "check", "on_bad"), on_bad="fail"
+        Making,
+        "making of the training crops",
+        hidden=("cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        on_bad="fail",
     )
     seed: int = option(0, "seed of crops and classifiers")
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")

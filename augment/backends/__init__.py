@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from augment.backends.decoded import DecodedCache
+    from augment.views.plan import Pool
 
 
 def choose(name: str, device: "torch.device", colour: str = "linear", cached: bool = False) -> tuple[str, str]:
@@ -64,15 +65,25 @@ def why_no_dali() -> str | None:
     return "DALI is not installed (Linux only: pip install nvidia-dali-cuda130, or nvidia-dali-cuda120)"
 
 
-def build(name: str, policy: Policy, making: "Making", batch: int, cache: "DecodedCache | None" = None) -> Backend:
+def build(
+    name: str,
+    policy: Policy,
+    making: "Making",
+    batch: int,
+    cache: "DecodedCache | None" = None,
+    pool: "Pool | None" = None,
+) -> Backend:
     """The backend `name` (not "auto"), where and as `making` says. `batch`: the most sources in one plan.
 
-    Raises BadValue for a cache that the backend has no use for.
+    `pool`: the images, where batches come in their order: then one that ends within a group (`Policy.group`) leaves
+    its decoded pictures to the next. Raises BadValue for a cache that the backend has no use for.
     """
     making = making.settled()
     cuda = str(making.device).startswith("cuda")
     if cache is not None and name not in ("fused", "eager"):
         raise BadValue("backend", name, "fused or eager to keep decoded pictures", "Or use cache off")
+    if making.decode == "scaled" and (cuda or name != "fused"):
+        raise BadValue("decode", "scaled", f"exact with {name} on {making.device}", "fused on a CPU has it")
     if name == "dali":
         from augment.backends.dali import DaliBackend
 
@@ -85,9 +96,12 @@ def build(name: str, policy: Policy, making: "Making", batch: int, cache: "Decod
         from augment.backends.fused_cuda import FusedCudaBackend
 
         return FusedCudaBackend(policy, making, batch, cache)
+    from augment.backends.decoded import RecentPictures
     from augment.backends.fused import FusedBackend
     from augment.backends.native import NotBuilt
 
+    if cache is None and pool is not None and making.decode == "exact" and RecentPictures.needed_for(policy, batch):
+        cache = RecentPictures(policy, pool, batch)
     try:
         return FusedBackend(policy, making, cache, compiled=name == "fused")
     except NotBuilt as error:

@@ -8,7 +8,8 @@ Nothing is evicted: images that do not fit into the budget are decoded in every 
 """
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends.layout import CROP
 from augment.views.geometry import box_to_pixels
 from augment.views.plan import Pool
 from augment.views.policy import Policy
@@ -30,6 +32,11 @@ class Picture:
     corner: tuple[int, int] = (0, 0)  # x, y in the image of the first kept pixel
     scene: Tensor | None = None  # uint8 [size, size, 3], packed; None where scenes are cut from `pixels`
     scale: tuple[float, float] = (1.0, 1.0)  # kept pixels per pixel of the image, across and down
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.pixels.numel() + (0 if self.scene is None else self.scene.numel())
 
 
 def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
@@ -95,17 +102,68 @@ class DecodedCache:
         else:
             pixels = resized(image, self._regions[row], w, h)
         picture = Picture(pixels, (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
-        count = pixels.numel() + (0 if scene is None else scene.numel())
-        with self._lock:
-            if row not in self._kept and self.used + count <= self.budget:
-                self.used += count
-                self._kept[row] = picture
+        self.add(row, picture)
         return picture
+
+    def blank(self, rows: Sequence[int]) -> tuple[list[Picture], np.ndarray]:
+        """Memory for the rows' pictures on the host, and the crops that fill it from their images.
+
+        `layout.CROP` [n, k]: of each image its part and, if scenes are kept, its scene.
+        """
+        crops = np.zeros((len(rows), 2 if self.keeps_scenes else 1), CROP)
+        size, regions, sides = self.policy.size, self._regions[rows], self._sides[rows]
+        crops["roi"][:, 0], crops["width"][:, 0], crops["height"][:, 0] = regions, *sides.T
+        if self.keeps_scenes:
+            crops["roi"][:, 1, 2:] = self._scene_sides[rows]
+            crops["width"][:, 1] = crops["height"][:, 1] = size
+        pictures = []
+        for (x0, y0, x1, y1), (w, h), jobs in zip(regions.tolist(), sides.tolist(), crops, strict=True):
+            parts = [torch.empty((height, width, 3), dtype=torch.uint8) for width, height in jobs[["width", "height"]]]
+            jobs["out"] = [part.data_ptr() for part in parts]
+            scene = parts[1] if self.keeps_scenes else None
+            pictures.append(Picture(parts[0], (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0))))
+        return pictures, crops
+
+    def add(self, row: int, picture: Picture) -> None:
+        """Keeps a picture, if there is room."""
+        with self._lock:
+            if row not in self._kept and self.used + picture.bytes <= self.budget:
+                self.used += picture.bytes
+                self._kept[row] = picture
 
     def clear(self) -> None:
         """Frees everything."""
         self._kept.clear()
         self.used = 0
+
+
+class RecentPictures(DecodedCache):
+    """Pictures of the group that is under way, for batches that end within one: each is decoded once all the same.
+
+    A group's images are its backgrounds, so a later batch needs those of an earlier one. What has not been used for as
+    many batches as a group takes is dropped. Beyond `BUDGET` bytes nothing more is kept.
+    """
+
+    BUDGET = 512 << 20
+
+    def __init__(self, policy: Policy, pool: Pool, batch: int) -> None:
+        """`batch`: sources in a batch."""
+        super().__init__(policy, pool, self.BUDGET)
+        self._span = -(-policy.group // batch) + 1
+        self._uses: deque[set[int]] = deque()  # rows of the latest batches
+
+    @staticmethod
+    def needed_for(policy: Policy, batch: int) -> bool:
+        """Whether batches of so many sources end within groups."""
+        return policy.kind.pastes and batch % policy.group != 0
+
+    def used_now(self, rows: Sequence[int]) -> None:
+        """Notes the rows of a batch, and drops what no batch of late has used."""
+        self._uses.append(set(rows))
+        if len(self._uses) > self._span:
+            for row in self._uses.popleft().difference(*self._uses):
+                if (picture := self._kept.pop(row, None)) is not None:
+                    self.used -= picture.bytes
 
 
 def default_budget(device: torch.device) -> int:

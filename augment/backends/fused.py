@@ -3,7 +3,8 @@
 The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain torch (`eager`).
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import native
-from augment.backends.decoded import DecodedCache, Picture, kept_rois
+from augment.backends import jpeg, native
+from augment.backends.decoded import DecodedCache, Picture, RecentPictures, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
-from augment.backends.layout import CROP, lay_out
+from augment.backends.layout import lay_out
 from augment.backends.protocol import Backend
 from augment.backends.recycled import Recycled
 from augment.backends.threads import share_out
@@ -49,6 +50,9 @@ class FusedBackend(Backend):
         self.policy, self.dtype, self.workers, self._cache = policy, making.dtype, making.workers or 1, cache
         self.name = "fused" if compiled else "eager"
         self._library = native.load(making.say) if compiled else None
+        self._jpeg = jpeg.find(self._library, making.say)
+        if self._jpeg is not None:
+            self._jpeg.scaled = compiled and making.decode == "scaled"
         # Each worker limits torch to its one thread. On some builds that setting is the whole process's, so all workers
         # start here, behind a barrier, and the caller's setting is restored once.
         threads = torch.get_num_threads()
@@ -56,40 +60,65 @@ class FusedBackend(Backend):
         begun = Barrier(self.workers)
         list(self._threads.map(lambda _: begun.wait(timeout=60), range(self.workers)))
         torch.set_num_threads(threads)
-        self._share_out = partial(share_out, self._threads, self.workers)
+        self._share_out = partial(share_out, self._threads, self.workers, here=compiled)
         self._buffer = np.empty(0, np.uint8)  # of every batch: fresh pages cost more than the pixels
         self._memory = Recycled(self.dtype)
+        std = np.array(policy.std)
+        self._levels = (1 / (255 * std)).astype(np.float32), (-np.array(policy.mean) / std).astype(np.float32)
+        self._decoded = 0  # pictures of the last batch that the cache did not have
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
+        return self.finish(plan, *self.cut(plan, files))
+
+    def cut(self, plan: Plan, files: Sequence[bytes]) -> tuple[np.ndarray, Sequence[Picture]]:
+        """Decodes and cuts: the crops, uint8 [bytes] as `layout.lay_out` describes them, used again by the next call.
+
+        And the pictures that views take their scenes from, where these are kept and not among the crops.
+        """
         kept = None if self._cache is None else self._pictures(plan, files, self._cache)
         exist = self._cache is not None and self._cache.keeps_scenes
         layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
         if len(self._buffer) < layout.total:
             self._buffer = np.empty(layout.total + layout.total // 8, np.uint8)
-        base = self._buffer.ctypes.data
         crops = layout.crops.copy()
-        crops["out"] += np.uint64(base)
-        jobs = np.split(crops, np.searchsorted(layout.slot, np.arange(1, len(plan.images))))  # of each image
-        scenes, patches = ((base + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
+        crops["out"] += np.uint64(self._buffer.ctypes.data)
+        first = np.searchsorted(layout.slot, np.arange(len(plan.images) + 1))  # crop of each image
         if kept is None:
-            self._share_out(self._decode_and_cut, list(zip(files, jobs, strict=True)))
+            self._decode_and_cut(files, first, crops)
         else:
-            self._share_out(self._cut, list(zip(kept, jobs, strict=True)))
-            if exist:
-                address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
-                scenes = np.array(address, np.uint64)[plan.background_slot]
+            self._share_out(self._cut, list(zip(kept, np.split(crops, first[1:-1]), strict=True)))
+        return self._buffer[: layout.total], kept if kept and exist else ()
+
+    def finish(self, plan: Plan, crops: np.ndarray, kept: Sequence[Picture] = ()) -> tuple[Tensor, ...]:
+        """Views as `render` returns them, of what `cut` returned, here or in another process.
+
+        Pastes, colours, blurs and normalises. Transparent patches are blended in place: `crops` must then be writable.
+        """
+        layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=len(kept) > 0)
+        if len(crops) != layout.total:
+            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        scenes, patches = ((crops.ctypes.data + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
+        if kept:
+            address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
+            scenes = np.array(address, np.uint64)[plan.background_slot]
         if plan.alpha is not None:
             self._share_out(blend_patches, [(plan, i, scenes, patches) for i in range(len(plan))])
         views = tuple(self._memory.take((len(plan), plan.size, plan.size, 3)) for _ in range(plan.views))
-        runs = [r for r in np.array_split(np.arange(len(plan)), self.workers * 2) if len(r)]
-        tasks = [(plan, v, run, scenes, patches, views[v]) for v in range(plan.views) for run in runs]
-        self._share_out(self._view, tasks)
+        if self._library is None:
+            at = [(i, v, int(scenes[i, v]), int(patches[i, v]), views[v][i]) for i, v in np.ndindex(scenes.shape)]
+            self._share_out(partial(finish_view, self.policy, plan), at)
+        else:
+            self._finish(plan, scenes, patches, views)
         return views
 
     def holds(self, row: int) -> bool:
+        """See `augment.backends.protocol.Backend`. Recent pictures may be dropped before they are needed."""
+        return self._cache is not None and not isinstance(self._cache, RecentPictures) and row in self._cache
+
+    def decoded(self, files: Sequence[bytes]) -> int:
         """See `augment.backends.protocol.Backend`."""
-        return self._cache is not None and row in self._cache
+        return len(files) if self._cache is None else self._decoded
 
     def close(self) -> None:
         """Ends the threads, frees the cache."""
@@ -99,24 +128,37 @@ class FusedBackend(Backend):
 
     def _pictures(self, plan: Plan, files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
         """The pictures of all images of the plan; decodes those that are not kept yet."""
+        rows = plan.images.tolist()
+        pictures = {row: cache.get(row) for row in rows}
+        new = [i for i, row in enumerate(rows) if pictures[row] is None]
+        made, crops = cache.blank([rows[i] for i in new])
+        first = np.arange(len(new) + 1) * crops.shape[1]
+        self._decode_and_cut([files[i] for i in new], first, crops.reshape(-1))
+        for i, picture in zip(new, made, strict=True):
+            pictures[rows[i]] = picture
+            cache.add(rows[i], picture)
+        if isinstance(cache, RecentPictures):
+            cache.used_now(rows)
+        self._decoded = len(new)
+        return [picture for picture in pictures.values() if picture is not None]
 
-        def make(row: int, data: bytes) -> Picture:
-            return cache.get(row) or cache.keep(row, _decoded(data), self._resized)
+    def _decode_and_cut(self, files: Sequence[bytes], first: np.ndarray, crops: np.ndarray) -> None:
+        """Decodes files, and cuts picture i's crops[first[i] : first[i + 1]] while it is in the processor's cache."""
+        jobs, pictures = np.split(crops, first[1:-1]), {}
+        left = np.arange(len(files))
+        if self._jpeg is not None and self._library is not None:
+            left = self._jpeg.cut(files, first, crops, self._all_threads)
+        elif self._jpeg is not None:
+            pictures = self._jpeg.parts(files, first, crops, self._all_threads)
 
-        return self._share_out(make, list(zip(plan.images.tolist(), files, strict=True)))
+        def decode_and_cut(i: int) -> None:
+            if len(jobs[i]):
+                self._cut(pictures.get(i) or Picture(_decoded(files[i])), jobs[i])
 
-    def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
-        """uint8 [height, width, 3]: the ROI of an image, resized."""
-        out = torch.empty((height, width, 3), dtype=torch.uint8)
-        job = np.zeros(1, CROP)
-        job["roi"], job["width"], job["height"], job["out"] = roi, width, height, out.data_ptr()
-        self._cut(Picture(image), job)
-        return out
+        self._share_out(decode_and_cut, [(i,) for i in left.tolist()])
 
-    def _decode_and_cut(self, data: bytes, jobs: np.ndarray) -> None:
-        """While the picture is in the processor's cache."""
-        if len(jobs):
-            self._cut(Picture(_decoded(data)), jobs)
+    def _all_threads(self, work: Callable[[], None]) -> None:
+        self._share_out(work, [()] * self.workers)
 
     def _cut(self, picture: Picture, jobs: np.ndarray) -> None:
         """Resizes crops (ROIs in the image's pixels) to their places."""
@@ -130,23 +172,25 @@ class FusedBackend(Backend):
         elif self._library.crops(image.data_ptr(), image.shape[1], image.shape[0], len(jobs), jobs.ctypes.data):
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
 
-    def _view(self, plan: Plan, v: int, run: np.ndarray, scenes: np.ndarray, patches: np.ndarray, out: Tensor) -> None:
-        """Makes view v of the sources `run`."""
-        if self._library is None:
-            for i in run.tolist():
-                finish_view(self.policy, plan, i, v, int(scenes[i, v]), int(patches[i, v]), out[i])
-            return
-        jobs = np.zeros(len(run), native.VIEW)
-        jobs["scene"], jobs["patch"] = scenes[run, v], patches[run, v]
-        jobs["out"] = out.data_ptr() + run.astype(np.uint64) * (out.stride(0) * out.element_size())
-        jobs["rect"] = geometry.flip_rects(plan.rects[run, v], plan.flip[run, v], plan.size)
+    def _finish(self, plan: Plan, scenes: np.ndarray, patches: np.ndarray, views: Sequence[Tensor]) -> None:
+        """Makes the views by the compiled pass."""
+        jobs = np.zeros(scenes.shape, native.VIEW)
+        jobs["scene"], jobs["patch"] = scenes, patches
+        places = np.arange(len(plan), dtype=np.uint64) * (views[0].stride(0) * views[0].element_size())
+        jobs["out"] = places[:, None] + np.array([view.data_ptr() for view in views], np.uint64)
+        jobs["rect"] = geometry.flip_rects(plan.rects, plan.flip, plan.size)
         for name in ("flip", "gray", "jittered", "order", "jitter", "sigma"):
-            jobs[name] = getattr(plan, name)[run, v]
-        jobs["radius"] = [blur_radius(s) for s in plan.sigma[run, v]]
-        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter[run, v], plan.gray[run, v])
-        scale = (1 / (255 * np.array(self.policy.std))).astype(np.float32)
-        shift = (-np.array(self.policy.mean) / self.policy.std).astype(np.float32)
+            jobs[name] = getattr(plan, name)
+        jobs["radius"] = np.reshape([blur_radius(s) for s in plan.sigma.reshape(-1)], scenes.shape)
+        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter, plan.gray)
+        first, count = jobs.ctypes.data, jobs.size
+        runs = np.unique(np.linspace(0, count, min(4 * self.workers, count) + 1).astype(int)).tolist()
+        tasks = [(first + start * jobs.itemsize, end - start, plan.size) for start, end in itertools.pairwise(runs)]
+        self._share_out(self._finish_run, tasks)
+
+    def _finish_run(self, first: int, count: int, size: int) -> None:
+        """Makes `count` views from the address `first` of their `native.VIEW`s on."""
+        assert self._library is not None
+        scale, shift = (levels.ctypes.data for levels in self._levels)
         linear = int(self.policy.colour == "linear")
-        self._library.views(
-            len(jobs), jobs.ctypes.data, plan.size, linear, scale.ctypes.data, shift.ctypes.data, _DTYPES[self.dtype]
-        )
+        self._library.views(count, first, size, linear, scale, shift, _DTYPES[self.dtype])

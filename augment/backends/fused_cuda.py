@@ -13,6 +13,7 @@ from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture, kept_rois
 from augment.backends.layout import CROP, lay_out, leaves
+from augment.backends.protocol import Backend
 from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
@@ -22,7 +23,7 @@ BLOCK = 256  # pixels of one program
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
 
 
-class FusedCudaBackend:
+class FusedCudaBackend(Backend):
     """Decoded pictures stay where DALI put them; the kernels take them by address."""
 
     name = "fused"

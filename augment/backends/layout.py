@@ -7,7 +7,7 @@ import numpy as np
 from augment.views.plan import Plan
 
 # The struct Crop of crops.cpp; `out` is an offset into the buffer until an address is added.
-CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unused", "i4"), ("out", "u8")])
+CROP = np.dtype([("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("unit", "i4"), ("out", "u8")])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Builds `crops.cpp` and `views.cpp` at their first use and calls them. Needs a compiler, and no build system.
+"""Builds the C++ beside it at its first use and calls it. Needs a compiler, and no build system.
 
 The library's name in the user's cache folder is a hash of sources, headers, compiler, flags and CPU. So it is built
 once per kind of machine, also where machines of several kinds share a home folder. A library is code: it is loaded only
@@ -21,7 +21,7 @@ import numpy as np
 from precompute.base.files import replacing
 from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp"))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -55,7 +55,7 @@ def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
     except (OSError, subprocess.SubprocessError) as error:
         raise NotBuilt(f"{compiler} does not run: {error}") from error
     texts = (path.read_text() for path in SOURCES + HEADERS)
-    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join((*texts, *FLAGS, version, processor())).encode()).hexdigest()[:16]
     name = f"pixels-{key}.so"
     folder, reason = private_folder(), "cannot be written to, or is not yours alone"
     if folder is not None:
@@ -76,7 +76,9 @@ def _open(path: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crops.argtypes = [pointer, integer, integer, integer, pointer]
     library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.crops.restype, library.views.restype = integer, None
+    library.jpeg_open.argtypes = [pointer]
+    library.jpeg_crops.argtypes = [pointer, pointer]
+    library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
     return library
 
 
@@ -97,8 +99,8 @@ def _built(compiler: str, path: Path, say: Callable[[str], None]) -> Path:
     return path
 
 
-def _processor() -> str:
-    """The CPU's model and features, on which -march=native depends."""
+def processor() -> str:
+    """The CPU's model and features, on which -march=native depends, line by line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -31,6 +31,10 @@ class Backend(Protocol):
         """False, for backends that keep nothing from batch to batch."""
         return False
 
+    def decoded(self, files: Sequence[bytes], /) -> int:
+        """How many pictures the last `render` decoded; `files` were its files."""
+        return sum(map(bool, files))
+
     def reset(self) -> None:
         """Nothing, for backends that a failed batch leaves as they were."""
 

@@ -1,5 +1,6 @@
 """Memory for views that is used again as soon as nobody holds it."""
 
+import math
 import sys
 
 import numpy as np
@@ -21,7 +22,7 @@ class Recycled:
 
     def take(self, shape: tuple[int, int, int, int]) -> Tensor:
         """A tensor of shape [N, H, W, 3], seen as [N, 3, H, W]; its contents are arbitrary."""
-        count = int(np.prod(shape)) * self._dtype.itemsize
+        count = math.prod(shape) * self._dtype.itemsize
         room = count + _ALIGNED
         free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
         block = min(free, key=len, default=None)

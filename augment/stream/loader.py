@@ -136,7 +136,8 @@ class ViewLoader:
     def report(self) -> dict[str, Any]:
         """Counts so far: batches, samples, images decoded, views whose rectangle was capped, images replaced."""
         bad = {self.images.path(row): reason for row, reason in sorted(self._maker.bad.items())}
-        return {**self._counts, "bad_files": bad, "wait_seconds": round(self.wait_seconds, 3)}
+        waited = round(self.wait_seconds, 3)
+        return {**self._counts, "bad_files": bad, "wait_seconds": waited, **self._maker.status()}
 
 
 def _compare(what: str, was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> None:

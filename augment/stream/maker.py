@@ -13,9 +13,11 @@ Nothing here refers to the loader, so a loader that is dropped without being clo
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ from augment.stream.producer import Made, Place, check_process
 from augment.views.plan import Plan, draw
 from augment.views.schedule import Schedule
 from precompute.base.errors import BadFile, UserError
+
+T = TypeVar("T")
 
 
 def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
@@ -55,19 +59,8 @@ class Prepared:
     place: Place
     plan: Plan
     files: list[bytes]
+    bad: tuple[int, ...]  # rows whose files are bad, among those that this batch asked for
     replaced: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What this batch adds to the loader's report."""
-        plan = self.plan
-        return {
-            "batches": 1,
-            "samples": len(plan),
-            "decoded": sum(map(bool, self.files)),
-            "capped": int(plan.capped.sum()),
-            "replaced": self.replaced,
-        }
 
 
 class BatchMaker:
@@ -95,19 +88,27 @@ class BatchMaker:
         check_process(self._process)
         self._process = os.getpid()
 
+    def status(self) -> Mapping[str, Any]:
+        """See `Maker`."""
+        return {}
+
     def close(self) -> None:
         """Ends the threads and frees the backend."""
         self._ahead.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
         self.backend.close()
 
+    def producing(self) -> AbstractContextManager:
+        """The context in which batches are made: see `Handover`."""
+        return self._handover.producing()
+
     def make(self, places: Iterator[Place]) -> Iterator[Made]:
         """See `Maker`, and the drawing above."""
         reading: deque[Future[Prepared]] = deque()
         begun: deque[Prepared] = deque()
-        with self._handover.producing():
+        with self.producing():
             for place in places:
-                reading.append(self._ahead.submit(self._prepare, place))
+                reading.append(self._ahead.submit(self.prepare, place))
                 if len(reading) == 2:
                     begun.append(reading.popleft().result())
                     try:
@@ -115,22 +116,38 @@ class BatchMaker:
                     except Exception:
                         self.backend.reset()  # `render` will begin it again, meet the same error and find the bad file
                 if len(begun) == 2:
-                    yield self._render(begun.popleft())
+                    yield self.render(begun.popleft())
 
-    def _render(self, prepared: Prepared) -> Made:
+    def render(self, prepared: Prepared) -> Made:
+        """The batch of `prepared`, or its like with stand-ins for files that cannot be decoded."""
+        prepared, views = self.with_good_files(prepared, self.backend.render)
+        decoded = self.backend.decoded(prepared.files)
+        return self.finished(prepared.plan, views, decoded, prepared.replaced)
+
+    def with_good_files(self, prepared: Prepared, work: Callable[[Plan, Sequence[bytes]], T]) -> tuple[Prepared, T]:
+        """`work(plan, files)` and what it was done of: where it fails on a bad file, it is done again without that."""
         while True:
-            plan = prepared.plan
             try:
-                views = turned(self.backend.render(plan, prepared.files), plan.turns)
-                break
+                return prepared, work(prepared.plan, prepared.files)
             except Exception:
                 self.backend.reset()
                 if not self._find_undecodable(prepared):
                     raise
-            prepared = self._prepare(prepared.place)
+            prepared = self.prepare(prepared.place)
+
+    def finished(self, plan: Plan, views: tuple[Tensor, ...], decoded: int, replaced: int) -> Made:
+        """The batch of a backend's views, with what it adds to the loader's report."""
+        return self.made(plan, turned(views, plan.turns), decoded, replaced)
+
+    def made(self, plan: Plan, views: tuple[Tensor, ...], decoded: int, replaced: int) -> Made:
+        """The batch of finished views."""
         numbers = plan.finished_rects, plan.sources, plan.backgrounds, self.images.labels[plan.sources]
         rects, sources, backgrounds, labels = (put(torch.from_numpy(x), self._handover.device) for x in numbers)
-        return Made(Batch(views, rects, sources, backgrounds, labels, plan), prepared.counts, self._handover.give())
+        counts = {
+            "batches": 1, "samples": len(plan), "decoded": decoded, "capped": int(plan.capped.sum()),
+            "replaced": replaced,
+        }  # fmt: skip
+        return Made(Batch(views, rects, sources, backgrounds, labels, plan), counts, self._handover.give())
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
         """After a failure: decodes the batch's files one by one, and returns whether one of them is bad."""
@@ -138,25 +155,37 @@ class BatchMaker:
         reasons = self._readers.map(self.images.diagnose, files.keys(), files.values())
         bad = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
         for row, reason in bad.items():
-            self._note(row, BadFile(self.images.path(row), reason))
+            self.note(row, BadFile(self.images.path(row), reason))
         self._undecodable |= set(bad)
         return bool(bad)
 
-    def _prepare(self, place: Place) -> Prepared:
+    def prepare(self, place: Place) -> Prepared:
         """Draws the plan of a batch and reads its files; bad ones are replaced."""
-        pool, replaced = self.images.pool, 0
-        plan = self.schedule.plan(pool, *place)
+        plan, replaced = self.schedule.plan(self.images.pool, *place), 0
         rows = plan.images.tolist()
         contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows])
         files = dict(zip(rows, contents, strict=True))
         if None in contents:
-            plan, replaced = self._with_stand_ins(plan, place[0], files)
-        if self.maps is not None:
-            plan = with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
-        return Prepared(place, plan, [files[row] or b"" for row in plan.images.tolist()], replaced)
+            plan, replaced = self.replanned(plan, place[0], *self._stand_ins(plan, place[0], files))
+        bad = tuple(row for row, data in files.items() if data is None)
+        plan = self.with_opacities(plan)
+        return Prepared(place, plan, [files[row] or b"" for row in plan.images.tolist()], bad, replaced)
 
-    def _with_stand_ins(self, plan: Plan, epoch: int, files: dict[int, bytes | None]) -> tuple[Plan, int]:
-        """The plan drawn again with good images in place of bad ones, and how many were replaced; adds to `files`."""
+    def with_opacities(self, plan: Plan) -> Plan:
+        """The plan with the opacities of its patches, where the policy pastes by maps."""
+        if self.maps is None:
+            return plan
+        pool = self.images.pool
+        return with_alpha(plan, self.maps, np.stack((pool.widths, pool.heights), axis=1)[plan.sources])
+
+    def replanned(self, plan: Plan, epoch: int, sources: np.ndarray, backgrounds: np.ndarray) -> tuple[Plan, int]:
+        """The plan drawn again for stand-ins (rows, as the plan's own), and how many there are."""
+        s, pool = self.schedule, self.images.pool
+        again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
+        return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
+
+    def _stand_ins(self, plan: Plan, epoch: int, files: dict[int, bytes | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Sources and backgrounds of the plan with good images in place of bad ones; adds to `files`."""
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
             sources[i] = self._good(epoch, row, files)
@@ -164,9 +193,7 @@ class BatchMaker:
                 # A view in its own scene stays in one, that of the stand-in: it needs no other image.
                 own = other == row
                 backgrounds[i, v] = sources[i] if own else self._good(epoch, other, files, int(sources[i]))
-        s, pool = self.schedule, self.images.pool
-        again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
-        return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
+        return sources, backgrounds
 
     def _good(self, epoch: int, row: int, files: dict[int, bytes | None], without: int | None = None) -> int:
         """`row`, or its first stand-in, with a good file and another picture than `without`; adds to `files`."""
@@ -195,10 +222,10 @@ class BatchMaker:
         try:
             return self.images.read(row, self.making.check)
         except BadFile as error:
-            self._note(row, error)
+            self.note(row, error)
             return None
 
-    def _note(self, row: int, error: BadFile) -> None:
+    def note(self, row: int, error: BadFile) -> None:
         """Reports a bad file, once; raises BadFile where bad files are not replaced."""
         if self.making.on_bad == "fail":
             raise BadFile(error.path, f"{error.reason} (on_bad=replace would take another image instead)")

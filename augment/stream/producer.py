@@ -34,9 +34,11 @@ class Maker(Protocol):
 
     `make(places)` yields the batch of each place in the order of `places`, and may take some places ahead; a batch is a
     pure function of its place. It runs in the thread of a `Producer`; an error ends it, and the loader raises it. When
-    the loader turns to another place, it drops this iterator and calls `make` again.
+    the loader turns to another place, it drops this iterator and calls `make` again. An event `wanted`, where the maker
+    has one, is set while the loader waits for a batch.
     `begin_here()` is called before every loop: it raises RuntimeError in a process that cannot make batches.
-    `bad` maps rows to the reasons why their files were replaced. `close()` frees everything; it may be called twice.
+    `bad` maps rows to the reasons why their files were replaced. `status()` is what else the loader's report shows.
+    `close()` frees everything; it may be called twice.
     """
 
     @property
@@ -45,6 +47,8 @@ class Maker(Protocol):
     def begin_here(self) -> None: ...
 
     def make(self, places: Iterator[Place]) -> Iterator[Made]: ...
+
+    def status(self) -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -68,12 +72,17 @@ class Producer:
         self._queue: queue.Queue[Any] = queue.Queue(max(ahead, 1))
         self._stopping = threading.Event()
         self._process = os.getpid()
+        self._wanted: threading.Event = getattr(maker, "wanted", threading.Event())
         self._thread = threading.Thread(target=self._run, args=(maker, start), name="augment-produce", daemon=True)
         self._thread.start()
 
     def get(self) -> Made:
         """The next batch; raises what its making raised, RuntimeError in a forked process, which has no thread."""
-        item = self._wait()
+        self._wanted.set()
+        try:
+            item = self._wait()
+        finally:
+            self._wanted.clear()
         if isinstance(item, BaseException):
             self._queue.put(item)  # for the next call
             raise item

@@ -51,6 +51,7 @@ class ParityConfig:
     root: str | None = option_of(Source, "root")
     backends: tuple[str, ...] = option((), "backends to compare; default: all that are installed", choices=NAMES[1:])
     device: str = option_of(Making, "device", default="cpu")
+    decode: str = option_of(Making, "decode", help="how fused decodes: exact or scaled")
     count: int = option(32, "sources")
     size: int = option_of(Policy, "size")
     seed: int = option(0, "seed of the plan")
@@ -96,9 +97,10 @@ def compare(config: ParityConfig) -> list[dict[str, Any]]:
         policy = Policy(**settings)
         plan = _plan(policy, images, config)
         files = [images.read(row) for row in plan.images.tolist()]
-        right = _pixels(YARDSTICK, policy, plan, files, device)
+        right = _pixels(YARDSTICK, policy, plan, files, Making(device=device, workers=2))
         for name in names:
-            off = np.abs(_pixels(name, policy, plan, files, device) - right)
+            making = Making(device=device, workers=2, decode=config.decode if name == "fused" else "exact")
+            off = np.abs(_pixels(name, policy, plan, files, making) - right)
             figures = {"mean": off.mean(), "p99": np.percentile(off, 99), "max": off.max()}
             rows.append({"backend": name, "stage": stage, **{k: round(float(v), 4) for k, v in figures.items()}})
     return sorted(rows, key=lambda row: names.index(row["backend"]))
@@ -124,8 +126,8 @@ def _plan(policy: Policy, images: ImageSet, config: ParityConfig) -> Plan:
     return draw(policy, images.pool, order[positions], chosen, seed=config.seed, epoch=0)
 
 
-def _pixels(name: str, policy: Policy, plan: Plan, files: list[bytes], device: torch.device) -> np.ndarray:
-    backend = build(name, policy, Making(device=device, workers=2), len(plan))
+def _pixels(name: str, policy: Policy, plan: Plan, files: list[bytes], making: Making) -> np.ndarray:
+    backend = build(name, policy, making, len(plan))
     try:
         return np.stack([view.cpu().numpy() for view in backend.render(plan, files)])
     finally:

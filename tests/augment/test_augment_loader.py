@@ -79,12 +79,16 @@ def test_any_maker_of_batches_will_do(demo):
             def make(self, places):
                 yield from (made[step] for _, step in places)
 
+            def status(self):
+                return {"service": "none"}
+
             def close(self):
                 self.closed = True
 
         with ViewLoader(loader.schedule, loader.images, kept := Kept(), prefetch=1) as other:
             assert all(a is b.batch for a, b in zip(other, made, strict=True))
             assert other.report()["samples"] == 48
+            assert other.report()["service"] == "none"
             assert other.report()["bad_files"] == {loader.images.path(7): "spoilt"}
             assert other.state_dict() == loader.state_dict()
         assert kept.closed

@@ -11,7 +11,7 @@ import torch
 from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 
 from augment import Making, Policy
-from augment.backends import fused, native
+from augment.backends import fused, jpeg, native
 from augment.backends.decoded import DecodedCache
 from augment.stream.imageset import ImageSet
 
@@ -93,13 +93,17 @@ def test_half_precision_is_torchs_bit_for_bit(tmp_path, march):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_each_image_is_decoded_once_and_never_again_from_the_cache(birds: ImageSet, monkeypatch, compiled):  # noqa: F811
-    """Counted at the decoder itself: once for each image of a batch; none for a batch whose images are kept."""
+    """Counted at the decoders themselves: once for each image of a batch; none for a batch whose images are kept."""
     calls = []
-    real = fused.decode
+    real, cut = fused.decode, jpeg.JpegCrops.cut
     monkeypatch.setattr(fused, "decode", lambda data: calls.append(len(data)) or real(data))
+    monkeypatch.setattr(
+        jpeg.JpegCrops, "cut", lambda self, files, *a: calls.extend(map(len, files)) or cut(self, files, *a)
+    )
     policy = Policy(size=32, blur_sigma=(0.1, 1.0))
     plans = [plan_of(policy, birds, count=16, start=start) for start in (0, 16)]
     batches = [(plan, [birds.read(int(i)) for i in plan.images]) for plan in plans]
+    monkeypatch.setattr(jpeg, "_check", lambda crops: None)  # decodes small pictures of its own
     for cache, counts in ((None, (32, 32)), (DecodedCache(policy, birds.pool, 1 << 30), (32, 0))):
         backend = fused.FusedBackend(policy, Making(device="cpu", workers=2).settled(), cache, compiled=compiled)
         made = []

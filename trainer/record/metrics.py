@@ -101,13 +101,17 @@ def finite(value: Any) -> Any:
 
 def log_line(row: dict[str, Any]) -> str:
     """A step's row for a person: losses, rate, speed, and the share of time spent waiting for data."""
-    losses = "  ".join(f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment") if name in row)
+    losses = "  ".join(
+        f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment", "dense") if name in row
+    )
     line = (
         f"epoch {row['epoch']}/{row['epochs']} step {row['step']}/{row['steps']}  {losses}  lr {row['lr']:.3g}  "
         f"{row['images_per_second']:.1f} images/s  step {row['step_ms']:.0f} ms  data wait {row['data_wait']:.1%}"
     )
     # Where the device's peak is not known there is no MFU.
     line += f"  MFU {row['mfu']:.1%}" if "mfu" in row else f"  {row['gflops']:.0f} GFLOP/s"
+    if "helpers" in row:
+        line += f"  helpers {row['helpers']}: {row['made_there']} batches, {row['made_here']} made here"
     if "memory_gib" in row:
         line += f"  peak memory {row['memory_gib']:.1f} GiB"
     return line

@@ -1,0 +1,1 @@
+"""Other processes and machines share in the making of batches."""

@@ -1,0 +1,84 @@
+"""Several runs of a comparison side by side, each in a process of its own."""
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from precompute.base.options import as_json
+from trainer.comparison.arms import Arm
+
+Run = tuple[Arm, int]  # an arm and a seed
+Ring = tuple[str, int]  # the name that runs of equal views share, and how many they are; "": shared with none
+
+
+def waves(runs: Sequence[Run], jobs: int) -> Iterator[list[tuple[Run, Ring]]]:
+    """The runs, at most `jobs` at a time, with those of equal views together."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_views(run), []).append(run)
+    ordered = [run for group in groups.values() for run in group]
+    for start in range(0, len(ordered), jobs):
+        wave = ordered[start : start + jobs]
+        alike = [[_views(other) for other in wave].count(_views(run)) for run in wave]
+        yield [
+            (run, (f"compare {os.getpid()} {start} {_views(run)}" if count > 1 else "", count))
+            for run, count in zip(wave, alike, strict=True)
+        ]
+
+
+def side_by_side(run: Callable[..., int], wave: Sequence[tuple[Run, Ring]]) -> int:
+    """Runs all of a wave at once; the first status that is not 0. Upon a signal every run saves and ends."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch without its threads
+    processes = [
+        context.Process(target=_child, args=(run, arm, seed, ring), name=f"{arm.name} seed {seed}")
+        for (arm, seed), ring in wave
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        raise
+    return next((code if code > 0 else 1 for process in processes if (code := process.exitcode or 0)), 0)
+
+
+def _views(run: Run) -> str:
+    """What the views of a run depend on, but for the settings that it chooses itself."""
+    arm, seed = run
+    config = arm.config(seed)
+    parts: tuple[Any, ...] = (config.data, config.views, config.schedule.batch_size, config.making.dtype, seed)
+    return json.dumps([as_json(part) if hasattr(part, "__dataclass_fields__") else str(part) for part in parts])
+
+
+def _child(run: Callable[..., int], arm: Arm, seed: int, ring: Ring) -> None:
+    from precompute.base.program import main
+
+    sys.stdout = _Named(sys.stdout, f"[{arm.name} seed {seed}] ")
+    main(lambda _: run(arm, seed, ring))
+
+
+class _Named:
+    """A stream whose lines begin with a name: those of several runs come mixed."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self._stream, self._name, self._begins = stream, name, True
+
+    def write(self, text: str) -> int:
+        lines = text.splitlines(keepends=True)
+        named = []
+        for line in lines:
+            named.append((self._name if self._begins else "") + line)
+            self._begins = line.endswith("\n")
+        self._stream.write("".join(named))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
