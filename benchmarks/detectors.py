@@ -110,8 +110,10 @@ def spread_files(listing: "Listing", count: int) -> list[bytes]:
     """At most `count` files of the set, evenly spread over it."""
     import numpy as np
 
+    from precompute.scan import read_picture
+
     rows = np.linspace(0, len(listing) - 1, min(count, len(listing))).round().astype(int).tolist()
-    return [(listing.root / listing.paths[i]).read_bytes() for i in rows]
+    return [read_picture(listing, i) for i in rows]
 
 
 def map_maker(detector: "Detector", files: Sequence[bytes]) -> "Callable[[int], np.ndarray]":

@@ -84,7 +84,8 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
 
     few, places = np.unique(rows, return_inverse=True)
     paths = np.array([f"{row}.jpg" for row in few.tolist()], "S")
-    small = _of_rows(cache, few, paths=paths, banners=np.zeros(len(few), np.int16), plain=np.ones(len(few), bool))
+    small = _of_rows(cache, few, paths=paths, banners=np.zeros(len(few), np.int16), plain=np.ones(len(few), bool),
+                     offsets=None, packed=None)  # fmt: skip
     for i, row in enumerate(few.tolist()):
         picture = Image.fromarray(pixels.decode(cache.read(root, row)))
         scale = math.sqrt(megapixels * 1e6 / (picture.width * picture.height))
@@ -97,9 +98,10 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
 
 def _of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
     """The cache of these rows, some of which may come more than once."""
-    from precompute.base.boxfile import COLUMNS
+    from precompute.base.boxfile import COLUMNS, FURTHER
 
-    return replace(cache, **{name: getattr(cache, name)[rows] for name in COLUMNS} | changes)
+    columns = {name: getattr(cache, name) for name in (*COLUMNS, *FURTHER)}
+    return replace(cache, **{name: c[rows] for name, c in columns.items() if c is not None} | changes)
 
 
 def slope(values: Sequence[float], costs: Sequence[float]) -> float:

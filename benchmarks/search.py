@@ -72,7 +72,7 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     from precompute.base import pixels
     from precompute.datasets import read_dataset
     from precompute.saliency import make_detector
-    from precompute.scan import Scan, ScanSettings
+    from precompute.scan import Scan, ScanSettings, read_picture
     from precompute.search.forms import Form, cut, find_boxes, quantise
 
     torch.set_num_threads(1)
@@ -82,7 +82,6 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     files = spread_files(listing, settings.images)
     detect = map_maker(detector, files)
     form, n = Form("tempered", detector.gamma), len(files)
-    paths = [listing.root / path for path in listing.paths[:n]]
 
     def over(source: str | None) -> object:
         """The pass over the first pictures of the set, in one thread."""
@@ -108,7 +107,12 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
         Arm("ours, 224x224", lambda: find_boxes(maps[224][:32], form), min(32, n), "the same, 224x224"),
         Arm("decode", lambda: [pixels.decode(data) for data in files], n, "files in memory to RGB arrays"),
         Arm("detect", lambda: detect(64), n, f"{name}, from small pictures to 64x64 maps"),
-        Arm("read and decode", lambda: [pixels.decode(p.read_bytes()) for p in paths], n, "files to RGB arrays"),
+        Arm(
+            "read and decode",
+            lambda: [pixels.decode(read_picture(listing, i)) for i in range(n)],
+            n,
+            "files to RGB arrays",
+        ),
         Arm("pass over annotated boxes", lambda: over(None), n, plain_pass),
         Arm("pass with the detector", lambda: over(name), n, f"the same with {name}"),
     ]

@@ -14,6 +14,7 @@ from precompute.base.boxfile import BoxCache
 from precompute.base.boxmath import agreement
 from precompute.base.errors import BadFile, UserError
 from precompute.base.markup import one_line
+from precompute.base.members import forget
 from precompute.base.program import progress
 from precompute.base.sheet import GREEN, RED, WHITE, Tile, contact_sheet, save
 from precompute.datasets import DATASETS, read_dataset
@@ -27,7 +28,8 @@ from precompute.search.forms import Form, find_boxes, quantise
 def find_root(cache: BoxCache, root: str | None, check: str, needed: bool) -> Path | None:
     """The folder of the pictures, `root` if given; None where it is not `needed` and not there. Raises UserError."""
     given = cache.folder(root)
-    if given.is_dir():
+    forget()
+    if given.exists():
         return given
     if root or needed:
         raise UserError(f"--root {given}: there is no such folder; say where the pictures of {cache.dataset} are")

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
 from precompute.base.maps import check_maps, find_map, map_names
@@ -81,11 +83,15 @@ def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCach
 
 def difference(old: BoxCache, listing: Listing) -> str:
     """How the pictures differ from those of an older file, in numbers and an example."""
-    before = {old.path(i): int(size) for i, size in enumerate(old.file_sizes)}
+    offsets = np.full(len(old), -1) if old.offsets is None else old.offsets
+    before = {old.path(i): (int(size), int(offsets[i])) for i, size in enumerate(old.file_sizes)}
     left_out = {bad.path for bad in old.quarantine}
     new = [p for p in listing.paths if p not in before and p not in left_out]
     gone = sorted(before.keys() - set(listing.paths))
-    other = [p for p in listing.paths if p in before and size_and_time(listing.root / p)[0] != before[p]]
+    members = listing.members or [None] * len(listing)
+    now = ((p, (m.size, m.offset) if m else (size_and_time(listing.root / p)[0], -1))
+           for p, m in zip(listing.paths, members, strict=True) if p in before)  # fmt: skip
+    other = [path for path, place in now if place != before[path]]
     parts = [f"{len(x)} {what} (e.g. {x[0]})" for what, x in (("new", new), ("gone", gone), ("changed", other)) if x]
     return ", ".join(parts) or "a picture that was left out has changed"
 

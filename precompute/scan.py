@@ -20,6 +20,7 @@ from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache, Quarantined
 from precompute.base.errors import UserError
 from precompute.base.maps import find_map, fit_map
+from precompute.base.members import BadMember, read_member
 from precompute.base.program import to_stderr
 from precompute.datasets.listing import BadRow, Listing, OtherFrame, clip_box
 from precompute.kept_maps import KeptMaps
@@ -148,7 +149,7 @@ class Scan:
     def _picture(self, row: int, notes: Counter[str]) -> tuple[_Picture, np.ndarray | None]:
         """Reads and checks a picture; its small version (or its ready map) only where a map must give the box."""
         path = self.listing.paths[row]
-        data = self._folder.read(path, lambda: read_file(os.path.join(self.listing.root, path)))
+        data = self._folder.read(path, lambda: read_picture(self.listing, row))
         banner, limit = self.listing.banner, self.settings.max_pixels
         box = truth = model = small = None
         with self._unusable(notes):
@@ -232,7 +233,10 @@ class Scan:
     def _table(self, whole: _Chunk) -> BoxCache:
         listing, pictures = self.listing, whole.rows
         index = np.array([p.row for p in pictures], np.int64)
-        truths = None
+        truths = offsets = packed = None
+        if listing.members:
+            places = [(-1, 0) if (m := listing.member(p.row)) is None else (m.offset, m.packed) for p in pictures]
+            offsets, packed = np.ascontiguousarray(np.array(places, np.int64).reshape(-1, 2).T)
         if listing.has_boxes and self.settings.detector:
             truths = np.array([p.truth or (np.nan,) * 4 for p in pictures], np.float32).reshape(-1, 4)
         return BoxCache(
@@ -253,6 +257,8 @@ class Scan:
             scores=np.array([p.score for p in pictures], np.float32),
             plain=np.array([p.info.plain for p in pictures], bool),
             truths=truths,
+            offsets=offsets,
+            packed=packed,
             quarantine=tuple(whole.bad),
             provenance={"notes": dict(whole.notes), "examples": whole.examples},
         )
@@ -273,6 +279,19 @@ def detect_maps(model: Detector, small: np.ndarray, grid: int, device: str) -> n
         if maps.shape[1:] != (grid, grid):
             maps = F.interpolate(maps[:, None], (grid, grid), mode="bilinear", antialias=True)[:, 0]
         return maps.cpu().numpy()
+
+
+def read_picture(listing: Listing, row: int) -> bytes:
+    """A picture's bytes, from its file or from its archive. Raises BadImage where they cannot be read."""
+    root, member = listing.root, listing.member(row)
+    if member is None:
+        return read_file(os.path.join(root, listing.paths[row]))
+    archive = os.path.join(root, member.archive) if member.archive else str(root)
+    try:
+        return read_member(archive, *member[1:])
+    except (OSError, BadMember) as error:
+        reason = str(error) if isinstance(error, BadMember) else f"cannot be read: {error.strerror or error}"
+        raise pixels.BadImage(reason) from error
 
 
 def read_file(path: str) -> bytes:

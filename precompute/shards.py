@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from precompute.base.boxfile import COLUMNS, BoxCache, write
+from precompute.base.boxfile import COLUMNS, FURTHER, BoxCache, write
 from precompute.base.errors import UserError
 from precompute.datasets.listing import Box, Listing
 
@@ -39,7 +39,14 @@ def fingerprint(listing: Listing) -> tuple[str, str]:
     Annotation files that belong to one picture count as well.
     """
     lasting, passing = hashlib.sha256(), hashlib.sha256()
+    archives: dict[str, tuple[int, int]] = {}
     for i, path in enumerate(listing.paths):
+        if (member := listing.member(i)) is not None:
+            if member.archive not in archives:
+                archives[member.archive] = size_and_time(listing.root / member.archive)
+            lasting.update(f"{path}\0{member.size}\0{member.offset}\0{member.packed}\n".encode())
+            passing.update(f"{archives[member.archive]}\n".encode())
+            continue
         for file in (path, listing.annotation_path(i)):
             if file is not None:
                 size, changed = size_and_time(listing.root / file)
@@ -126,8 +133,7 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
     for shard in shards:
         notes.update(shard.provenance.get("notes", {}))
         examples |= shard.provenance.get("examples", {}) | examples
-    columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in COLUMNS}
-    if shards[0].truths is not None:
-        columns["truths"] = np.concatenate([shard.truths for shard in shards if shard.truths is not None])
+    names = (name for name in (*COLUMNS, *FURTHER) if getattr(shards[0], name) is not None)
+    columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in names}
     provenance = provenance | {"notes": dict(notes), "examples": examples}
     return dataclasses.replace(shards[0], quarantine=tuple(quarantine), provenance=provenance, **columns)

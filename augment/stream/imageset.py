@@ -18,6 +18,7 @@ from precompute.base.away import Patient
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.markup import one_line
+from precompute.base.members import forget
 
 ZEROS = bytes(64)  # in a row
 
@@ -41,7 +42,7 @@ class ImageSet:
     def open(
         boxes: Path | str | BoxCache, root: Path | str | None, say: Callable[[str], None] = to_stderr
     ) -> "ImageSet":
-        """The set of one box file; `root` is the folder of its paths (None: the folder it was made with).
+        """The set of one box file; `root` is the folder or archive of its paths (None: that it was made with).
 
         Raises UserError where either is missing, or where none of 16 sampled images is below the folder.
         """
@@ -49,15 +50,17 @@ class ImageSet:
             raise BadValue("boxes", boxes, "a box file's path, or a BoxCache")
         cache = boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
         root = cache.folder(root)
-        if not root.is_dir():
+        forget()
+        if not root.exists():
             raise UserError(
                 f"{root}: no such folder; name the one that the box file's paths are relative to "
                 f"(as in {one_line(root / cache.path(0) if len(cache) else root)})"
             )
-        some = [cache.path(int(i)) for i in np.linspace(0, len(cache) - 1, min(len(cache), 16))]
-        if some and not any(os.path.exists(os.path.join(root, path)) for path in some):
+        some = np.linspace(0, len(cache) - 1, min(len(cache), 16)).astype(int).tolist()
+        files = [cache.archive(root, i) or os.path.join(root, cache.path(i)) for i in some]
+        if files and not any(map(os.path.exists, files)):
             raise UserError(
-                f"{root}: the box file's images are not below it (no {one_line(some[0])}); "
+                f"{root}: the box file's images are not below it (no {one_line(cache.path(0))}); "
                 "name the folder where they are"
             )
         return ImageSet([(cache, root)], say)

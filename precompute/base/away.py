@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from precompute.base.errors import UserError
+from precompute.base.members import named_like_archive
 
 T = TypeVar("T")
 LIMIT = 60.0  # seconds that folders are waited for, all waits in vain together; one that came back renews them
@@ -58,12 +59,19 @@ class Patient:
         return read()
 
     def _away(self, path: str) -> str | None:
-        """The uppermost folder of the file that is not there, from the root on; an empty root is one not mounted."""
+        """The uppermost folder of the file that is not there, from the root on; an empty root is one not mounted.
+
+        An archive is a file: in a folder that is there it is there, or missing. One that is the root is waited for.
+        """
         folder = self.root
         for part in ("", *os.path.dirname(path).split("/")):
             folder = os.path.join(folder, part) if part else folder
+            if folder != self.root and named_like_archive(folder) and not os.path.isdir(folder):
+                return None
             if not self._here(folder):
                 return folder
+            if os.path.isfile(folder):
+                return None
         return None
 
     def _wait(self, folder: str) -> None:
@@ -84,7 +92,7 @@ class Patient:
 
     def _here(self, folder: str) -> bool:
         try:
-            if folder != self.root:
+            if folder != self.root or os.path.isfile(folder):
                 return os.path.exists(folder)
             with os.scandir(folder) as entries:
                 return any(entries)

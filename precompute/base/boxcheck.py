@@ -13,6 +13,7 @@ import numpy as np
 from precompute.base.errors import UserError
 from precompute.base.files import leaves_root
 from precompute.base.markup import one_line
+from precompute.base.members import LARGEST, RATIO
 from precompute.base.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -32,12 +33,16 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and the shape of on
     "scores": ("float32", ()),
     "plain": ("bool", ()),
 }
-FURTHER = {"truths": ("float32", (4,))}  # columns that a file may lack
+FURTHER = {  # columns that a file may lack
+    "truths": ("float32", (4,)),
+    "offsets": ("int64", ()),
+    "packed": ("int64", ()),
+}
 NAMES = ("class_names", "split_names", "source_names")
 _NOUNS = {
     "file_sizes": "size in bytes", "widths": "width", "heights": "height", "banners": "banner", "labels": "label",
     "splits": "split", "boxes": "box", "sources": "source", "scores": "score", "plain": "mark for plain files",
-    "truths": "annotated box",
+    "truths": "annotated box", "offsets": "place in its archive", "packed": "packed size",
 }  # fmt: skip
 _BLOCK = 1 << 13  # rows
 _DEEPEST = 16  # lists and objects within each other in the provenance; ours has four
@@ -62,6 +67,8 @@ class _Rule(NamedTuple):
 def check(cache: "BoxCache") -> None:
     """Raises BadBoxes, or ValueError for a wrong dtype or shape, at the first thing that cannot be in a box file."""
     check_names(cache)
+    if (cache.offsets is None) != (cache.packed is None):
+        raise ValueError("offsets and packed belong together")
     for name, (dtype, row) in (COLUMNS | FURTHER).items():
         if name in COLUMNS or getattr(cache, name) is not None:
             column = getattr(cache, name)
@@ -122,6 +129,21 @@ def _rules(cache: "BoxCache") -> list[_Rule]:
             return box(cache, rows) | np.isnan(cache.truths[rows]).all(1)
 
         rules.append(_Rule("truths", box_or_none, "{}, neither NaN nor x0 < x1 and y0 < y1 in [0, 1]"))
+    if cache.offsets is not None:
+
+        def readable(cache: Any, rows: slice) -> np.ndarray:
+            return (cache.offsets[rows] < 0) | (cache.file_sizes[rows] <= LARGEST)
+
+        def possible(cache: Any, rows: slice) -> np.ndarray:
+            packed = cache.packed[rows]
+            return (packed == 0) | ((cache.offsets[rows] >= 0) & (cache.file_sizes[rows] <= RATIO * packed))
+
+        rules += [
+            between("offsets", -1, 2**62),
+            between("packed", 0, LARGEST),
+            _Rule("file_sizes", readable, f"{{}}, within an archive, and more than {LARGEST}"),
+            _Rule("packed", possible, f"{{}}, of no archive or for more than {RATIO} times as many bytes"),
+        ]
     return rules
 
 

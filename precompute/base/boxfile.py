@@ -30,6 +30,7 @@ from precompute.base.boxcheck import COLUMNS, FURTHER, NAMES, BadBoxes, check, c
 from precompute.base.errors import BadFile, BadValue, UserError
 from precompute.base.files import replacing
 from precompute.base.markup import one_line
+from precompute.base.members import BadMember, holder, opened, read_member
 
 SCHEMA = 1
 BLOCK = 512  # HDF5 wants a power of two from 512 on
@@ -70,6 +71,8 @@ class BoxCache:
     scores: np.ndarray  # float32 [N]: mean saliency in the box, in [0, 1]; 1 for gt, 0 for whole
     plain: np.ndarray  # bool [N]: any decoder takes the file's bytes; else feed it pixels.to_png(bytes)
     truths: np.ndarray | None = None  # float32 [N, 4]: annotated boxes (NaN: none), where `boxes` are a detector's
+    offsets: np.ndarray | None = None  # int64 [N]: where its bytes begin in the archive it lies in; -1: a plain file
+    packed: np.ndarray | None = None  # int64 [N]: bytes there where they are deflated (zip); 0: not packed
     quarantine: tuple[Quarantined, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON: config, fingerprint, versions, counts
 
@@ -133,19 +136,39 @@ class BoxCache:
             raise BadValue("check", check, ["size", "hash", "none"])
         path = self.path(i)
         try:
-            data = _contents(os.path.join(root, path), int(self.file_sizes[i]))
+            data = self._bytes(root, i)
         except OSError as error:
             raise BadFile(path, f"cannot be read below {root}: {error.strerror or error}") from error
+        except BadMember as error:
+            raise BadFile(path, str(error)) from None
         if check != "none":
             self._compare_size(i, len(data))
         if check == "hash" and hashlib.sha256(data).digest()[:16] != self.hashes[i].tobytes():
             raise BadFile(path, "changed since the boxes were made: same size, other contents")
         return data
 
+    def _bytes(self, root: Path | str, i: int) -> bytes:
+        size, archive = int(self.file_sizes[i]), self.archive(root, i)
+        if archive is None or self.offsets is None or self.packed is None:
+            return _contents(os.path.join(root, self.path(i)), size)
+        return read_member(archive, int(self.offsets[i]), size, int(self.packed[i]))
+
+    def archive(self, root: Path | str, i: int) -> str | None:
+        """The path of the archive that image i lies in; None where it is a plain file, also one unpacked since."""
+        return None if self.offsets is None or self.offsets[i] < 0 else holder(root, self.path(i))
+
     def check_size(self, root: Path | str, i: int) -> None:
-        """Raises BadFile where image i is missing or its size has changed; does not read it."""
+        """Raises BadFile where image i is missing or its size has changed; does not read it.
+
+        Of an archive only the length shows.
+        """
         try:
-            size = os.stat(Path(root, self.path(i))).st_size
+            if (archive := self.archive(root, i)) is not None and self.offsets is not None and self.packed is not None:
+                size = int(self.file_sizes[i])
+                if self.offsets[i] + (self.packed[i] or size) > opened(archive).size:
+                    raise BadFile(self.path(i), "its archive ends before it does: the archive is cut, or another one")
+            else:
+                size = os.stat(Path(root, self.path(i))).st_size
         except OSError as error:
             raise BadFile(self.path(i), f"cannot be read below {root}: {error.strerror or error}") from error
         self._compare_size(i, size)

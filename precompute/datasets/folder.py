@@ -4,6 +4,8 @@
     root/train/classA/*.jpg, root/test/…   splits by name (train, val, test and their usual spellings)
     root/classA/train/*.jpg, …             splits within the classes
     root/train/images/*.jpg, root/*.jpg    no labels
+    root.zip, root.tar                     the same folders within an archive
+    root/train-0000.tar, root/val-0000.tar shards, with folders within or with a WebDataset's labels (KEY.cls, KEY.json)
 
 The class is the first folder below the root or split; deeper folders belong to it. Folders that every picture is in
 (root/images/train/classA/*.jpg) are passed over where splits or classes lie below them. Beside split folders other
@@ -15,32 +17,38 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from precompute.base.errors import UserError
+from precompute.datasets.archives import find_pictures, folders_of
 from precompute.datasets.labels import read_labels
 from precompute.datasets.listing import Listing
-from precompute.datasets.rows import SPELLINGS, Dataset, Row, listing_of, split_of, walk_pictures
+from precompute.datasets.rows import SPELLINGS, Dataset, Row, listing_of, split_of
 
 
 def read(dataset: Dataset, root: Path) -> Listing:
-    """The tree below `root`. Raises UserError where it is no folder or holds no picture."""
-    if not root.is_dir():
-        problem = "it is a file" if root.exists() else "there is no such folder"
-        raise UserError(f"{root}: {problem}.\nExpected below it:{dataset.tree}")
+    """The tree below `root`, or within it. Raises UserError where it does not exist or holds no picture."""
+    if not root.exists():
+        raise UserError(f"{root}: there is no such folder or archive.\nExpected below it:{dataset.tree}")
     notes: Counter[str] = Counter()
-    rows = list(walk_pictures(root, notes))
-    if not any(not row.fault for row in rows):
-        there = ", ".join(f"{count} {what}" for what, count in notes.items()) or "nothing at all"
+    rows = find_pictures(root, notes)
+    good, bad = [row for row in rows if not row.fault], [row for row in rows if row.fault]
+    if not good:
+        there = [f"{count} {what}" for what, count in notes.items()] + [f"{row.path} ({row.fault})" for row in bad[:5]]
         raise UserError(
-            f"{root}: no pictures (by their names' endings) anywhere below it, but {there}.\nExpected:{dataset.tree}"
+            f"{root}: no pictures (by their names' endings) anywhere below it, but "
+            f"{', '.join(there) or 'nothing at all'}.\nExpected:{dataset.tree}"
         )
-    rows = _labelled(rows, notes)
-    used = {row.split for row in rows}
-    return listing_of(dataset, root, rows, splits=tuple(s for s in SPELLINGS if s in used), notes=notes)
+    labels, classes = {row.label for row in good} - {None}, None
+    if labels and all(label.isdecimal() for label in labels):  # a WebDataset's class numbers, in their own order
+        classes = {label: label for label in sorted(labels, key=lambda label: (len(label), label))}
+    rows = [*_labelled(good, notes), *bad]
+    used = {row.split for row in rows if not row.fault}
+    splits = tuple(s for s in SPELLINGS if s in used)
+    return listing_of(dataset, root, rows, splits=splits, classes=classes, notes=notes)
 
 
 def read_labelled(root: Path, file: Path) -> Listing:
     """The pictures below `root` with the labels, and perhaps the splits, of a CSV file (`labels.read_labels`)."""
     notes: Counter[str] = Counter()
-    known, pictures = read_labels(file), list(walk_pictures(root, notes))
+    known, pictures = read_labels(file), find_pictures(root, notes)
     by_key: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(pictures):
         for name in {row.path, row.path.rpartition("/")[2]}:
@@ -73,7 +81,8 @@ def read_labelled(root: Path, file: Path) -> Listing:
 
 def _labelled(rows: list[Row], notes: Counter[str]) -> list[Row]:
     """The rows with the splits and labels that their folders say."""
-    folders = [row.path.split("/")[:-1] for row in rows]
+    folders = [folders_of(row) for row in rows]
+    own = any(row.label is not None for row in rows)  # the labels of a WebDataset
     passed = _passed_over(folders)
     if passed:
         notes[f"pictures below {'/'.join(folders[0][:passed])}/, where splits and classes were looked for"] = len(rows)
@@ -88,12 +97,12 @@ def _labelled(rows: list[Row], notes: Counter[str]) -> list[Row]:
     out = []
     for row, parts in zip(rows, folders, strict=True):
         if not by_split:
-            out.append(row._replace(label=parts[0] if parts else None))
+            out.append(row if own else row._replace(label=parts[0] if parts else None))
         elif parts and parts[0] in by_split:
             label = parts[1] if len(parts) > 1 and below != {*parts[1:2]} else None
-            out.append(row._replace(split=split_of(parts[0]), label=label))
+            out.append(row._replace(split=split_of(parts[0]), label=row.label if own else label))
         else:
-            out.append(row._replace(split="train", label=None))
+            out.append(row._replace(split="train"))
             where = f"in {parts[0]}/" if parts else "without a folder"
             notes[f"pictures {where}, beside the splits {' and '.join(sorted(by_split))}: unlabelled, in train"] += 1
     return out

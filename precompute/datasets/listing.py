@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from precompute.base.members import Member
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -56,6 +58,7 @@ class Listing:
     banner: int  # rows at the foot of every picture that do not belong to it
     quarantine: "tuple[Quarantined, ...]"  # pictures whose fault shows without opening them
     notes: Mapping[str, int]  # what was mended or left aside while listing, and how often
+    members: Sequence[Member | None] = ()  # where pictures lie in archives; (): all are files
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,6 +84,10 @@ class Listing:
         if isinstance(box, str):
             raise BadRow(box)
         return box
+
+    def member(self, i: int) -> Member | None:
+        """Where picture i lies in an archive; None: it is a file."""
+        return self.members[i] if self.members else None
 
     def annotation_path(self, i: int) -> str | None:
         """The file (relative to the root) that only picture i's box is read from; None: there is no such file."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from precompute.base.errors import UserError
 from precompute.base.files import leaves_root
 from precompute.base.markup import one_line
+from precompute.base.members import Member
 from precompute.datasets.listing import Box, Listing
 
 EXTENSIONS = frozenset((
@@ -87,6 +88,7 @@ class Row(NamedTuple):
     file: str | None = None  # the file, relative to the root, that only this picture's box is read from
     fault: str = ""
     where: str = ""  # where the picture is listed, for messages
+    member: Member | None = None  # where it lies in an archive; None: it is a file
 
 
 def listing_of(
@@ -117,7 +119,7 @@ def listing_of(
 
     from precompute.base.boxfile import Quarantined
 
-    paths, labels, split_of, boxes, files = [], [], [], [], []
+    paths, labels, split_of, boxes, files, members = [], [], [], [], [], []
     quarantine, seen = [], set()
     for row in rows:
         path, fault = folder + row.path, row.fault
@@ -139,6 +141,7 @@ def listing_of(
         split_of.append(splits.index(row.split))
         boxes.append(row.box)
         files.append(row.file)
+        members.append(row.member)
     boxed = boxed or any(box is not None for box in boxes)
     if classes is None:
         classes = {label: label for label in sorted(set(labels) - {None})}
@@ -151,6 +154,7 @@ def listing_of(
     return Listing(
         dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes if boxed else None,
         files if read_box else (), read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
+        members if any(members) else (),
     )  # fmt: skip
 
 
@@ -189,8 +193,15 @@ def split_of(folder: str) -> str | None:
     return _SPLITS.get(words[0]) if words else None
 
 
-def walk_pictures(root: Path, notes: Counter[str], folder: str = "") -> Iterator[Row]:
-    """A row for every file below root/folder whose name ends like a picture's, sorted; paths are relative to `root`.
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends like a picture's."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def walk_pictures(
+    root: Path, notes: Counter[str], folder: str = "", wanted: Callable[[str], bool] = is_picture
+) -> Iterator[Row]:
+    """A row for every file below root/folder whose name is `wanted`, sorted; paths are relative to `root`.
 
     Hidden files and folders (also macOS's ._x.jpg) are passed over, links are followed but not in circles. Other files
     are counted in `notes`, folders that cannot be read are rows with a fault. OSError where root/folder itself cannot
@@ -211,16 +222,20 @@ def walk_pictures(root: Path, notes: Counter[str], folder: str = "") -> Iterator
             yield Row(_shown(prefix), fault=f"this folder cannot be read: {error.strerror}")
             return
         for entry in visible:
-            ending = os.path.splitext(entry.name)[1]
             if _is_folder(entry):
                 yield from inside(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-            elif ending.lower() in EXTENSIONS:
+            elif wanted(entry.name):
                 yield Row(prefix + entry.name)
             else:
-                ignored[ending or "without an ending"] += 1
+                ignored[os.path.splitext(entry.name)[1] or "without an ending"] += 1
 
     ignored: Counter[str] = Counter()
     yield from inside(str(root / folder), f"{folder}/" if folder else "", ())
+    note_ignored(ignored, notes)
+
+
+def note_ignored(ignored: Counter[str], notes: Counter[str]) -> None:
+    """Adds to `notes` how many files of which endings were passed over."""
     few = {ending for ending, _ in ignored.most_common(5)}
     for ending, count in ignored.items():
         kind = ending if ending in few else "other endings"

@@ -142,7 +142,7 @@ def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Cal
         raise UserError(f"{path} is missing. Make it first: {made}")
     cache = BoxCache.open(path)
     folder = cache.folder(root)
-    if not folder.is_dir():
+    if not folder.exists():
         raise BadValue("root", str(folder), f"the image folder that {path} was made with", "There is no such folder")
     splits = ", ".join(f"{len(cache.indices(name))} {name}" for name in cache.split_names)
     say(f"data: {cache.dataset}, {len(cache)} images ({splits}), boxes {path}, images below {folder}")
