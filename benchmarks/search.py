@@ -24,6 +24,8 @@ from precompute.saliency import DETECTORS
 if TYPE_CHECKING:
     import numpy as np
 
+    from precompute.base.boxfile import BoxCache
+
 PAIRS = {  # name of a ratio: the arm above and the arm below
     "brute force / scan, 16x16": ("brute force, 16x16", "plain scan, 16x16"),
     "brute force / ours, 16x16": ("brute force, 16x16", "ours, 16x16"),
@@ -33,6 +35,7 @@ PAIRS = {  # name of a ratio: the arm above and the arm below
     "detect / ours, 64x64": ("detect", "ours, 64x64"),
     "pass over annotated boxes / read and decode": ("pass over annotated boxes", "read and decode"),
     "pass with the detector / read and decode": ("pass with the detector", "read and decode"),
+    "checks of the set / pass over annotated boxes": ("checks of the set", "pass over annotated boxes"),
 }
 
 
@@ -69,8 +72,9 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     """All arms. Raises UserError where two of them disagree on a box."""
     import torch
 
-    from precompute.base import pixels
+    from precompute.base import boxcheck, pixels
     from precompute.datasets import read_dataset
+    from precompute.remarks import remarks
     from precompute.saliency import make_detector
     from precompute.scan import Scan, ScanSettings, read_picture
     from precompute.search.forms import Form, cut, find_boxes, quantise
@@ -83,7 +87,7 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     detect = map_maker(detector, files)
     form, n = Form("tempered", detector.gamma), len(files)
 
-    def over(source: str | None) -> object:
+    def over(source: str | None) -> "BoxCache":
         """The pass over the first pictures of the set, in one thread."""
         scanning = ScanSettings(truth=source is None, detector=source, form=form, weights=settings.weights)
         return Scan(listing, scanning, workers=1).run(0, n)
@@ -97,6 +101,7 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
     agree = each(brute, tiny) == each(scan, tiny) == find_boxes(maps[16][:2], form).tolist()
     if not agree or each(scan, cut(few)) != find_boxes(few, form).tolist():
         raise UserError("the arms do not find the same boxes: a defect")
+    made = over(None)
     plain_pass = "precompute.boxes's pass where annotated boxes are there"
     return [
         Arm("brute force, 16x16", lambda: each(brute, tiny), len(tiny), "every box of 16x16, pixels summed anew"),
@@ -114,6 +119,12 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
             "files to RGB arrays",
         ),
         Arm("pass over annotated boxes", lambda: over(None), n, plain_pass),
+        Arm(
+            "checks of the set",
+            lambda: (boxcheck.check(made), remarks(made)),
+            n,
+            "every number, and what is remarkable",
+        ),
         Arm("pass with the detector", lambda: over(name), n, f"the same with {name}"),
     ]
 
