@@ -142,5 +142,6 @@ def _passed_over(folders: list[list[str]]) -> int:
 
 
 _TREE = """
-  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder"""
+  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder;
+  the same within a .tar or .zip file, or a folder of such files (train-0000.tar, val.zip)"""
 DATASET = Dataset("folder", "folder of pictures", read, _TREE)
