@@ -29,6 +29,13 @@ def tar_of(path: Path, files: Iterable[tuple[str, bytes]], kind: int = tarfile.P
     return path
 
 
+def add_to(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """More members at the end of a tar file."""
+    with tarfile.open(path, "a") as archive:
+        for name, data in files:
+            add(archive, name, data)
+
+
 def zip_of(path: Path, files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in files:

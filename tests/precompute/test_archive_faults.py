@@ -314,6 +314,30 @@ def test_an_archive_that_is_away_is_waited_for(tmp_path, monkeypatch):
     assert sum("waiting" in line for line in said) == 2
 
 
+def test_a_descriptor_of_a_file_system_that_was_mounted_anew_is_opened_again(tmp_path, monkeypatch):
+    import errno
+    import os
+
+    from precompute.base import members
+    from precompute.base.away import Patient
+
+    archive = tar_of(tmp_path / "set.tar", FILES)
+    cache = make_boxes("folder", root=str(archive), out=str(tmp_path / "set.h5"), say=lambda line: None)
+    stale, pread = members.opened(str(archive)).number, os.pread
+
+    def read(number: int, count: int, offset: int) -> bytes:
+        if number == stale and members.opened.cache_info().currsize:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return pread(number, count, offset)
+
+    monkeypatch.setattr(os, "pread", read)
+    with pytest.raises(BadFile, match="Stale"):
+        cache.read(archive, 2)
+    assert not members.opened.cache_info().currsize
+    monkeypatch.setattr(os, "pread", pread)
+    assert Patient(archive, print).read(cache.path(2), lambda: cache.read(archive, 2)) == FILES[2][1]
+
+
 def test_an_interrupted_pass_goes_on_and_other_archives_never_meet_its_parts(tmp_path):
     from precompute.scan import Scan, ScanSettings
     from precompute.shards import fingerprint, merge
