@@ -223,7 +223,7 @@ def _zip(path: str, file: Archive) -> Iterator[_Entry]:
         yield _Entry("", fault=f"a damaged or cut zip file: its directory cannot be read ({one_line(str(error))})")
         return
     for info in infos:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() fails for an empty name
             continue
         at = info.header_offset
         head = file.read(at, 30 + _LONGEST_NAME)
