@@ -7,6 +7,19 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+
+def jpeg(i: int = 0, side: int = 40) -> bytes:
+    memory = io.BytesIO()
+    noise = np.random.default_rng(i).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(memory, "JPEG", quality=90)
+    return memory.getvalue()
+
+
+FILES = [(f"{kind}/{i}.jpg", jpeg(i)) for i, kind in enumerate(("a", "a", "b", "b"))]
+
 
 def add(archive: tarfile.TarFile, name: str, data: bytes, **fields: object) -> None:
     """A member with these bytes; `fields` are those of `tarfile.TarInfo`."""
