@@ -106,7 +106,8 @@ def _inside(root: Path, archive: str, notes: Counter[str]) -> Iterator[Row]:
     note_ignored(ignored, notes)
     for name, label in labels.items():
         entry = found[name]
-        yield Row(prefix + name, label, fault=entry.fault, where=path, member=Member(archive, *entry[1:5]))
+        member = Member(archive, *entry[1:5])
+        yield Row(prefix + name, label, fault=entry.fault, where=archive or root.name, member=member)
 
 
 def _key(name: str) -> str:
