@@ -40,7 +40,9 @@ class Source:
     """
 
     boxes: str | Any = option(None, "box file made by precompute.boxes")
-    root: str | Any = option(None, "image folder of the box file's paths; default: the one it was made with")
+    root: str | Any = option(
+        None, "image folder (or archive) of the box file's paths; default: the one it was made with"
+    )
     split: str | None = option("train", "split to take the sources from; 'all' (in Python also None) for every image")
     backgrounds: tuple[str | Any, ...] = option(
         (), "further box files whose images may be backgrounds, each followed by its folder: FILE DIR FILE DIR ..."

@@ -2,14 +2,20 @@
 
     python -m benchmarks.search --dataset cub --root data/CUB_200_2011
     python -m benchmarks.search --dataset demo --images 64 --json
+    python -m benchmarks.search --dataset cub --archives     # instead: a pass over files, over tar shards, over zips
 
 One core, CPU time, all arms in turns. Every arm finds the same boxes, which is checked before anything is timed.
 """
 
 import os
+import tarfile
+import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.detectors import map_maker, spread_files
@@ -38,6 +44,11 @@ PAIRS = {  # name of a ratio: the arm above and the arm below
     "checks of the set / pass over annotated boxes": ("checks of the set", "pass over annotated boxes"),
 }
 
+ARCHIVES = ("tar shards", "a zip", "a deflated zip")
+ARCHIVE_PAIRS = {
+    f"{what} {kind} / files": (f"{what} {kind}", f"{what} files") for what in ("pass over", "read") for kind in ARCHIVES
+}
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -49,6 +60,7 @@ class SearchSettings:
     weights: str | None = option(None, "its weights, if it needs some")
     images: int = option(128, "pictures, spread over the set")
     repeats: int = option(7, "repeats of every arm, in turns")
+    archives: bool = option(False, "compare passes over the same pictures in archives with one over files, only")
     output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
@@ -59,10 +71,12 @@ def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     settings = parse(SearchSettings, "benchmarks.search", __doc__, argv)
     os.environ["OMP_NUM_THREADS"] = "1"
-    arms = make_arms(settings)
-    measure(arms, settings.repeats, say=settings.output.progress)
+    with tempfile.TemporaryDirectory() as folder:
+        arms = archive_arms(settings, Path(folder)) if settings.archives else make_arms(settings)
+        measure(arms, settings.repeats, say=settings.output.progress)
     by_name = {arm.name: arm for arm in arms}
-    ratios = {name: ratio(by_name[above], by_name[below]) for name, (above, below) in PAIRS.items()}
+    pairs = ARCHIVE_PAIRS if settings.archives else PAIRS
+    ratios = {name: ratio(by_name[above], by_name[below]) for name, (above, below) in pairs.items()}
     document = head("search", settings, "cpu_ms") | {"arms": [row(arm) for arm in arms], "ratios": ratios}
     settings.output.deliver([document], table)
     return 0
@@ -127,6 +141,46 @@ def make_arms(settings: SearchSettings) -> list[Arm]:
         ),
         Arm("pass with the detector", lambda: over(name), n, f"the same with {name}"),
     ]
+
+
+def archive_arms(settings: SearchSettings, folder: Path) -> list[Arm]:
+    """Whole passes over the same pictures as files and in archives, listing included, and reading them alone.
+
+    Raises UserError where the passes do not find the same pictures.
+    """
+    from precompute.datasets import read_dataset
+    from precompute.scan import Scan, ScanSettings, read_picture
+
+    names = [f"{i:06d}.jpg" for i in range(settings.images)]
+    contents = list(zip(names, spread_files(read_dataset(settings.dataset, settings.root), len(names)), strict=False))
+    for kind in ("files", "tar shards"):
+        (folder / kind).mkdir()
+    for name, data in contents:
+        (folder / "files" / name).write_bytes(data)
+    for start in range(0, len(contents), 32):
+        with tarfile.open(folder / "tar shards" / f"train-{start // 32:04d}.tar", "w") as shard:
+            for name, _ in contents[start : start + 32]:
+                shard.add(folder / "files" / name, name)
+    for kind, method in (("a zip", zipfile.ZIP_STORED), ("a deflated zip", zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(folder / f"{kind}.zip", "w", method) as archive:
+            for name, data in contents:
+                archive.writestr(name, data)
+    roots = {kind: folder / (f"{kind}.zip" if "zip" in kind else kind) for kind in ("files", *ARCHIVES)}
+    listings = {kind: read_dataset("folder", root) for kind, root in roots.items()}
+
+    def over(kind: str) -> bytes:
+        listing = read_dataset("folder", roots[kind])
+        return Scan(listing, ScanSettings(truth=False, detector=None), workers=1).run(0, len(listing)).hashes.tobytes()
+
+    if len({over(kind) for kind in roots}) > 1:
+        raise UserError("the passes do not find the same pictures: a defect")
+    n, reading = len(contents), "from open archives, or from files, to bytes in memory"
+
+    def read(kind: str) -> list[bytes]:
+        return [read_picture(listings[kind], i) for i in range(n)]
+
+    passes = [Arm(f"pass over {kind}", partial(over, kind), n, "to rows, listing included") for kind in roots]
+    return passes + [Arm(f"read {kind}", partial(read, kind), n, reading) for kind in roots]
 
 
 def brute(scores: "np.ndarray", gamma: float) -> list[int]:

@@ -2,6 +2,7 @@
 
     python -m precompute.boxes --dataset cub --root data/CUB_200_2011 --out cache/cub.h5
     python -m precompute.boxes --dataset folder --root my_pictures --out cache/mine.h5
+    python -m precompute.boxes --dataset folder --root my_pictures.zip --out cache/mine.h5   # or a folder of shards
     torchrun --nproc-per-node 4 -m precompute.boxes --dataset inat2018
 
 Every picture is decoded once, so damaged files show here and not during training: they are left out, and named with
@@ -44,7 +45,11 @@ class BoxSettings:
     """The settings of a box file, and their only defaults."""
 
     dataset: str = option("demo", "layout of the image set", choices=DATASETS)
-    root: str | None = option(None, "its folder (default: data/ and the set's usual folder)", flags=("root", "images"))
+    root: str | None = option(
+        None,
+        "its folder, or for --dataset folder a tar or zip file (default: data/ and the set's usual folder)",
+        flags=("root", "images"),
+    )
     annotations: tuple[str, ...] = option((), "files in COCO's JSON format, of whatever names; pictures: --images DIR")
     labels: str | None = option(None, "CSV file of paths, labels and perhaps splits, for --dataset folder")
     out: str | None = option(None, "the file to write (default: cache/DATASET.h5)")

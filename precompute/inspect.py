@@ -18,7 +18,7 @@ from precompute.base.program import check_out, main
 class Config:
     """The command's settings and their only defaults."""
 
-    root: str | None = option(None, "folder of the pictures (default: the one the file was made with)")
+    root: str | None = option(None, "folder or archive of the pictures (default: the one the file was made with)")
     sheet: str | None = option(None, "write a contact sheet of boxes to this .png")
     images: int = option(24, "pictures on the sheet, spread over the set")
     split: str | None = option(None, "only this split on the sheet")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from precompute.base.markup import one_line
 from precompute.base.members import LARGEST, RATIO, Archive, BadMember, Member, forget, opened, read_member
-from precompute.datasets.rows import EXTENSIONS, Row, is_picture, note_ignored, split_of, walk_pictures
+from precompute.datasets.rows import Row, is_picture, note_ignored, split_of, walk_pictures
 
 _ARCHIVES = re.compile(r"\.(tar|zip|tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _SQUEEZED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
@@ -94,22 +94,31 @@ def _inside(root: Path, archive: str, notes: Counter[str]) -> Iterator[Row]:
             yield Row(prefix + one_line(name, 80), fault=f"its name has more than {_LONGEST_NAME} bytes")
         elif not any(part.startswith(".") and part != ".." for part in name.split("/")):  # else hidden
             found[name] = entry._replace(fault="its archive has two files of this name") if name in found else entry
-    ignored: Counter[str] = Counter()
-    for name in sorted(found, key=lambda name: os.fsencode(name).split(b"/")):
-        entry, ending = found[name], os.path.splitext(name)[1]
-        if ending.lower() in EXTENSIONS:
-            member = Member(archive, *entry[1:5])
-            yield Row(prefix + name, _label(path, name, found), fault=entry.fault, where=path, member=member)
-        elif ending != ".cls":
-            ignored[ending or "without an ending"] += 1
+    names = sorted(found, key=lambda name: os.fsencode(name).split(b"/"))
+    labels = {name: _label(path, name, found) for name in names if is_picture(name)}
+    ignored = Counter(os.path.splitext(name)[1] or "without an ending" for name in names if name not in labels)
+    if any(labels.values()):  # a WebDataset
+        ignored -= Counter({".cls": ignored[".cls"], ".json": ignored[".json"]})
+        whole = {_key(name) for name in labels if _key(name) == os.path.splitext(name)[0]}
+        if further := [name for name in labels if _key(name) in whole and _key(name) != os.path.splitext(name)[0]]:
+            notes["further pictures of samples, not taken (KEY.mask.png beside KEY.jpg)"] += len(further)
+            labels = {name: label for name, label in labels.items() if name not in {*further}}
     note_ignored(ignored, notes)
+    for name, label in labels.items():
+        entry = found[name]
+        member = Member(archive, *entry[1:5])
+        yield Row(prefix + name, label, fault=entry.fault, where=archive or root.name, member=member)
+
+
+def _key(name: str) -> str:
+    """The key of a file of a WebDataset: its name up to the first dot."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".")[0]
 
 
 def _label(path: str, name: str, found: dict[str, _Entry]) -> str | None:
-    """What the .cls or .json file beside a picture says; a WebDataset's key ends at the first dot of the name."""
-    folder, _, base = name.rpartition("/")
-    short = f"{folder}/{base.split('.')[0]}" if folder else base.split(".")[0]
-    for key in dict.fromkeys((os.path.splitext(name)[0], short)):
+    """The class that the .cls or .json file beside a picture says; None where there is none that says it."""
+    for key in dict.fromkeys((os.path.splitext(name)[0], _key(name))):
         for ending in (".cls", ".json"):
             entry = found.get(key + ending)
             if entry is None or entry.fault or entry.size > _MOST_HEADER:
@@ -215,7 +224,7 @@ def _zip(path: str, file: Archive) -> Iterator[_Entry]:
         yield _Entry("", fault=f"a damaged or cut zip file: its directory cannot be read ({one_line(str(error))})")
         return
     for info in infos:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() fails for an empty name
             continue
         at = info.header_offset
         head = file.read(at, 30 + _LONGEST_NAME)

@@ -37,12 +37,13 @@ def read(dataset: Dataset, root: Path) -> Listing:
             f"{', '.join(there) or 'nothing at all'}.\nExpected:{dataset.tree}"
         )
     labels, classes = {row.label for row in good} - {None}, None
+    unlabelled = "pictures without a class in their shard" if labels else ""
     if labels and all(label.isdecimal() for label in labels):  # a WebDataset's class numbers, in their own order
         classes = {label: label for label in sorted(labels, key=lambda label: (len(label), label))}
     rows = [*_labelled(good, notes), *bad]
     used = {row.split for row in rows if not row.fault}
     splits = tuple(s for s in SPELLINGS if s in used)
-    return listing_of(dataset, root, rows, splits=splits, classes=classes, notes=notes)
+    return listing_of(dataset, root, rows, splits=splits, classes=classes, notes=notes, unlabelled=unlabelled)
 
 
 def read_labelled(root: Path, file: Path) -> Listing:
@@ -142,5 +143,6 @@ def _passed_over(folders: list[list[str]]) -> int:
 
 
 _TREE = """
-  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder"""
+  CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg, or pictures without any folder;
+  the same within a .tar or .zip file, or a folder of such files (train-0000.tar, val.zip)"""
 DATASET = Dataset("folder", "folder of pictures", read, _TREE)

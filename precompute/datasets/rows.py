@@ -66,7 +66,8 @@ class Dataset:
         missing = [name for name in needed if not (root / name).exists()]
         if not missing:
             return
-        problem, hint = "there is no such folder", ""
+        problem = "it is a file (only --dataset folder reads archives)" if root.exists() else "there is no such folder"
+        hint = ""
         if root.is_dir():
             problem = f"{', '.join(missing)} not found below it"
             for child in sorted(root.iterdir()):

@@ -7,6 +7,19 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+
+def jpeg(i: int = 0, side: int = 40) -> bytes:
+    memory = io.BytesIO()
+    noise = np.random.default_rng(i).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(memory, "JPEG", quality=90)
+    return memory.getvalue()
+
+
+FILES = [(f"{kind}/{i}.jpg", jpeg(i)) for i, kind in enumerate(("a", "a", "b", "b"))]
+
 
 def add(archive: tarfile.TarFile, name: str, data: bytes, **fields: object) -> None:
     """A member with these bytes; `fields` are those of `tarfile.TarInfo`."""
@@ -27,6 +40,13 @@ def tar_of(path: Path, files: Iterable[tuple[str, bytes]], kind: int = tarfile.P
         for name, data in files:
             add(archive, name, data)
     return path
+
+
+def add_to(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """More members at the end of a tar file."""
+    with tarfile.open(path, "a") as archive:
+        for name, data in files:
+            add(archive, name, data)
 
 
 def zip_of(path: Path, files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:

@@ -169,3 +169,7 @@ def test_the_readmes_rates_are_the_results() -> None:
         assert f"| {rates[name]:,.0f} |" in text, name
     for name in ("pass over annotated boxes / read and decode", "pass with the detector / read and decode"):
         assert f"{result['ratios'][name]['median']:.2f}" in text, name
+    result = json.loads((root / "benchmarks" / "results" / "archives-cpu.json").read_text())
+    for what in ("read", "pass over"):
+        for kind in ("tar shards", "a zip", "a deflated zip"):
+            assert f"{result['ratios'][f'{what} {kind} / files']['median']:.2f}" in text, (what, kind)

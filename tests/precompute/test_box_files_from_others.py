@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
+import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from archive_sets import files_below, zip_of
 from box_files_by_hand import inspected, malformed, outcome, sealed
 
 from precompute.base.boxcheck import BadBoxes, leaves_root
@@ -19,6 +21,24 @@ def test_any_malformed_file_is_done_or_refused_in_one_line(demo_boxes, demo_root
     file = tmp_path / "theirs.h5"
     file.write_bytes(malformed(demo_boxes, seed, demo_boxes))
     outcome(file, demo_root)
+
+
+@pytest.fixture(scope="module")
+def shards(demo_root, tmp_path_factory) -> tuple[Path, Path]:
+    """The demo set's pictures as a deflated zip, and its box file."""
+    from precompute.boxes import make_boxes
+
+    folder = tmp_path_factory.mktemp("shards")
+    root = zip_of(folder / "set.zip", files_below(demo_root / "images"), zipfile.ZIP_DEFLATED)
+    make_boxes("folder", root=str(root), out=str(folder / "set.h5"), say=lambda line: None)
+    return folder / "set.h5", root
+
+
+@pytest.mark.parametrize("seed", range(1000, 1040))
+def test_any_malformed_file_of_an_archive_is_done_or_refused_in_one_line(shards, tmp_path, seed):
+    file = tmp_path / "theirs.h5"
+    file.write_bytes(malformed(shards[0], seed, shards[0]))
+    outcome(file, shards[1])
 
 
 def by_hand(good: Path, to: Path, change) -> Path:
