@@ -108,7 +108,7 @@ def test_what_a_killed_ring_left_is_begun_anew(tmp_path):
     assert ring.write(3, lambda slot: slot.fill(1))
     del ring._positions, ring._numbers, ring._slots  # as the system does when a process ends
     ring._map.close()
-    os.close(ring._file)
+    os.close(ring._shared.file)
     again = Ring("x", 4096, tmp_path)
     assert again.path == ring.path
     assert again.members() == 1
