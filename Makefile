@@ -52,7 +52,10 @@ demo: $(VENV)/.ready
 	@printf '%-5s %-19s %s\n' Made: data/demo "the embedded data set (CUB-200-2011 layout)" \
 	  "" cache/demo.h5 "its saliency boxes (look: python -m precompute.inspect cache/demo.h5)" \
 	  "" $(OUT)/views.png "views with their pasted rectangles" \
+	  "" $(OUT)/matches.png "points of held-out views joined to where they are found again" \
 	  "" $(OUT)/ "metrics.jsonl, checkpoints, encoder.safetensors (torchvision's key names)"
+	@echo "BYOL on plain crops for the same time:"
+	@echo "      $(PY) -m trainer.run --preset demo --method byol --policy rrc --out runs/demo-byol"
 	@echo "Your own data next (a folder of class folders, or cub, cars, aircraft, ...):"
 	@echo "      . $(VENV)/bin/activate"
 	@echo "      python -m precompute.boxes --dataset folder --root DIR --out cache/mine.h5"

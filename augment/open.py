@@ -87,7 +87,7 @@ def _helped(here: BatchMaker, source: Source, share: Share) -> Maker:
 
 def _in_ring(here: BatchMaker, source: Source) -> Maker:
     """`here` as a member of its ring. Raises BadValue on another device, UserError where memory is missing."""
-    from augment.service.ring import RingMaker
+    from augment.service.shared import RingMaker
     from augment.service.stream import Stream
 
     making = here.making

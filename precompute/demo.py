@@ -1,14 +1,16 @@
 """The embedded data set: procedural photographs of fish in the CUB-200-2011 layout, made on the spot, no download.
 
-Fine-grained on purpose. All classes share one body plan and draw from the same colours; they differ in the pattern on
-the flank and the shape of the tail. The backgrounds are a nuisance: cluttered, as colourful as the fish, and covered
-with the same spots and stripes, so neither colour nor local texture tells where the object is. Fish differ in size and
-are mostly off-centre, so that a centre prior does not win.
+Fine-grained on purpose. All classes share one body plan; they differ in the pattern on the flank, the shape of the tail
+and, as species do, in their typical colours, which vary a little from fish to fish. The backgrounds are a nuisance:
+cluttered, as colourful as the fish, and covered with the same spots and stripes, so neither colour nor local texture
+tells where the object is, and a method that sees whole pictures learns the backgrounds' colours. Fish differ in size
+and are mostly off-centre, so that a centre prior does not win.
 
 Every image has its own counter-based random stream: image 7 is the same whatever the number of images, and the same
 call always writes the same files (for one version of Pillow, which encodes the JPEGs).
 """
 
+import colorsys
 import json
 import os
 import shutil
@@ -39,13 +41,16 @@ def make_demo(root: Path | str, *, images: int = IMAGES, seed: int = 0, quiet: b
     any other existing folder is never touched. Raises UserError then, and for fewer images than classes.
     """
     root = Path(root)
-    stamp = {"made_by": "precompute.demo", "version": 1, "images": images, "seed": seed}
+    stamp = {"made_by": "precompute.demo", "version": 2, "images": images, "seed": seed}
     if images < 2 * len(CLASS_NAMES):
         raise UserError(f"images={images}: the demo set needs at least {2 * len(CLASS_NAMES)} (two per class)")
     if root.exists():
         if _read_stamp(root) == stamp:
             return
-        raise UserError(f"{root} exists and is not this demo set ({images} images, seed {seed}): name another folder")
+        raise UserError(
+            f"{root} exists and is not this demo set ({images} images, seed {seed}): name another folder, or remove "
+            "that one where it is an older version's (make clean)"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
     try:
@@ -170,13 +175,28 @@ def _patterned(size: tuple[int, int], pattern: int, ground: Colour, colour: Colo
     return skin
 
 
+def _class_colours(rng: Rng, label: int) -> tuple[Colour, Colour, Colour]:
+    """Skin, mark and fin of a fish: its class's hues, with a standard deviation of 0.03 turns."""
+
+    def colour(hue: float, value: float) -> Colour:
+        h, s = (hue + rng.normal(0, 0.03)) % 1.0, rng.uniform(0.55, 0.95)
+        v = np.clip(value + rng.uniform(-0.15, 0.15), 0.12, 0.95)
+        r, g, b = (int(255 * channel) for channel in colorsys.hsv_to_rgb(h, float(s), float(v)))
+        return r, g, b
+
+    count = len(CLASS_NAMES)
+    skin = label * 7 % count / count  # neighbours in the list are far apart in hue
+    mark = (skin + (0.5 if label % 2 else 0.33)) % 1.0
+    return colour(skin, 0.75), colour(mark, 0.45), colour(mark, 0.7)
+
+
 def _fish(rng: Rng, label: int, length: float) -> Image.Image:
     """An RGBA fish, cut to its outline: body with the class's pattern, tail of the class's shape, fins, eye."""
     pattern, tail = divmod(label, len(TAILS))
     n = int(length)
     depth = rng.uniform(0.34, 0.46) * n  # height of the body
     body = (0.22 * n, n / 2 - depth / 2, n - 1, n / 2 + depth / 2)
-    skin_colour, mark, fin = _colour(rng), _colour(rng), _colour(rng)
+    skin_colour, mark, fin = _class_colours(rng, label)
 
     outline = Image.new("L", (n, n))
     ImageDraw.Draw(outline).ellipse(body, fill=255)

@@ -171,6 +171,23 @@ class TestDemo:
                 centres.append(abs((x + w / 2) / picture.width - 0.5))
         assert sum(c > 0.15 for c in centres) > len(centres) / 3
 
+    def test_a_class_has_its_typical_colours(self):
+        import colorsys
+
+        import numpy as np
+
+        from precompute.demo import CLASS_NAMES, _class_colours
+
+        rng, skins = np.random.default_rng(0), []
+        for label in range(len(CLASS_NAMES)):
+            drawn = [_class_colours(rng, label)[0] for _ in range(30)]
+            turns = np.array([colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))[0] for rgb in drawn])
+            mean = np.exp(2j * np.pi * turns).mean()
+            assert abs(mean) > 0.96  # a standard deviation below 0.05 turns
+            skins.append(np.angle(mean) / (2 * np.pi) % 1)
+        gaps = np.diff(np.sort(skins))
+        assert gaps.min() > 0.03
+
     def test_never_touches_a_foreign_folder(self, tmp_path):
         from precompute.demo import make_demo
 

@@ -37,11 +37,17 @@ class CompareConfig:
     arms: tuple[str, ...] = option(
         ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
     )
-    seeds: int = option(3, "seeds of each arm: 0, 1, ...")
+    seeds: int = option(3, "how many seeds of each arm")
+    first_seed: int = option(0, "the first of them; the others follow it")
     against: str | None = option(None, "arm that the others are compared with, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
     jobs: int = option(1, "runs at the same time; those of equal views make each batch once (on a CPU)")
     show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of every arm."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -49,9 +55,9 @@ class CompareConfig:
         folders = [folder_of(arm, 0, Path()) for arm in self.arms]
         if twice := [arm for arm, folder in zip(self.arms, folders, strict=True) if folders.count(folder) > 1]:
             raise BadValue("arms", twice, "different arms, each in a folder of its own: these would lie in one folder")
-        for name in ("seeds", "jobs"):
-            if getattr(self, name) < 1:
-                raise BadValue(name, getattr(self, name), "at least 1")
+        for name, least in (("seeds", 1), ("jobs", 1), ("first_seed", 0)):
+            if getattr(self, name) < least:
+                raise BadValue(name, getattr(self, name), f"at least {least}")
         if unknown := [name for name in self.show if name not in MEASURES]:
             raise BadValue("show", unknown, list(map(repr, MEASURES)))
         if self.against is not None and self.against not in self.arms:
@@ -75,11 +81,11 @@ def program(argv: list[str] | None = None) -> int:
     from trainer.comparison.plot import plot
 
     for arm in arms:  # mistakes show before the first arm has trained for hours
-        check_arm([arm.config(seed) for seed in range(config.seeds)])
+        check_arm([arm.config(seed) for seed in config.all_seeds])
     if (status := _run_all(arms, config)) != 0:
         print("the comparison is not done: give the same trainer.compare command again to go on with it")
         return status
-    result = summarise(config.arms, config.seeds, config.against or config.arms[0], out, flags)
+    result = summarise(config.arms, config.all_seeds, config.against or config.arms[0], out, flags)
     print(table(result, config.show))
     sweep(out / "compare.json")
     with replacing(out / "compare.json") as temporary:
@@ -93,11 +99,11 @@ def program(argv: list[str] | None = None) -> int:
 def _run_all(arms: Sequence[Arm], config: CompareConfig) -> int:
     """All runs, one after the other or side by side; the status of the first that fails."""
     if config.jobs == 1:
-        runs = ((arm, seed) for arm in arms for seed in range(config.seeds))
+        runs = ((arm, seed) for arm in arms for seed in config.all_seeds)
         return next((status for arm, seed in runs if (status := _run(arm, seed)) != 0), 0)
     from trainer.comparison.jobs import side_by_side, waves
 
-    missing = [(arm, seed) for seed in range(config.seeds) for arm in arms if not _done(arm, seed)]
+    missing = [(arm, seed) for seed in config.all_seeds for arm in arms if not _done(arm, seed)]
     for wave in waves(missing, config.jobs):
         if (status := side_by_side(_run, wave)) != 0:
             return status

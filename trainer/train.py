@@ -1,7 +1,7 @@
 """The training loop: `train` reads top to bottom, `train_step` is one step of it."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, repeat
 from typing import Any
@@ -13,11 +13,11 @@ from precompute.base.errors import BadFile, UserError
 from precompute.base.program import stop_signal
 from trainer.config.run import RunConfig
 from trainer.engine.cost import peak_flops, peak_memory, step_flops
-from trainer.engine.diagnostics import collapse_warning, diagnose, no_background
+from trainer.engine.diagnostics import collapse_warning, diagnose, matched, no_background
 from trainer.engine.optim import ema_momentum, learning_rate, set_lr
 from trainer.engine.start import Run, compile_networks, start
 from trainer.engine.state import TrainingState
-from trainer.methods.base import Masks
+from trainer.methods.base import Match
 from trainer.methods.losses import bilinear_masks
 from trainer.parallel import collectives
 from trainer.parallel.stop_vote import StopVote
@@ -102,10 +102,13 @@ def train_step(
     config = state.config
     pieces, grids = config.schedule.accumulate, state.grids.items()
     masks = [{stage: _mask(config, batch, view, grid) for stage, grid in grids} for view in range(len(batch.views))]
+    wanted = grids if config.model.record.matches else ()
+    matches = [{stage: _match(batch, view, grid) for stage, grid in wanted} for view in range(len(batch.views))]
     sums: dict[str, Tensor] = {}
     left = state.method.passes * pieces
-    for views, cut in _pieces(batch.views, masks, pieces):
-        parts = state.method.parts(views, cut)
+    for i in range(pieces):
+        views = [view.chunk(pieces)[i] for view in batch.views]
+        parts = state.method.parts(views, _piece(masks, pieces, i), _piece(matches, pieces, i))
         for _ in range(state.method.passes):
             left -= 1
             with state.method.synchronised(left == 0):
@@ -115,6 +118,9 @@ def train_step(
                     health.update(diagnose(state.method, part))
                     if config.views.kind.pastes:
                         health["no_background"] = no_background(batch.rects[:, 0], config.views.size)
+                    if part.keys is not None:
+                        seen = _match(batch, 0, part.online.z[4].shape[-1])
+                        health["matched"] = matched(part, *(x[: len(views[0])] for x in seen))
                 state.scaler.scale(part.loss / pieces).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
                 value = value.detach() / pieces
@@ -132,11 +138,19 @@ def _mask(config: RunConfig, batch: Any, view: int, grid: int) -> Tensor:
     return batch.masks(view, grid)
 
 
-def _pieces(views: Sequence[Tensor], masks: Masks, pieces: int) -> Iterator[tuple[Sequence[Tensor], Masks]]:
-    """A batch in equal parts along the samples (gradient accumulation)."""
-    for i in range(pieces):
-        cut = [{stage: mask.chunk(pieces)[i] for stage, mask in of_view.items()} for of_view in masks]
-        yield [view.chunk(pieces)[i] for view in views], cut
+def _match(batch: Any, view: int, grid: int) -> Match:
+    """Where the cells of one of two views lie in the other, in cells."""
+    points, same = batch.correspondence(view, 1 - view, grid)
+    return Match(points * (grid / batch.views[view].shape[-1]), same)
+
+
+def _piece(by_view: Sequence[dict[int, Any]], pieces: int, i: int) -> list[dict[int, Any]]:
+    """Part i of masks or matches along the samples (gradient accumulation)."""
+
+    def cut(values: Any) -> Any:
+        return values.chunk(pieces)[i] if isinstance(values, Tensor) else type(values)(*map(cut, values))
+
+    return [{stage: cut(values) for stage, values in of_view.items()} for of_view in by_view]
 
 
 def _log(run: Run, flops: float, health: dict[str, Tensor]) -> None:

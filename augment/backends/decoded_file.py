@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from augment.backends.decoded import DecodedCache, Picture
 from augment.views.plan import Pool
 from augment.views.policy import Policy
 from precompute.base.errors import UserError
-from precompute.base.locks import SETUP, SharedFile
+from precompute.base.locks import SETUP, USERS, SharedFile
 
 ENDING = ".pictures"
 HEAD = 4096
@@ -32,7 +31,7 @@ _MAGIC = b"saliencyswap decoded pictures 1, "
 _ALIGNED = 64
 _LINE = 512  # words that are added up with one weight
 # The bytes that are locked, besides `SETUP`: shared by every user, and by who decodes row i.
-_USERS, _ROWS = 1, 2
+_USERS, _ROWS = USERS[0], USERS[-1] + 1
 
 
 class FileCache(DecodedCache):
@@ -211,18 +210,3 @@ def _reserve(shared: SharedFile, size: int, length: int, remedy: str) -> None:
         raise UserError(
             f"{shared.path.parent}: no room for {length / 1e9:.3g} GB of decoded pictures ({error.strerror}). {remedy}"
         ) from error
-
-
-def sweep(folder: Path, pattern: str, besides: Path) -> int:
-    """Removes the files of this user that no process uses, but for one; returns how many."""
-    removed = 0
-    for path in set(folder.glob(pattern)) - {besides}:
-        try:
-            shared: Any = SharedFile(path)
-        except (UserError, OSError):
-            continue
-        if shared.locks.take(_USERS):
-            path.unlink(missing_ok=True)
-            removed += 1
-        os.close(shared.file)
-    return removed

@@ -72,7 +72,13 @@ def connect(address: str | None) -> Any:
     with _own_signals():
         try:
             # "local": else RAY_ADDRESS, or a cluster that happens to run here, would be joined.
-            ray.init(address or "local", **quiet, **({} if address else local))
+            try:
+                ray.init(address or "local", **quiet, **({} if address else local))
+            except Exception as error:
+                if address or "timed out during startup" not in str(error):
+                    raise
+                ray.shutdown()  # it gives itself half a minute, which a busy machine may need: once more
+                ray.init("local", **quiet, **local)
         except Exception as error:
             where = address or "this machine"
             raise UserError(

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict
@@ -20,6 +19,8 @@ from augment.stream.imageset import ImageSet
 from augment.views.schedule import Schedule
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadValue, UserError
+from precompute.base.locks import private_prefix, sweep
+from precompute.base.program import count
 
 MEMORY = Path("/dev/shm")
 # What kept pixels depend on, besides the pictures and the policy.
@@ -65,10 +66,10 @@ def _in_a_file(images: ImageSet, schedule: Schedule, making: Making, backend: st
         name = re.sub(r"[^\w.-]", "_", images.parts[0][0].dataset)[:64]
         path, free = folder / f"{name}-{about}{decoded_file.ENDING}", functools.partial(_free, folder)
     else:
-        path, free = folder / f"saliencyswap-{os.geteuid()}-{about}{decoded_file.ENDING}", _free_memory
-        swept = decoded_file.sweep(folder, f"saliencyswap-{os.geteuid()}-*{decoded_file.ENDING}", besides=path)
+        path, free = folder / f"{private_prefix()}{about}{decoded_file.ENDING}", _free_memory
+        swept = sweep(folder, besides=path)
         if swept:
-            making.say(f"{folder}: removed {swept} files of decoded pictures that killed trainings had left")
+            making.say(f"{folder}: removed {count(swept, 'file')} that killed trainings had left")
     remedy = "Limit them by cache_bytes (--cache-bytes) or cache_side (--cache-side)"
     more = (
         "Free some, or name another folder by cache_dir (--cache-dir)"

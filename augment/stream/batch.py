@@ -1,8 +1,9 @@
 """`Batch`: views, and the geometry that belongs to them."""
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from torch import Tensor, device, from_numpy
 
 from augment.stream.handover import put
@@ -11,6 +12,13 @@ from augment.views.plan import Plan
 
 if TYPE_CHECKING:  # torchvision takes seconds to import
     from torchvision.tv_tensors import BoundingBoxes, Mask
+
+
+class Correspondence(NamedTuple):
+    """Where the cells of one view lie in another view of the same source."""
+
+    points: Tensor  # float32 [N, rows, columns, 2]: x, y in pixels of the other view, also beyond its edges
+    same: Tensor  # bool [N, rows, columns]: both views show the source's object there, at that point
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +83,35 @@ class Batch:
         self._known(view)
         if self.plan.alpha is None:
             return geometry.masks(self.rects[:, view], self.size, grid)
-        names = ("alpha", "flip", "turns")
-        alpha, flip, turns = (put(from_numpy(getattr(self.plan, n)[:, view]), self.rects.device) for n in names)
-        flip, turns = (x[:, None, None] for x in (flip, turns))
-        alpha = alpha.where(~flip, alpha.flip(-1))
-        for turn in (1, 2, 3):
-            alpha = alpha.where(turns != turn, alpha.rot90(turn, (1, 2)))
-        return geometry.cell_means(alpha.float() / 255, grid)
+        return geometry.cell_means(put(from_numpy(self._alpha(view)), self.rects.device).float() / 255, grid)
+
+    def correspondence(self, view: int, other: int, grid: int | tuple[int, int]) -> Correspondence:
+        """Where the centre of each cell of view number `view` lies in view number `other`, and whether it is there.
+
+        Exact: crop, resize, paste, scene, flip and turns are affine, and their product is computed in float64. `same`
+        holds where the centre lies in this view's rectangle (`rects`) and its point in the other's; a patch that is
+        pasted by a map must be opaque by half or more at both. IndexError where there is no such view.
+        """
+        self._known(view)
+        self._known(other)
+        plan = self.plan
+        there = geometry.chained(geometry.inverted(plan.to_source[:, other]), plan.to_source[:, view])
+        centres = geometry.cell_centres(self.size, grid)
+        points = centres @ there[:, None, :, :2].swapaxes(-1, -2) + there[:, None, None, :, 2]
+        same = np.ones(points.shape[:-1], bool)
+        for v, at in ((view, np.broadcast_to(centres, points.shape)), (other, points)):
+            same &= geometry.in_rects(at, plan.finished_rects[:, v, None, None])
+            if plan.alpha is not None:
+                x, y = np.clip(np.floor(at), 0, self.size - 1).astype(np.int64).transpose(3, 0, 1, 2)
+                same &= self._alpha(v)[np.arange(len(at))[:, None, None], y, x] >= 128
+        device = self.rects.device
+        return Correspondence(put(from_numpy(points.astype(np.float32)), device), put(from_numpy(same), device))
+
+    def _alpha(self, view: int) -> np.ndarray:
+        """Opacity of the patch at the pixels of a finished view: uint8 [N, S, S]."""
+        assert self.plan.alpha is not None
+        drawn = zip(*(getattr(self.plan, name)[:, view] for name in ("alpha", "flip", "turns")), strict=True)
+        return np.stack([np.rot90(alpha[:, ::-1] if flip else alpha, turn) for alpha, flip, turn in drawn])
 
     def patch_masks(self, view: int) -> "Mask":
         """The pixels of view number `view` that the patch covers, as `torchvision.tv_tensors.Mask`, bool [N, S, S]."""

@@ -144,6 +144,53 @@ def turn_rects(rects: np.ndarray, turns: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
+def view_to_source(roi: np.ndarray, rects: np.ndarray, flip: np.ndarray, turns: np.ndarray, size: int) -> np.ndarray:
+    """Affine maps [..., 2, 3] (float64) from points of finished views to points of the picture that they show.
+
+    `roi` [..., 4] of the picture was resized into `rects` [..., 4] of a view, which was then flipped (bool [...]) and
+    turned (quarters [...]). Points are x, y in pixels; the centre of pixel i is at i + 0.5. With M the map, the point p
+    shows what lies at M[:, :2] @ p + M[:, 2].
+    """
+    across, down = (np.float64((roi[..., i + 2] - roi[..., i]) / (rects[..., i + 2] - rects[..., i])) for i in (0, 1))
+    one, zero = np.ones_like(across), np.zeros_like(across)
+
+    def affine(*rows: tuple) -> np.ndarray:
+        return np.stack([np.stack(np.broadcast_arrays(*row, one)[:3], -1) for row in rows], -2)
+
+    # Backwards: first the turns are undone, then the flip, then the resize.
+    cut = affine((across, zero, roi[..., 0] - across * rects[..., 0]), (zero, down, roi[..., 1] - down * rects[..., 1]))
+    out = chained(cut, affine((np.where(flip, -1.0, 1.0), zero, np.where(flip, size, 0.0)), (zero, one, zero)))
+    back = np.array(((0.0, -1.0, size), (1.0, 0.0, 0.0)))  # of `turn_rects`: (x, y) went to (y, size - x)
+    for turn in (1, 2, 3):
+        out = np.where((turns >= turn)[..., None, None], chained(out, back), out)
+    return out
+
+
+def chained(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """The affine map [..., 2, 3] that does first `inner`, then `outer`."""
+    linear, shift = outer[..., :2] @ inner[..., :2], outer[..., :2] @ inner[..., 2:] + outer[..., 2:]
+    return np.concatenate((linear, shift), axis=-1)
+
+
+def inverted(affine: np.ndarray) -> np.ndarray:
+    """The affine map [..., 2, 3] that undoes `affine`."""
+    linear = np.linalg.inv(affine[..., :2])
+    return np.concatenate((linear, -linear @ affine[..., 2:]), axis=-1)
+
+
+def cell_centres(size: int, grid: int | tuple[int, int]) -> np.ndarray:
+    """The middles of the cells of a grid over a view, x, y in pixels: float64 [rows, columns, 2]."""
+    rows, columns = _cells(grid)
+    x, y = ((np.arange(cells) + 0.5) * (size / cells) for cells in (columns, rows))
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def in_rects(points: np.ndarray, rects: np.ndarray) -> np.ndarray:
+    """bool [...]: which points [..., 2] lie in rectangles [..., 4], whose right and lower edges are outside."""
+    inside = (points >= rects[..., :2]) & (points < rects[..., 2:])
+    return inside[..., 0] & inside[..., 1]
+
+
 def masks(rects: Any, size: int, grid: int | tuple[int, int]) -> Any:
     """The share of each cell of a grid that the rectangle covers: exact, float32 [..., rows, columns].
 

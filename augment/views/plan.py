@@ -100,6 +100,17 @@ class Plan:
         return geometry.turn_rects(geometry.flip_rects(self.objects, self.flip, self.size), self.turns, self.size)
 
     @property
+    def to_source(self) -> np.ndarray:
+        """float64 [B, V, 2, 3]: from points of the finished view to the source's pixels (`geometry.view_to_source`).
+
+        Of views in their own scene that map holds everywhere, of the others in `finished_rects`.
+        """
+        own = geometry.is_empty(self.rects)[..., None]
+        whole = (0, 0, self.size, self.size)
+        roi, rects = np.where(own, self.scene, self.patch), np.where(own, whole, self.rects)
+        return geometry.view_to_source(roi, rects, self.flip, self.turns, self.size)
+
+    @property
     def covered(self) -> bool:
         """True where every patch covers its view, so that no background is needed (rrc)."""
         return bool((self.rects == (0, 0, self.size, self.size)).all())

@@ -4,11 +4,13 @@ import fcntl
 import os
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from precompute.base.errors import UserError
 
 SETUP = 0  # the byte that is locked by who joins or leaves
+USERS = range(1, 65)  # the bytes that are locked by users: a file without a locked one is used by nobody
 _WAIT = 30.0  # seconds for others to join or leave
 
 
@@ -35,6 +37,11 @@ class RecordLocks:
 
     def _set(self, kind: int, byte: int) -> None:
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
+
+
+def private_prefix() -> str:
+    """How the names of this user's files in a folder of everybody's begin."""
+    return f"saliencyswap-{os.geteuid()}-"
 
 
 class SharedFile:
@@ -65,3 +72,19 @@ class SharedFile:
             if time.monotonic() > until:
                 raise UserError(f"{self.path}: a stopped process holds it. End that, or remove the file")
             time.sleep(0.005)
+
+
+def sweep(folder: Path, besides: Path | None = None) -> int:
+    """Removes the files of this user whose users were all killed, but for one; returns how many."""
+    removed = 0
+    for path in set(folder.glob(f"{private_prefix()}*")) - {besides}:
+        with suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                locks = RecordLocks(file)
+                if locks.take(SETUP) and all(map(locks.take, USERS)):
+                    path.unlink()
+                    removed += 1
+            finally:
+                os.close(file)
+    return removed

@@ -30,13 +30,15 @@ class Tile:
     """One picture of a sheet.
 
     `boxes`: outlines on it, each x0, y0, x1, y1 in [0, 1] of the picture and a colour. `heat`: a float map [h, w] of
-    any range and size, laid over the picture in colours from its least value (dark) to its largest (bright).
+    any range and size, laid over the picture in colours from its least value (dark) to its largest (bright). `lines`:
+    each from x0, y0 to x1, y1 with dots at its ends, and a colour.
     """
 
     pixels: np.ndarray  # uint8 [H, W, 3]
     caption: str = ""
     boxes: Sequence[tuple[Sequence[float], Colour]] = ()
     heat: np.ndarray | None = None
+    lines: Sequence[tuple[Sequence[float], Colour]] = ()
 
 
 def contact_sheet(rows: Sequence[Sequence[Tile]], *, height: int = 160, title: str = "") -> Image.Image:
@@ -81,6 +83,11 @@ def _draw(tile: Tile, height: int) -> Image.Image:
         # A dark rim, so that the line shows on any ground.
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0))
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+    for (x0, y0, x1, y1), colour in tile.lines:
+        ends = [(x0 * width, y0 * height), (x1 * width, y1 * height)]
+        draw.line(ends, fill=colour, width=1)
+        for x, y in ends:
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour, outline=(0, 0, 0))
     whole = Image.new("RGB", (max(width, _LEAST), height + _LINE), _GROUND)
     whole.paste(picture, ((whole.width - width) // 2, 0))
     fits = whole.width // 6

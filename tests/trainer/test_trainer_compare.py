@@ -32,7 +32,7 @@ def test_summary_is_about_the_files(tmp_path: Path) -> None:
             (folder / "metrics.jsonl").write_text(
                 json.dumps({"kind": "config", "config": {}, "settings": {}, "about": about}) + "\n"
             )
-    result = summarise(["byol:rrc", "cvsa:saliencyswap:direct-head"], 2, "byol:rrc", tmp_path, [])
+    result = summarise(["byol:rrc", "cvsa:saliencyswap:direct-head"], range(2), "byol:rrc", tmp_path, [])
     assert result["about"] == {"commit": ["c0", "c1"], "torch": ["2"], "python": ["3"], "threads": [2]}
     found = result["measures"]
     assert set(found) == {"kNN accuracy"}
@@ -55,7 +55,7 @@ def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path)
                 names = ("views: C map", "views: C map, another image's keys")
                 found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, values, strict=True)}
             (folder / "evaluation.json").write_text(json.dumps(found))
-    result = summarise(arms, 3, arms[1], tmp_path, [])
+    result = summarise(arms, range(3), arms[1], tmp_path, [])
     said = table(result).splitlines()
     keys = [line for line in said if "another image's keys change" in line]
     assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"]
@@ -101,6 +101,7 @@ def test_a_table_of_some_measures(tmp_path: Path) -> None:
     [
         (["--arms", "byol:tets"], "byol:tets"),
         (["--arms", "byol:rrc", "--seeds", "0"], "--seeds 0"),
+        (["--arms", "byol:rrc", "--first-seed", "-1"], "--first-seed -1"),
         (["--arms", "byol:rrc", "--against", "cvsa:saliencyswap"], "must be one of the arms"),
         (["--arms", "byol:rrc", "--", "--seed", "3"], "--seed after --"),
         (["--arms", "byol:rrc --seed 3"], "--seed --arms 'byol:rrc --seed 3'"),
@@ -135,7 +136,8 @@ def test_it_localises_with_controls(tmp_path: Path, run_module: Callable) -> Non
     root = tmp_path / "demo"
     assert run_module("precompute.boxes", "--dataset", "demo", "--root", root, "--out", boxes).returncode == 0
     arms = ["cvsa:saliencyswap", "cvsa:saliencyswap:shuffled-masks"]
-    flags = ["--preset", "demo", "--boxes", boxes, "--root", root, "--epochs", 44, "--device", "cpu"]
+    flags = ["--preset", "demo", "--boxes", boxes, "--root", root, "--size", 64, "--scene", "whole", "--own", 0,
+             "--epochs", 44, "--device", "cpu"]  # fmt: skip
     done = run_module(
         "trainer.compare", "--arms", *arms, "--seeds", 1, "--out", tmp_path, "--json", "--", *flags, timeout=1200
     )

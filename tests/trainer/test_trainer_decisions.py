@@ -211,7 +211,7 @@ def written(tmp_path: Path, *evaluations: dict) -> dict:
         folder = folder_of("cvsa:saliencyswap", seed, tmp_path)
         folder.mkdir()
         (folder / EVALUATION).write_text(json.dumps(evaluation))
-    return summarise(["cvsa:saliencyswap"], len(evaluations), "cvsa:saliencyswap", tmp_path, [])
+    return summarise(["cvsa:saliencyswap"], range(len(evaluations)), "cvsa:saliencyswap", tmp_path, [])
 
 
 def test_rolled_keys_that_do_harm_are_a_fall(tmp_path: Path) -> None:

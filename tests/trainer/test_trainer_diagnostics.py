@@ -48,7 +48,15 @@ def test_diagnoses_of_a_fresh_network(photos: PhotoBatch) -> None:
     method = Byol(build_model("resnet10w8", HEADS), Alignment(LOSS_PRESETS["stable"]))
     part = next(method.parts(photos.views, [{4: photos.masks(i, 8)} for i in range(2)]))
     found = {k: v.item() for k, v in diagnose(method, part).items()}
-    assert set(found) == {"feature_std", "rank", "saturated", "c_auc", "gradient_ratio", "crossview"}
+    assert set(found) == {
+        "feature_std",
+        "rank",
+        "saturated",
+        "c_auc",
+        "gradient_ratio",
+        "crossview",
+        "own_beats_rolled",
+    }
     assert all(math.isfinite(v) for v in found.values())
     assert 0 <= found["saturated"] <= 1
     part.loss.backward()  # the graph is still there

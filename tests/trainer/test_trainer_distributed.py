@@ -68,7 +68,15 @@ def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
         "cvsa --freeze-stages 1",
         *(
             pytest.param(method, marks=pytest.mark.slow)
-            for method in ("simclr", "looc", "cvsa --control shuffled-masks", "cvsa --control rolled-keys")
+            for method in (
+                "simclr",
+                "looc",
+                "cvsa --control shuffled-masks",
+                "cvsa --control rolled-keys",
+                "matching",
+                "matching --control wrong-cells",
+                "matching --control rolled-keys",
+            )
         ),
     ],
 )

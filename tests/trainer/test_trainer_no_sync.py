@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainer_photos import PhotoBatch
 
+from augment.stream.batch import Correspondence
 from augment.views.geometry import masks
 from precompute.base.options import values_of
 from trainer.config.choices import Hardware
@@ -43,6 +44,12 @@ class Batch:
 
     def masks(self, view: int, grid: int) -> Tensor:
         return masks(self.rects[:, view], 64, grid)
+
+    def correspondence(self, view: int, other: int, grid: int) -> Correspondence:
+        """As a batch has it: numbers of the host that were put on the device."""
+        n, device = len(self.rects), self.rects.device
+        points = torch.rand(n, grid, grid, 2) * 64
+        return Correspondence(points.to(device), (points[..., 0] < 32).to(device))
 
 
 class Waits(AssertionError):
@@ -116,6 +123,9 @@ CONFIGS = [config_of(method) for method in METHODS]
 CONFIGS += [config_of("cvsa", **more) for more in (
     {"control": "direct-head"}, {"control": "rolled-keys"}, {"control": "shuffled-masks"}, {"mask": "bilinear"},
     {"optimizer": "sgd"}, {"accumulate": 2}, {"freeze_stages": 2}, {"align_stages": (3, 4)}, {"loss": "paper"},
+)]  # fmt: skip
+CONFIGS += [config_of("matching", **more) for more in (
+    {"control": "wrong-cells"}, {"control": "rolled-keys"}, {"contrast": "cosine"}, {"accumulate": 2},
 )]  # fmt: skip
 
 

@@ -34,7 +34,8 @@ def test_a_record_says_what_its_method_does(name: str, photos: PhotoBatch) -> No
     assert str(method.momentum(0.5) if record.queue else 0.996) in record.target(0.996) or method.target is None
     # Without the masks that it does not ask for: the record names all that are needed.
     masks = [{stage: photos.masks(view, 8) for stage in record.mask_stages((4,))} for view in range(2)]
-    parts = list(method.parts(photos.views, masks))
+    matches = [{stage: photos.match(view, 8) for stage in record.mask_stages((4,))} for view in range(2)]
+    parts = list(method.parts(photos.views, masks, matches) if record.matches else method.parts(photos.views, masks))
     assert len(parts) == method.passes
     assert all(torch.isfinite(part.loss) for part in parts)
 
@@ -46,5 +47,5 @@ def test_rates_queues_and_sentences() -> None:
     assert METHODS["cvsa"].target(0.99) == "target momentum 0.99 rising to 1"
     assert METHODS["instloc"].target(0.99) == "target momentum 0.999"
     assert METHODS["simclr"].target(0.99) == "no target network"
-    assert methods_with("mask") == "cvsa and instloc"
+    assert methods_with("mask") == "cvsa, instloc and matching"
     assert {"dim", "ema", "mask", "loss"} <= METHOD_OPTIONS

@@ -8,15 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainer.methods.base import Match
+
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
 @dataclass
 class PhotoBatch:
-    """views: two of [N, 3, S, S]; rects [N, 2, 4] x0, y0, x1, y1 in view pixels, end-exclusive."""
+    """views: two of [N, 3, S, S]; rects [N, 2, 4] x0, y0, x1, y1 in view pixels, end-exclusive; flips bool [N, 2]."""
 
     views: tuple[Tensor, Tensor]
     rects: Tensor
+    flips: Tensor
     size: int
 
     def masks(self, view: int, grid: int) -> Tensor:
@@ -25,6 +28,18 @@ class PhotoBatch:
         for m, (x0, y0, x1, y1) in zip(mask, self.rects[:, view].tolist(), strict=True):
             m[y0:y1, x0:x1] = 1
         return torch.nn.functional.avg_pool2d(mask[:, None], self.size // grid)[:, 0]
+
+    def match(self, view: int, grid: int) -> Match:
+        """Where the view's cells lie in the other: the rectangles show the same box, mirrored where flips differ."""
+        across = torch.arange(grid) + 0.5
+        cells = torch.stack(torch.meshgrid(across, across, indexing="xy"), -1)
+        this, other = (self.rects[:, v, None, None] * (grid / self.size) for v in (view, 1 - view))
+        place = (cells - this[..., :2]) / (this[..., 2:] - this[..., :2])  # within the box, 0 to 1
+        same = ((place >= 0) & (place < 1)).all(-1)
+        turned = (self.flips[:, 0] != self.flips[:, 1])[:, None, None]
+        x = torch.where(turned, 1 - place[..., 0], place[..., 0])
+        at = other[..., :2] + torch.stack((x, place[..., 1]), -1) * (other[..., 2:] - other[..., :2])
+        return Match(at, same)
 
 
 def read_cub(root: Path, count: int) -> tuple[list[Image.Image], list[tuple[float, float, float, float]], list[int]]:
@@ -43,9 +58,9 @@ def photo_batch(root: Path, count: int = 8, size: int = 64, seed: int = 0) -> Ph
     """Each bird pasted onto another picture's bird, twice, with other partners and flips."""
     rng = np.random.default_rng(seed)
     images, boxes, _ = read_cub(root, count)
-    views, rects = [], []
+    views, rects, flips = [], [], []
     for v in range(2):
-        pixels, rect = [], []
+        pixels, rect, flip = [], [], []
         for i in range(count):
             j = (i + 1 + v) % count
             sx, sy = size / images[j].width, size / images[j].height
@@ -54,11 +69,13 @@ def photo_batch(root: Path, count: int = 8, size: int = 64, seed: int = 0) -> Ph
             canvas = images[j].resize((size, size))
             canvas.paste(images[i].crop(tuple(map(int, boxes[i]))).resize((r[2] - r[0], r[3] - r[1])), r[:2])
             array = np.asarray(canvas)
-            if rng.random() < 0.5:
+            flip.append(rng.random() < 0.5)
+            if flip[-1]:
                 array, r = array[:, ::-1], (size - r[2], r[1], size - r[0], r[3])
             pixels.append(torch.from_numpy(array.copy()))
             rect.append(r)
         x = (torch.stack(pixels).float() / 255 - MEAN) / STD
         views.append(x.permute(0, 3, 1, 2))  # NHWC memory behind an NCHW shape: channels-last as it stands
         rects.append(torch.tensor(rect))
-    return PhotoBatch((views[0], views[1]), torch.stack(rects, 1), size)
+        flips.append(torch.tensor(flip))
+    return PhotoBatch((views[0], views[1]), torch.stack(rects, 1), torch.stack(flips, 1), size)

@@ -42,7 +42,7 @@ def arm_of(name: str, flags: list[str], out: Path) -> Arm:
     values, given, _ = parse([*flags, *own])
     # Also runs that were trained without are evaluated: what is compared comes from the evaluation.
     fixed = {"method": method, "policy": policy, "control": control, "evaluate": True}
-    return Arm(name, {**values, **fixed}, given, out)
+    return Arm(name, {**values, **fixed}, tuple(given), out)
 
 
 def split_arm(name: str) -> tuple[list[str], list[str]]:

@@ -11,13 +11,21 @@ from typing import Any
 
 from trainer import record
 from trainer.comparison.arms import folder_of
-from trainer.config.run import CONTROLS
 from trainer.methods.registry import METHODS
 from trainer.record import metrics
 
 # What is compared: name, and where it stands in a run's evaluation.json.
 MEASURES = {
     "kNN accuracy": ("knn", "accuracy"),
+    "same-class retrieval AUC": ("knn", "class_auc"),
+    "matched cells, held-out views": ("matching", "matched", "share"),
+    "matched cells, untrained net": ("matching", "untrained", "share"),
+    "matched cells, wrong cells": ("matching", "wrong cells", "share"),
+    "matched cells, random cell": ("matching", "random cell", "share"),
+    "matched cells, random cell of the object": ("matching", "random cell of the object", "share"),
+    "matched cells, same place": ("matching", "same place", "share"),
+    "matched cells, same place in rectangle": ("matching", "same place in rectangle", "share"),
+    "own keys beat another image's": ("localisation", "own_keys", "share"),
     "probe AUC, whole images": ("localisation", "images", "probe", "auc"),
     "probe AUC, off-centre crops": ("localisation", "images", "crops", "probe", "auc"),
     "probe pointing, off-centre crops": ("localisation", "images", "crops", "probe", "pointing"),
@@ -39,9 +47,9 @@ MEASURES = {
 PAPER = {"byol:rrc": 64.85, "cvsa:saliencyswap": 66.88}
 
 
-def summarise(arms: Sequence[str], seeds: int, against: str, out: Path, flags: list[str]) -> dict[str, Any]:
+def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path, flags: list[str]) -> dict[str, Any]:
     """Mean, standard deviation and values of every measure and arm, and paired differences to the arm `against`."""
-    folders = {arm: [folder_of(arm, seed, out) for seed in range(seeds)] for arm in arms}
+    folders = {arm: [folder_of(arm, seed, out) for seed in seeds] for arm in arms}
     values: dict[str, dict[str, list[float]]] = {}
     for arm in arms:
         documents = [json.loads((folder / record.EVALUATION).read_text()) for folder in folders[arm]]
@@ -64,7 +72,8 @@ def summarise(arms: Sequence[str], seeds: int, against: str, out: Path, flags: l
     own, rolled = (values.get(name, {}) for name in ("C map AUC, held-out views", "C map AUC, another image's keys"))
     return {
         "arms": list(arms),
-        "seeds": seeds,
+        "seeds": len(seeds),
+        "first_seed": seeds[0],
         "against": against,
         "flags": flags,
         "measures": measures,
@@ -85,7 +94,8 @@ def _about(folders: list[Path]) -> dict[str, list[Any]]:
 def missing_controls(arms: Sequence[str]) -> list[str]:
     """The control arms that are not among `arms`, of every arm that aligns and has no flags of its own."""
     plain = [arm for arm in arms if re.fullmatch(r"[^: ]+:[^: ]+", arm) and METHODS[arm.split(":")[0]].aligns]
-    return [f"{arm}:{control}" for arm in plain for control in CONTROLS[1:] if f"{arm}:{control}" not in arms]
+    wanted = [f"{arm}:{control}" for arm in plain for control in METHODS[arm.split(":")[0]].controls]
+    return [arm for arm in wanted if arm not in arms]
 
 
 def paired(values: list[float], base: list[float]) -> dict[str, float | None]:
@@ -104,9 +114,10 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
     """The result for a person: all measures, or those to `show` and nothing else."""
     width = max(36, *map(len, result["arms"]))
     lines = [
-        f"{result['seeds']} seeds; mean ± sd; in brackets the paired difference to {result['against']}, 95 % interval"
+        f"{result['seeds']} seeds{_from(result)}; mean ± sd; in brackets the paired difference to {result['against']}, "
+        "95 % interval"
         if result["seeds"] > 1
-        else f"one seed, so no spread and no interval; in brackets the difference to {result['against']}"
+        else f"one seed{_from(result)}, so no spread and no interval; in brackets the difference to {result['against']}"
     ]
     for name, arms in result["measures"].items():
         if show and name not in show:
@@ -132,6 +143,12 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
         figures = ", ".join(f"{arm} {value}" for arm, value in result["paper_cub_finetuned_top1"].items())
         lines.append(f"the paper, fine-tuned top-1 on CUB, ResNet-50, 800 epochs, one run each: {figures}")
     return "\n".join(lines)
+
+
+def _from(result: dict[str, Any]) -> str:
+    """Where seeds do not begin with 0, which they are."""
+    first, count = result.get("first_seed", 0), result["seeds"]
+    return "" if not first else f" ({first})" if count == 1 else f" ({first} to {first + count - 1})"
 
 
 def _at(document: dict[str, Any], path: tuple[str, ...]) -> float | None:

@@ -15,10 +15,10 @@ from augment.views.kinds import KINDS
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue, UsageError
 from precompute.base.options import build, group, option, option_of, values_of
-from trainer.methods.loss_presets import LOSS_PRESETS, LossPreset
+from trainer.methods.loss_presets import CONTRASTS, LOSS_PRESETS, LossPreset, MatchLoss
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
 
-CONTROLS = ("none", "shuffled-masks", "rolled-keys", "direct-head")
+CONTROLS = ("none", *dict.fromkeys(control for record in METHODS.values() for control in record.controls))
 
 # What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
 PLACES = ("boxes", "root", "maps", "backgrounds")  # where things lie
@@ -87,11 +87,14 @@ class LossConfig:
     align_weight: float | None = option(None, "weight of the alignment loss; default by --loss")
     mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
     align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
-    control: str = option("none", "control arm of the alignment: shows what the cross-view term buys", choices=CONTROLS)
+    control: str = option("none", "control arm: shows what the cross-view terms buy", choices=CONTROLS)
+    contrast: str = option(MatchLoss.contrast, "matching: loss of whole views", choices=CONTRASTS)
+    dense_weight: float = option(MatchLoss.weight, "matching: weight of the loss between corresponding cells")
+    dense_temperature: float = option(MatchLoss.temperature, "matching: temperature of its InfoNCE losses")
 
     def __post_init__(self) -> None:
-        positive(self, "temperature")
-        within(self, 0, math.inf, "align_weight")
+        positive(self, "temperature", "dense_temperature")
+        within(self, 0, math.inf, "align_weight", "dense_weight")
         if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise BadValue("align_stages", self.align_stages, "3, 4 or both")
 
@@ -106,6 +109,11 @@ class LossConfig:
             weight=preset.weight if self.align_weight is None else self.align_weight,
             mask=self.mask or preset.mask,
         )
+
+    @property
+    def matching(self) -> MatchLoss:
+        """The losses of methods that match."""
+        return MatchLoss(self.contrast, self.dense_weight, self.dense_temperature)
 
     def idle(self) -> Iterator[tuple[str, str]]:
         """(option, what it belongs to) for every option that changes nothing beside the others."""
@@ -179,12 +187,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         method, policy = self.model.method, self.views.name
         Source(maps=self.maps_used).check_maps(self.views)
-        if (why := self.model.record.needs_pasting) and not self.views.kind.pastes:
+        # A method that matches cells has something to learn from without an alignment.
+        idle = self.model.record.matches and self.loss.alignment.weight == 0
+        if (why := self.model.record.needs_pasting) and not self.views.kind.pastes and not idle:
             valid = [name for name, kind in KINDS.items() if kind.pastes]
             raise BadValue("name", policy, valid, f"With --method {method} and nothing pasted {why}")
-        if self.loss.control != "none" and not self.model.record.aligns:
+        if self.loss.control not in (controls := ("none", *self.model.record.controls)):
             raise BadValue(
-                "control", self.loss.control, f"none for --method {method}, which has no alignment",
+                "control", self.loss.control, f"{', '.join(controls)} for --method {method}",
                 f"A control arm needs --method {methods_with('control')}",
             )  # fmt: skip
 
@@ -193,7 +203,8 @@ class RunConfig:
         """The configuration with these values, by flag name, and defaults for the rest.
 
         Values that depend on others, where they are not given: the usual blur of 2 px belongs to views of 224 and
-        shrinks with smaller ones, of which it would leave nothing to be seen. `own` is 0 for policies without own
+        shrinks with smaller ones, of which it would leave nothing to be seen. A method may have a weight of its own for
+        the alignment. `own` is 0 for policies without own
         scenes, also where it is given (`trainer.compare` gives one to all its arms).
 
         Raises BadValue for a value that no run could have.
@@ -201,6 +212,9 @@ class RunConfig:
         values = {**(values or {}), **more}
         checked = build(Policy, {name: values[name] for name in ("size", "own") if name in values})
         values = {"blur_sigma": (0.1, max(2.0 * min(checked.size / 224, 1.0), 0.1)), **values}
+        record = METHODS.get(values.get("method", ModelConfig.method))
+        if record is not None and record.align_weight is not None:
+            values = {"align_weight": record.align_weight, **values}
         kind = KINDS.get(values.get("policy", Policy.name))
         if kind is not None and not kind.own_scenes:
             values["own"] = 0.0

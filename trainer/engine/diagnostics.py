@@ -1,9 +1,13 @@
 """Figures that show whether a run is healthy, measured on the batch of a log line (the only steps that may sync).
 
 saturated      share of the C map's cells below 0.01 or above 0.99, where the sigmoid passes next to no gradient
-gradient_ratio norm of the alignment's gradient over that of the contrastive loss, at the last aligned stage's features
+gradient_ratio norm of the gradient of what is added to the contrastive loss (alignment, dense term) over that of the
+               contrastive loss, at the last aligned stage's features
 crossview      drop of C's AUC when every view is held against another image's keys; near 0 means that C is a
                foreground classifier per cell and no correspondence between views
+own_beats_rolled  share of views whose C is higher on the object with their own keys than with another image's; 0.5
+               by chance
+matched        share of cells whose most similar cell in the key view shows the same point (`trainer.model.matched`)
 feature_std    standard deviation of the normalised features over the batch, times sqrt(width): 1 for isotropic
                features, 0 for collapsed ones
 rank           effective rank of the features (exponential of the entropy of their normalised singular values)
@@ -19,6 +23,7 @@ from torch import Tensor
 from trainer.methods.base import Method, Part
 from trainer.methods.losses import correspondence
 from trainer.model.auc import cell_auc
+from trainer.model.matched import most_similar, own_beats_rolled, share_matched
 from trainer.parallel.collectives import rolled
 
 COLLAPSED_STD = 0.05
@@ -41,7 +46,19 @@ def diagnose(method: Method, part: Part) -> dict[str, Tensor]:
                 rolled_keys = rolled(part.keys.maps[stage])
                 other = correspondence(part.online.predicted_maps[stage].detach(), rolled_keys, alignment.settings)
             figures["crossview"] = figures["c_auc"] - cell_auc(other, mask).nanmean()
+            figures["own_beats_rolled"] = own_beats_rolled(c, other, mask).nanmean()
     return figures
+
+
+def matched(part: Part, points: Tensor, same: Tensor) -> Tensor:
+    """Share of the online view's cells that find their point in the keys' view, by stage 4; a mean over images.
+
+    `points` [N, H, W, 2] in cells of the key view, `same` bool [N, H, W].
+    """
+    assert part.keys is not None
+    with torch.no_grad():
+        found = most_similar(part.online.z[4], part.keys.z[4])
+        return share_matched(found, points, same).nanmean()
 
 
 def no_background(rects: Tensor, size: int) -> Tensor:

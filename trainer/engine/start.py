@@ -26,6 +26,7 @@ from trainer.engine.optim import build_optimizer
 from trainer.engine.state import Saver, TrainingState
 from trainer.methods.base import Method
 from trainer.methods.byol import Alignment
+from trainer.methods.dense import MOST_SIMILARITIES
 from trainer.model.networks import Heads, Network, build_model, freeze_stages
 from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
 from trainer.model.weights import load_encoder
@@ -175,7 +176,7 @@ def make_method(config: RunConfig, settings: Settings, network: Network, say: Sa
         say(remark)
     freeze_stages(network, model.freeze_stages)
     alignment = Alignment(config.loss.alignment, config.loss.control) if record.aligns else None
-    method = record.build(network, alignment, settings.queue)
+    method = record.build(network, alignment, settings.queue, config.loss.matching)
     compile_networks(method, config.run.compile)
     return method
 
@@ -226,6 +227,13 @@ def described(state: TrainingState) -> str:
         lines.append(f"alignment: {scale}, {a.reduction} over cells, weight {a.weight:g}, {a.mask} masks; {maps}")
         if min(grids.values()) < 4:
             lines.append(f"note: {maps} are few to localise on; larger --size, or a narrow --arch such as resnet10w16")
+        if config.model.record.matches:
+            m, seen = config.loss.matching, settings.batch_size // config.schedule.accumulate
+            keys = ", ".join(str(seen * grid**2) for grid in grids.values())
+            lines.append(
+                f"matching: {m.contrast} of whole views, dense weight {m.weight:g}, temperature {m.temperature:g}; "
+                f"each cell against {keys} keys, at most {MOST_SIMILARITIES >> 18} MiB of similarities at a time"
+            )
         if config.loss.control != "none":
             lines.append(f"control arm: {config.loss.control}")
     return "\n".join(lines)

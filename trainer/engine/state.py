@@ -76,7 +76,7 @@ class TrainingState:
 
     def check_finite(self, terms: dict[str, float], out: Path, weights: bool = False) -> None:
         """UserError naming the last good checkpoint where a loss (or a weight, if asked) is not finite."""
-        losses = {k: v for k, v in terms.items() if k in ("loss", "contrastive", "alignment")}
+        losses = {k: v for k, v in terms.items() if k in ("loss", "contrastive", "alignment", "dense")}
         bad = {k: v for k, v in losses.items() if not abs(v) < float("inf")}
         if not bad and weights:
             tensors = [t for t in self.method.online.state_dict().values() if t.is_floating_point()]

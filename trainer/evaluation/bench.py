@@ -59,7 +59,7 @@ class Bench:
         self, split: str, policy: Policy, batch: int, seed: int, *, maps: str | None = None, drop_last: bool = True
     ) -> ViewLoader:
         """Random views of a split on the device; what the loader chooses is not printed."""
-        making = replace(self.making, service="off", address=None, say=lambda line: None)
+        making = replace(self.making, service="off", address=None, ring="", say=lambda line: None)
         return open_views(
             self._source(split, maps), policy=policy, batch_size=batch, seed=seed, making=making,
             share=Share(drop_last=drop_last),

@@ -11,16 +11,20 @@ from torch import Tensor
 
 from augment import Batch
 from precompute.base.files import replacing
+from trainer.config.run import RunConfig
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
 from trainer.evaluation.bench import Bench
 from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, probe_maps
+from trainer.evaluation.matching import matching
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import MOST_IMAGES, knn, localise
 from trainer.model.auc import cell_auc
+from trainer.model.encoders import Encoder
+from trainer.model.matched import own_beats_rolled
 from trainer.model.resnets import build_encoder
-from trainer.record import EVALUATION, FIGURE
-from trainer.record.figures import NOTHING_TO_FIND, area_shares, keys_sentence
+from trainer.record import EVALUATION, FIGURE, MATCHES
+from trainer.record.figures import NOTHING_TO_FIND, area_shares, keys_sentence, own_keys_sentence, shown
 from trainer.record.metrics import finite
 
 Say = Callable[[str], None]
@@ -41,8 +45,13 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     device = str(next(state.method.parameters()).device)
     making = replace(config.making, device=device)
     bench = Bench(data, config.data.train_split, held_out, config.views.size, batch, making=making)
-    result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(state, bench, say)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        untrained = build_encoder(config.model.arch).to(device)
+    encoder = state.method.online.encoder
+    result: dict[str, Any] = {"eval_split": held_out, "knn": _knn(encoder, untrained, bench, say)}
     result["localisation"], views = _localisation(state, bench, say)
+    result["matching"] = matching(encoder, untrained, bench, config.run.seed + 1, out / MATCHES, say)
     state.method.train()
     if bench.left_out:
         result["left_out"] = bench.left_out
@@ -55,20 +64,19 @@ def evaluate_run(state: TrainingState, data: Data, held_out: str, out: Path, say
     return result
 
 
-def _knn(state: TrainingState, bench: Bench, say: Say) -> dict[str, Any] | None:
+def _knn(encoder: Encoder, untrained: Encoder, bench: Bench, say: Say) -> dict[str, Any] | None:
     """kNN accuracy on the held-out split, beside an untrained encoder's and that of guessing."""
     if not bench.has_labels():
         say("kNN: left out, the set has no labels in one of the splits")
         return None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(state.config.run.seed)
-        untrained = build_encoder(state.config.model.arch).to(bench.making.device)
-    result = knn(state.method.online.encoder, bench)
-    result |= {"untrained": knn(untrained, bench)["accuracy"], "majority": bench.majority()}
+    result, before = knn(encoder, bench), knn(untrained, bench)
+    result |= {"untrained": before["accuracy"], "untrained_class_auc": before["class_auc"]}
+    result["majority"] = bench.majority()
     say(
         f"kNN (k=20, {result['images']} held-out images): {result['accuracy']:.3f}; the same net untrained "
         f"{result['untrained']:.3f}; the most frequent class {result['majority']:.3f}"
     )
+    say(f"same-class retrieval AUC: {shown(result['class_auc'])}; untrained {shown(result['untrained_class_auc'])}")
     return result
 
 
@@ -100,6 +108,8 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
     say(f"  box area share (chance for pointing and energy): {area_shares(result)}")
     if "rolled_keys" in more:
         say("  " + keys_sentence(more["rolled_keys"]))
+    if "own_keys" in more:
+        say("  " + own_keys_sentence(more["own_keys"]))
     return result, views
 
 
@@ -130,6 +140,11 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
         if len(change) > 1:  # else there is no standard error
             error = (change.std() / len(change) ** 0.5).item()
             more["rolled_keys"] = {"change": change.mean().item(), "standard_error": error, "images": len(change)}
+        won = own_beats_rolled(c, rolled, mask).double()
+        won = won[won.isfinite()]
+        if len(won) > 1:
+            error = (won.std() / len(won) ** 0.5).item()
+            more["own_keys"] = {"share": won.mean().item(), "standard_error": error, "images": len(won)}
     return rows, more, views
 
 
@@ -175,9 +190,9 @@ def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor
 def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     """Batches of a split's views, each image once, as many as localisation looks at."""
     config, seen = state.config, 0
-    with bench.views(
-        split, config.views, bench.batch, config.run.seed + 1, maps=config.maps_used, drop_last=False
-    ) as loader:
+    # C maps of views that are wholly the object say nothing, so methods trained on such are shown the usual ones.
+    policy = config.views if config.views.kind.pastes else RunConfig.of(size=bench.size).views
+    with bench.views(split, policy, bench.batch, config.run.seed + 1, maps=config.maps_used, drop_last=False) as loader:
         for batch in loader:
             yield batch
             seen += len(batch)

@@ -8,6 +8,7 @@ at half the activation memory.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,23 @@ from trainer.model.networks import Network, Projections, ema_update, target_of
 Masks = Sequence[dict[int, Tensor]]
 
 
+class Match(NamedTuple):
+    """Where the cells of one view lie in the other (`augment.Batch.correspondence`, in cells instead of pixels)."""
+
+    points: Tensor  # [N, H, W, 2]: x, y in cells of the other view's map; the middle of cell j is at j + 0.5
+    same: Tensor  # bool [N, H, W]: both views show the object there
+
+
+Matches = Sequence[dict[int, Match]]  # per view and stage, for methods that match cells
+
+
 @dataclass
 class Part:
     """One independent part of a step's loss, and what log lines and diagnostics read."""
 
     loss: Tensor
     # Scalars with graph, by name; their values add up over the parts of a step. "contrastive" is needed; log lines show
-    # it and "alignment", metrics.jsonl holds all terms.
+    # it, "alignment" and "dense", metrics.jsonl holds all terms.
     terms: dict[str, Tensor]
     online: Projections
     keys: Projections | None = None
@@ -63,8 +74,8 @@ class Method(nn.Module):
         """The online network's input for one source image, a view [1, 3, S, S], in one step. Only to count FLOPs."""
         return torch.cat([image, image])
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
-        """The step's loss, part by part."""
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
+        """The step's loss, part by part. `matches` only where the method's record asks for them."""
         raise NotImplementedError
 
     def after_step(self, momentum: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.methods.base import Masks, Method, Part
+from trainer.methods.base import Masks, Matches, Method, Part
 from trainer.methods.loss_presets import LossPreset
 from trainer.methods.losses import alignment_loss, correspondence, negative_cosine
 from trainer.methods.registry import method
@@ -53,6 +53,7 @@ class Alignment:
     predictor="mlp",
     aligns=True,
     needs_pasting="there is nothing to align with. Use --policy saliencyswap, or --method byol",
+    controls=("shuffled-masks", "rolled-keys", "direct-head"),
     options=(
         "dim", "ema", "loss", "scale", "temperature", "reduction", "align_weight", "align_stages", "conv_hidden",
         "mask", "control",
@@ -73,15 +74,19 @@ class Byol(Method):
         super().__init__(online, has_target=True)
         self.alignment = alignment
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def contrast(self, out: Projections, keys: Projections) -> Tensor:
+        """One direction of Eq. 6: half of the negative cosine."""
+        assert out.prediction is not None
+        return 0.5 * negative_cosine(out.prediction, keys.projection)
+
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """Two parts: q against the target's k, then k against the target's q."""
         assert self.target is not None
         with torch.no_grad():
             keys = [self.target(view) for view in views]
         for this, other in ((0, 1), (1, 0)):
             out = self.forward_online(views[this])
-            assert out.prediction is not None
-            cont = 0.5 * negative_cosine(out.prediction, keys[other].projection)
+            cont = self.contrast(out, keys[other])
             part = Part(cont, {"contrastive": cont}, out, keys[other])
             if self.alignment is not None:
                 self.alignment.add_to(part, masks[this])

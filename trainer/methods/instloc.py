@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from trainer.methods.base import Masks, Part
+from trainer.methods.base import Masks, Matches, Part
 from trainer.methods.moco import MocoV2
 from trainer.methods.registry import method
 
@@ -25,7 +25,7 @@ from trainer.methods.registry import method
 class InstLoc(MocoV2):
     """InfoNCE between the instance's features in both views, a queue of keys as negatives."""
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part."""
         key = self.key(views[1], masks[1][4])
         yield self.contrast(self.forward_online(views[0], masks[0][4]), key)

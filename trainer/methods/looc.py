@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from trainer.methods.base import Masks, Part
+from trainer.methods.base import Masks, Matches, Part
 from trainer.methods.losses import info_nce
 from trainer.methods.moco import MocoV2
 from trainer.methods.registry import method
@@ -29,7 +29,7 @@ class LooC(MocoV2):
 
     target_views = 2
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part; the equally rotated keys enter the queue afterwards."""
         n = len(views[0])
         # Drawn for the global batch from the CPU's generator: every rank seeds it equally, and a checkpoint holds it.

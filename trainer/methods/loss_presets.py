@@ -1,4 +1,4 @@
-"""Named ways to compute the alignment loss (`--loss`). Imports nothing heavy."""
+"""Named ways to compute the alignment loss (`--loss`), and the settings of the losses that match. Light to import."""
 
 from dataclasses import dataclass
 
@@ -19,3 +19,15 @@ LOSS_PRESETS = {
     "paper": LossPreset("raw", 1.0, "sum", 1.0, "bilinear"),
     "stable": LossPreset("cosine", 0.1, "sum", 1.0, "cover"),
 }
+
+
+CONTRASTS = ("infonce", "cosine")
+
+
+@dataclass(frozen=True)
+class MatchLoss:
+    """How views and their cells are matched (`trainer.methods.matching`)."""
+
+    contrast: str = "infonce"  # of whole views: in-batch InfoNCE, or BYOL's cosine
+    weight: float = 1.0  # of the dense loss
+    temperature: float = 0.2  # of both InfoNCE losses: MoCo v3's

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.methods.loss_presets import LossPreset
+from trainer.parallel.collectives import gather, rank
 
 
 def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
     """D(p, h) of Eq. 6, mean over the batch: [N, d] twice to a scalar in [-1, 1]."""
     with torch.autocast(prediction.device.type, enabled=False):
-        return -F.cosine_similarity(_full(prediction), _full(projection), dim=1).mean()
+        return -F.cosine_similarity(full(prediction), full(projection), dim=1).mean()
 
 
 def attention(query: Tensor, key: Tensor, scaling: LossPreset) -> Tensor:
@@ -23,7 +24,7 @@ def attention(query: Tensor, key: Tensor, scaling: LossPreset) -> Tensor:
     The exponent "-1" printed in the paper is the transpose. "raw" is its letter; with d = 256 it saturates the sigmoid.
     """
     with torch.autocast(query.device.type, enabled=False):
-        q, k = _full(query).flatten(2), _full(key).flatten(2)
+        q, k = full(query).flatten(2), full(key).flatten(2)
         if scaling.scale == "cosine":
             q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
             factor = 1 / scaling.temperature
@@ -66,16 +67,27 @@ def info_nce(
     `own_negative` [N, d]: one more negative for each query alone.
     """
     with torch.autocast(query.device.type, enabled=False):
-        q, p, n = (F.normalize(_full(x), dim=1) for x in (query, positive, negatives))
-        paired = [p] if own_negative is None else [p, F.normalize(_full(own_negative), dim=1)]
+        q, p, n = (F.normalize(full(x), dim=1) for x in (query, positive, negatives))
+        paired = [p] if own_negative is None else [p, F.normalize(full(own_negative), dim=1)]
         logits = torch.cat([*((q * x).sum(1, keepdim=True) for x in paired), q @ n.T], 1) / temperature
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def in_batch_nce(prediction: Tensor, projection: Tensor, temperature: float) -> Tensor:
+    """MoCo v3's loss of one direction: predictions [n, d] against the target's projections [n, d] of all ranks.
+
+    Row i's positive is projection i, all others are negatives; the mean over the ranks is the loss of the whole batch.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        p, z = (F.normalize(full(x), dim=1) for x in (prediction, projection))
+        positives = torch.arange(len(p), device=p.device) + rank() * len(p)
+        return F.cross_entropy(p @ gather(z).T / temperature, positives)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """SimCLR's loss over both views, [N, d] each: every other view of the batch is a negative."""
     with torch.autocast(first.device.type, enabled=False):
-        z = F.normalize(torch.cat([_full(first), _full(second)]), dim=1)
+        z = F.normalize(torch.cat([full(first), full(second)]), dim=1)
         logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
         n = len(first)
         partner = torch.arange(2 * n, device=z.device).roll(n)
@@ -95,6 +107,6 @@ def bilinear_masks(rects: Tensor, size: int, grid: int) -> Tensor:
     return F.interpolate(mask[:, None], size=(grid, grid), mode="bilinear", align_corners=False)[:, 0]
 
 
-def _full(x: Tensor) -> Tensor:
+def full(x: Tensor) -> Tensor:
     """At least float32 (float64 stays, for tests)."""
     return x if x.dtype == torch.float64 else x.float()

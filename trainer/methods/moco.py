@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.methods.base import Masks, Method, Part
+from trainer.methods.base import Masks, Matches, Method, Part
 from trainer.methods.losses import info_nce
 from trainer.methods.registry import QUEUE, QUEUE_MOMENTUM, method
 from trainer.model.networks import Network, Projections
@@ -26,7 +26,7 @@ class MocoV2(Method):
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("queue", F.normalize(torch.randn(queue, online.dim, generator=generator), dim=1))
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part: the first view's projections against the second view's keys."""
         key = self.key(views[1])
         yield self.contrast(self.forward_online(views[0]), key)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.methods.base import Masks, Method, Part
+from trainer.methods.base import Masks, Matches, Method, Part
 from trainer.methods.registry import method
 
 TURNS, PLACES = 4, 8
@@ -20,7 +20,7 @@ class RotPred(Method):
         """All quarter turns of views [N, 3, S, S]: [4 · N, 3, S, S]."""
         return torch.cat([image.rot90(turn, (2, 3)) for turn in range(TURNS)])
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part: cross-entropy over 4 · N of the first view (the second would be more of the same)."""
         out = self.forward_online(self.sees(views[0]).contiguous(memory_format=torch.channels_last))
         truth = torch.arange(TURNS, device=out.projection.device).repeat_interleave(len(views[0]))
@@ -36,7 +36,7 @@ class RelLoc(Method):
         """Nine patches: [9, 3, s, s]."""
         return patches(image)
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part: cross-entropy over 8 · N pairs of the first view."""
         out = self.forward_online(self.sees(views[0]))
         assert out.prediction is not None

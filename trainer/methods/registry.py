@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trainer.methods.loss_presets import MatchLoss
+
 if TYPE_CHECKING:
     from trainer.methods.base import Method
     from trainer.model.networks import Network
@@ -30,6 +32,9 @@ class MethodRecord:
     optimizer: str = "lars"  # its paper's: "lars" or "sgd"
     predictor: str = "none"  # kind of `Heads.predictor`
     aligns: bool = False  # has conv heads and an `Alignment` with the masks, at the stages of --align-stages
+    align_weight: float | None = None  # its default of --align-weight, where it is not the preset's
+    controls: tuple[str, ...] = ()  # the values of --control that it has
+    matches: bool = False  # has conv heads and a `MatchLoss` with the views' correspondences, at the same stages
     queue: bool = False  # keeps a queue of keys, and moves the target that makes them by QUEUE_MOMENTUM
     embeddings: int = 1  # of --dim numbers each, side by side in a projection
     outputs: int | None = None  # width of the projector where --dim does not set it
@@ -37,15 +42,20 @@ class MethodRecord:
     needs_pasting: str = ""  # why policies that paste nothing cannot be, and what to do instead
     options: Collection[str] = ("dim",)  # those it uses of the options that not every method uses
 
-    def build(self, online: "Network", alignment: Any = None, queue: int = QUEUE) -> "Method":
+    def build(
+        self, online: "Network", alignment: Any = None, queue: int = QUEUE, matching: MatchLoss | None = None
+    ) -> "Method":
         """The method around an online network with its heads.
 
-        `alignment`: a `trainer.methods.byol.Alignment`, for methods that align; `queue`: keys, for those with a queue.
+        `alignment`: a `trainer.methods.byol.Alignment`, for methods that align; `queue`: keys, for those with a queue;
+        `matching`: for those that match, default: as it stands there.
         """
         module, _, name = self.implementation.partition(":")
         method = getattr(importlib.import_module(module), name)
         if self.queue:
             return method(online, queue)
+        if self.matches:
+            return method(online, alignment, matching or MatchLoss())
         return method(online, alignment) if self.aligns else method(online)
 
     def dim(self, dim: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from trainer.methods.base import Masks, Method, Part
+from trainer.methods.base import Masks, Matches, Method, Part
 from trainer.methods.losses import nt_xent
 from trainer.methods.registry import method
 from trainer.model.networks import Network
@@ -20,7 +20,7 @@ class SimClr(Method):
         super().__init__(online)
         self.temperature = temperature
 
-    def parts(self, views: Sequence[Tensor], masks: Masks) -> Iterator[Part]:
+    def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """One part."""
         out = self.forward_online(torch.cat(list(views)))
         first, second = out.projection.chunk(2)

@@ -6,4 +6,5 @@ PREVIOUS = "checkpoint.previous.pt"  # the last good checkpoint before the newes
 ENCODER = "encoder.safetensors"
 EVALUATION = "evaluation.json"
 FIGURE = "localisation.png"
+MATCHES = "matches.png"
 CARD = "MODEL_CARD.md"

@@ -57,6 +57,27 @@ def area_shares(localisation: Mapping[str, Any]) -> str:
     return ", ".join(f"{where} {share:.3f}" for where, share in shares.items())
 
 
+def matching_lines(result: Mapping[str, Any]) -> list[str]:
+    """How often a cell finds its point in another view, beside what knows less (`trainer.evaluation.matching`)."""
+    share = lambda name: shown(result[name]["share"])  # noqa: E731
+    others = ("untrained", "wrong cells", "random cell", "random cell of the object", "same place")
+    matched = result["matched"]
+    return [
+        f"matched cells ({result['pairs']} held-out pairs of views, {result['cells']:.1f} cells a pair): "
+        f"{shown(matched['share'])} ± {shown(matched['standard_error'])} (standard error)",
+        f"  beside: {', '.join(f'{name} {share(name)}' for name in others)}",
+        f"  (who knows both rectangles, and no flip: {share('same place in rectangle')})",
+    ]
+
+
+def own_keys_sentence(own: Mapping[str, Any]) -> str:
+    """Whether C is higher with a pair's own keys than with another image's. `own`: share, standard_error, images."""
+    return (
+        f"own keys beat another image's in {own['share']:.3f} ± {own['standard_error']:.3f} of {own['images']} pairs "
+        "(mean C over the object; chance 0.5)"
+    )
+
+
 def keys_sentence(rolled_keys: Mapping[str, float]) -> str:
     """How C's AUC changes with another image's keys, and what that says of correspondence between views.
 

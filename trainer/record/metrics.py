@@ -101,7 +101,9 @@ def finite(value: Any) -> Any:
 
 def log_line(row: dict[str, Any]) -> str:
     """A step's row for a person: losses, rate, speed, and the share of time spent waiting for data."""
-    losses = "  ".join(f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment") if name in row)
+    losses = "  ".join(
+        f"{name} {row[name]:.4f}" for name in ("loss", "contrastive", "alignment", "dense") if name in row
+    )
     line = (
         f"epoch {row['epoch']}/{row['epochs']} step {row['step']}/{row['steps']}  {losses}  lr {row['lr']:.3g}  "
         f"{row['images_per_second']:.1f} images/s  step {row['step_ms']:.0f} ms  data wait {row['data_wait']:.1%}"

@@ -8,7 +8,7 @@ from precompute.base.markup import code, json_code, markdown, without_folders
 from precompute.base.program import count
 from trainer.methods.registry import METHODS, MethodRecord
 from trainer.record import CARD, METRICS, metrics
-from trainer.record.figures import MEASURES, area_shares, keys_sentence, shown
+from trainer.record.figures import MEASURES, area_shares, keys_sentence, matching_lines, own_keys_sentence, shown
 
 
 def write_card(folder: Path, evaluation: dict[str, Any] | None) -> Path:
@@ -76,6 +76,11 @@ def _method(record: MethodRecord, config: dict[str, Any], settings: dict[str, An
         alignment = (
             f"alignment: preset `{config['loss']}`{options}; stage {' and '.join(map(str, config['align_stages']))}"
         )
+    if record.matches:
+        alignment = (
+            f"{alignment}; whole views: {config['contrast']}; dense weight {config['dense_weight']:g}, "
+            f"temperature {config['dense_temperature']:g}"
+        )
     if config["init"] or config["freeze_stages"]:
         frozen = f"stem and stages 1 to {config['freeze_stages']}" if config["freeze_stages"] else "nothing"
         start = f"started from {markdown(config['init'] or 'random weights')}, {frozen} frozen"
@@ -88,7 +93,7 @@ def _remarks(config: dict[str, Any], steps: list[dict[str, Any]]) -> list[str | 
     if not steps:
         return [control]
     first, last = steps[0], steps[-1]
-    losses = [f"{k} {first[k]:.4g} → {last[k]:.4g}" for k in ("loss", "contrastive", "alignment") if k in last]
+    losses = [f"{k} {first[k]:.4g} → {last[k]:.4g}" for k in ("loss", "contrastive", "alignment", "dense") if k in last]
     return [control, f"first → last log line: {', '.join(losses)}"]
 
 
@@ -109,6 +114,10 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         text += f"\nBox area share (chance for pointing and energy): {area_shares(localisation)}.\n"
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
+        if "own_keys" in localisation:
+            text += f"C maps: {own_keys_sentence(localisation['own_keys'])}.\n"
+    if matching := evaluation.get("matching"):
+        text += "".join(f"\n{' '.join(line.split())}" for line in matching_lines(matching)) + "\n"
     if bad := evaluation.get("left_out"):
         first = "; ".join(f"{code(path)} ({markdown(reason)})" for path, reason in list(bad.items())[:5])
         text += f"\nLeft out of the evaluation: {count(len(bad), 'picture')}, such as {first}.\n"
