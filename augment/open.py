@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from augment import backends
-from augment.backends.decoded import DecodedCache, default_budget
 from augment.backends.fused import FusedBackend
 from augment.backends.jpeg import advice
 from augment.request import Making, Share, Source
+from augment.service import kept
 from augment.service.client import HelpedMaker
 from augment.stream.alpha import MapFolder
 from augment.stream.imageset import ImageSet
@@ -51,7 +50,7 @@ def open_views(
     name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
     images, schedule = schedule_of(source, policy, batch_size, seed, share, making.say)
     rows = schedule.rows
-    cache = _decoded_cache(images, policy, rows, making, device)
+    cache = kept.decoded_cache(images, schedule, making, name, source)
     backend = backends.build(name, policy, making, schedule.largest, cache, images.pool)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
@@ -109,21 +108,3 @@ def _advise(images: ImageSet, schedule: Schedule, say: Callable[[str], None]) ->
     megapixels = pool.widths[plan.images].astype(float) * pool.heights[plan.images] / 1e6
     if (line := advice(plan, schedule.policy.scene == "whole", megapixels)) is not None:
         say(line)
-
-
-def _decoded_cache(
-    images: ImageSet, policy: Policy, rows: np.ndarray, making: Making, device: torch.device
-) -> DecodedCache | None:
-    """The cache of `making`, which says how much of the split fits. Raises BadValue for one on another device."""
-    if making.cache == "off":
-        return None
-    right = "gpu" if device.type == "cuda" else "ram"
-    if making.cache != right:
-        raise BadValue("cache", making.cache, f"{right} or off for views on {device}")
-    budget = default_budget(device) if making.cache_bytes is None else making.cache_bytes
-    kept = DecodedCache(policy, images.pool, budget, making.cache_side)
-    needed = kept.needed(rows)
-    share = min(budget / max(needed, 1), 1.0)
-    rest = "" if share == 1 else f": about {share:.0%} of the images are kept, the others decoded in every epoch"
-    making.say(f"decoded pictures take {needed / 1e9:.3g} GB of the {budget / 1e9:.3g} GB for them{rest}")
-    return kept

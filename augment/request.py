@@ -17,7 +17,8 @@ from precompute.base.options import option, whole
 from precompute.base.program import cores
 
 BACKENDS = ("auto", "dali", "fused", "eager", "kornia")  # see `augment.backends`
-CACHES = ("off", "ram", "gpu")  # where decoded pictures are kept from epoch to epoch
+CACHES = ("off", "ram", "gpu", "disk", "shared")  # where decoded pictures are kept from epoch to epoch
+FILE_CACHES = ("disk", "shared")  # in a file that processes share: see `augment.backends.decoded_file`
 DECODES = ("exact", "scaled")  # see `Making.decode`
 SERVICES = ("off", "ray")  # who makes batches besides this process: see `augment.service`
 CHECKS = ("size", "hash")  # what a file is compared with: see `augment.stream.imageset.ImageSet.read`
@@ -101,8 +102,11 @@ class Making:
     pixels for one of its own: views move by a quarter of a level on average, and large photographs cost less than half.
     The fused backend on a CPU has it. Files that only torchvision or Pillow decodes stay exact, and so does evaluation.
 
-    cache: decoded pictures are kept in at most `cache_bytes` (None: half of the free memory); views stay equal to the
-    bit, and backgrounds may come from anywhere (`Policy.group`) at no cost.
+    cache: decoded pictures are kept in at most `cache_bytes` (None: half of what is free); views stay equal to the
+    bit, and backgrounds may come from anywhere (`Policy.group`) at no cost. "ram" and "gpu" are this process's.
+    "shared" is a file in memory, which trainings on this machine share: each picture is decoded by the one that needs
+    it first, and the last one to end removes it. "disk" is the same file on a disk, which later runs find.
+    cache_dir: the folder of that file; None: /dev/shm for "shared", the box file's for "disk".
     cache_side: views are then near, not equal: crops' edges move by up to half a kept pixel. Twice the view's size
     loses little with whole scenes; scenes that are zoomed into lose detail.
     """
@@ -112,8 +116,17 @@ class Making:
     dtype: Any = None  # of views: torch.float32 (also None), bfloat16 or float16
     workers: int | None = option(None, "threads for reading and for the backend; 0, the default: one per core")
     prefetch: int = 2  # batches made ahead
-    cache: str = option("off", "keep decoded pictures from epoch to epoch: in memory or on the GPU", choices=CACHES)
-    cache_bytes: int | None = None
+    cache: str = option(
+        "off", "keep decoded pictures from epoch to epoch: in memory (ram), on the GPU, in memory for all trainings on "
+        "this machine (shared), or in a file for later runs too (disk)", choices=CACHES,
+    )  # fmt: skip
+    cache_bytes: int | None = option(
+        None, "most bytes of kept pictures, the others are decoded each time; default: half of what is free"
+    )
+    cache_dir: str | None = option(
+        None, "folder of the file of cache disk (default: the box file's) or shared (default: /dev/shm)",
+        flags=("cache_dir", "shared_dir"),
+    )  # fmt: skip
     cache_side: int | None = option(None, "most pixels of a kept picture's longer side, so that more fit")
     decode: str = option("exact", "pixels of JPEGs: all, or as few as views need (large photographs)", choices=DECODES)
     service: str = option(
@@ -165,7 +178,10 @@ class Making:
         for name in ("cache_bytes", "cache_side"):
             if self.cache == "off" and getattr(self, name) is not None:
                 raise BadValue(name, getattr(self, name), "left out without a cache", "Name one: ram, or gpu")
-
+        if not isinstance(self.cache_dir, str | os.PathLike | None):
+            raise BadValue("cache_dir", self.cache_dir, "the path of a folder")
+        if self.cache_dir is not None and self.cache not in FILE_CACHES:
+            raise BadValue("cache_dir", str(self.cache_dir), "left out without cache disk or shared")
         if self.decode == "scaled" and self.cache != "off":
             raise BadValue("decode", self.decode, "exact with a cache", "Its pictures are decoded once as it is")
 

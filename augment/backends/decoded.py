@@ -58,6 +58,8 @@ def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
 class DecodedCache:
     """Pictures by row of the pool, up to a budget in bytes."""
 
+    chunk = 1 << 30  # the most pictures that are decoded before they are added
+
     def __init__(self, policy: Policy, pool: Pool, budget: int, side: int | None = None) -> None:
         """`side`: the most pixels of a kept part's longer side; None: full resolution."""
         self.policy, self.budget, self.used = policy, budget, 0
@@ -85,6 +87,11 @@ class DecodedCache:
     def needed(self, rows: np.ndarray) -> int:
         """Bytes for all of `rows`."""
         return int(3 * self._sides[rows].prod(axis=1).sum() + len(rows) * self.keeps_scenes * 3 * self.policy.size**2)
+
+    def layout(self, rows: np.ndarray) -> bytes:
+        """What is kept of which part of the images, as bytes: equal where the kept pixels of equal images are."""
+        numbers = self._regions[rows], self._scene_sides[rows], self._sides[rows], self.keeps_scenes * self.policy.size
+        return b"".join(np.ascontiguousarray(number, "<i8").tobytes() for number in numbers)
 
     def keep(self, row: int, image: Tensor, resized: Callable[[Tensor, np.ndarray, int, int], Tensor]) -> Picture:
         """Cuts the part of a decoded image [H, W, 3] that views need, keeps it if there is room, and returns it.
@@ -130,6 +137,13 @@ class DecodedCache:
             if row not in self._kept and self.used + picture.bytes <= self.budget:
                 self.used += picture.bytes
                 self._kept[row] = picture
+
+    def begin(self, row: int) -> bool:
+        """Whether this process is to decode a row that is not there; False where another does it now."""
+        return True
+
+    def end(self, row: int) -> None:
+        """The end of `begin`, where the row was not added."""
 
     def clear(self) -> None:
         """Frees everything."""

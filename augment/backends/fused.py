@@ -4,6 +4,7 @@ The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain
 """
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +27,7 @@ from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
+_PATIENCE = 10.0  # seconds that another process may take to decode a picture that this one needs
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -76,7 +78,7 @@ class FusedBackend(Backend):
 
         And the pictures that views take their scenes from, where these are kept and not among the crops.
         """
-        kept = None if self._cache is None else self._pictures(plan, files, self._cache)
+        kept = None if self._cache is None else self._pictures(plan.images.tolist(), files, self._cache)
         exist = self._cache is not None and self._cache.keeps_scenes
         layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
         if len(self._buffer) < layout.total:
@@ -126,21 +128,41 @@ class FusedBackend(Backend):
         if self._cache is not None:
             self._cache.clear()
 
-    def _pictures(self, plan: Plan, files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
-        """The pictures of all images of the plan; decodes those that are not kept yet."""
-        rows = plan.images.tolist()
-        pictures = {row: cache.get(row) for row in rows}
-        new = [i for i, row in enumerate(rows) if pictures[row] is None]
-        made, crops = cache.blank([rows[i] for i in new])
-        first = np.arange(len(new) + 1) * crops.shape[1]
-        self._decode_and_cut([files[i] for i in new], first, crops.reshape(-1))
-        for i, picture in zip(new, made, strict=True):
-            pictures[rows[i]] = picture
-            cache.add(rows[i], picture)
+    def keep(self, rows: Sequence[int], files: Sequence[bytes]) -> int:
+        """Decodes rows of the cache that are not there yet; returns how many. Raises as `render` does."""
+        if self._cache is not None:
+            self._pictures(rows, files, self._cache)
+        return self._decoded
+
+    def _pictures(self, rows: Sequence[int], files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
+        """The pictures of different rows; decodes those that are not kept yet, or waits for who does it."""
+        pictures: dict[int, Picture] = {}
+        self._decoded, left, until = 0, list(range(len(rows))), time.monotonic() + _PATIENCE
+        while left:
+            pictures |= {rows[i]: kept for i in left if (kept := cache.get(rows[i])) is not None}
+            left = [i for i in left if rows[i] not in pictures]
+            alone = time.monotonic() > until  # who decodes them was stopped: this process does without
+            new = list(itertools.islice((i for i in left if alone or cache.begin(rows[i])), cache.chunk))
+            if new:
+                pictures |= self._decode([rows[i] for i in new], [files[i] for i in new], cache)
+                self._decoded, until = self._decoded + len(new), time.monotonic() + _PATIENCE
+            elif left:
+                time.sleep(0.001)
         if isinstance(cache, RecentPictures):
             cache.used_now(rows)
-        self._decoded = len(new)
-        return [picture for picture in pictures.values() if picture is not None]
+        return [pictures[row] for row in rows]
+
+    def _decode(self, rows: Sequence[int], files: Sequence[bytes], cache: DecodedCache) -> dict[int, Picture]:
+        """Decodes rows, and adds them to the cache."""
+        made, crops = cache.blank(rows)
+        try:
+            self._decode_and_cut(files, np.arange(len(rows) + 1) * crops.shape[1], crops.reshape(-1))
+            for row, picture in zip(rows, made, strict=True):
+                cache.add(row, picture)
+        finally:
+            for row in rows:
+                cache.end(row)
+        return dict(zip(rows, made, strict=True))
 
     def _decode_and_cut(self, files: Sequence[bytes], first: np.ndarray, crops: np.ndarray) -> None:
         """Decodes files, and cuts picture i's crops[first[i] : first[i + 1]] while it is in the processor's cache."""

@@ -6,12 +6,9 @@ and writes down its position. A slot is only overwritten when all living members
 for longer than `patience` is left behind. It makes what it misses itself: a batch is a pure function of its place.
 """
 
-import fcntl
 import hashlib
 import mmap
 import os
-import struct
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,36 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from precompute.base.errors import UserError
+from precompute.base.locks import SETUP, USERS, SharedFile, private_prefix, sweep
 
 SLOTS = 4
-MEMBERS = 64  # the most of one ring
+MEMBERS = len(USERS)  # the most of one ring
 _HEAD = 8 * (MEMBERS + SLOTS)
-# The bytes that are locked: for joining and leaving, by a living member, by who makes a slot's next batch, and by who
+# The bytes that are locked, besides `SETUP`: by a living member, by who makes a slot's next batch, and by who
 # writes to the slot or looks whether it may be read.
-_SETUP, _MEMBER, _MAKING, _CONTENT = 0, 1, 1 + MEMBERS, 1 + MEMBERS + SLOTS
+_MEMBER, _MAKING, _CONTENT = USERS[0], USERS[-1] + 1, USERS[-1] + 1 + SLOTS
 _NONE = -1
 FOLDER = Path("/dev/shm")
-
-
-class _Locks:
-    """Record locks of an open file, which no other use of the file in this process drops."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    def take(self, byte: int, *, shared: bool = False) -> bool:
-        """False where another holds it."""
-        try:
-            self._set(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def drop(self, byte: int) -> None:
-        self._set(fcntl.F_UNLCK, byte)
-
-    def _set(self, kind: int, byte: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
 
 
 class Ring:
@@ -57,20 +34,11 @@ class Ring:
     def __init__(self, name: str, room: int, folder: Path = FOLDER) -> None:
         """Raises UserError where the folder has no room for it, or the file is somebody else's."""
         digest = hashlib.sha256(f"{name} {room} {SLOTS}".encode()).hexdigest()[:16]
-        self.path = folder / f"{_prefix()}{digest}"
+        self.path = folder / f"{private_prefix()}{digest}"
         size = _HEAD + SLOTS * room
-        _sweep(folder)
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self._file, self._locks = file, _Locks(file)
-            about = os.fstat(file)
-            if about.st_uid != os.getuid() or about.st_mode & 0o077:
-                os.close(file)
-                raise UserError(f"{self.path}: belongs to somebody else, or others may read it. Remove it")
-            self._setup()
-            if os.fstat(file).st_nlink:
-                break
-            os.close(file)  # its last member has just removed it
+        sweep(folder)
+        self._shared = SharedFile(self.path)
+        self._locks, file = self._shared.locks, self._shared.file
         try:
             alone = not any(self._alive(i) for i in range(MEMBERS))
             try:
@@ -94,7 +62,7 @@ class Ring:
         except BaseException:
             os.close(file)
             raise
-        self._locks.drop(_SETUP)
+        self._locks.drop(SETUP)
         self._left: dict[int, int] = {}  # members that were waited for in vain, and where they stood
 
     def members(self) -> int:
@@ -160,40 +128,16 @@ class Ring:
 
     def close(self) -> None:
         """Leaves; the last member removes the file."""
-        self._setup()
+        self._shared.setup()
         if self.members() == 1:
             with suppress(FileNotFoundError):
                 self.path.unlink()
         del self._positions, self._numbers, self._slots
         self._map.close()
-        os.close(self._file)  # and with it all locks
+        os.close(self._shared.file)  # and with it all locks
 
     def _alive(self, member: int) -> bool:
         if self._locks.take(_MEMBER + member):
             self._locks.drop(_MEMBER + member)
             return False
         return True
-
-    def _setup(self) -> None:
-        until = time.monotonic() + 30
-        while not self._locks.take(_SETUP):
-            if time.monotonic() > until:
-                raise UserError(f"{self.path}: a stopped process holds it. End that, or remove the file")
-            time.sleep(0.005)
-
-
-def _prefix() -> str:
-    return f"saliencyswap-{os.getuid()}-"
-
-
-def _sweep(folder: Path) -> None:
-    """Removes the files of rings whose members were all killed."""
-    for path in folder.glob(f"{_prefix()}*"):
-        with suppress(OSError):
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                locks = _Locks(file)
-                if locks.take(_SETUP) and all(locks.take(_MEMBER + i) for i in range(MEMBERS)):
-                    path.unlink()
-            finally:
-                os.close(file)

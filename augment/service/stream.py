@@ -83,12 +83,12 @@ def pictures_of(images: ImageSet, schedule: Schedule) -> str:
     return images.digest(np.concatenate(used))
 
 
-def this_maker(kernel: str) -> Maker:
-    """What this process makes batches with; `kernel`: the backend's name."""
+def this_maker(kernel: str, sources: tuple[str, ...] = SOURCES) -> Maker:
+    """What this process makes batches with; `kernel`: the backend's name, `sources`: the code that counts."""
     name = next((line for line in processor().splitlines() if "model name" in line), platform.machine())
     about = f"{name.split(':')[-1].strip()} ({_digest(processor().encode())})"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
-    return Maker(_code(), libraries, about, kernel)
+    return Maker(_code(sources), libraries, about, kernel)
 
 
 def difference(helper: Maker, trainer: Maker) -> str:
@@ -104,8 +104,8 @@ def difference(helper: Maker, trainer: Maker) -> str:
 
 
 @functools.cache
-def _code() -> str:
-    files = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
+def _code(sources: tuple[str, ...]) -> str:
+    files = sorted(path for pattern in sources for path in ROOT.glob(pattern))
     return _digest(b"".join(path.read_bytes() for path in files))
 
 

@@ -109,7 +109,7 @@ def test_what_a_killed_ring_left_is_begun_anew(tmp_path):
     assert ring.write(3, lambda slot: slot.fill(1))
     del ring._positions, ring._numbers, ring._slots  # as the system does when a process ends
     ring._map.close()
-    os.close(ring._file)
+    os.close(ring._shared.file)
     Ring("y", 4096, tmp_path).close()
     assert not list(tmp_path.iterdir())  # swept by whoever comes next
     again = Ring("x", 4096, tmp_path)

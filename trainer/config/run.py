@@ -23,8 +23,8 @@ CONTROLS = ("none", *dict.fromkeys(control for record in METHODS.values() for co
 # What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
 PLACES = ("boxes", "root", "maps", "backgrounds")  # where things lie
 FREE = {
-    *PLACES, "out", "device", "workers", "cache", "service", "address", "check", "on_bad", "log_every", "save_every",
-    "tensorboard", "evaluate",
+    *PLACES, "out", "device", "workers", "cache", "cache_bytes", "cache_dir", "service", "address", "check", "on_bad",
+    "log_every", "save_every", "tensorboard", "evaluate",
 }  # fmt: skip
 
 

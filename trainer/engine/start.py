@@ -128,6 +128,8 @@ def prepare(
     )
     device, schedule = hardware.device, config.schedule
     making = replace(config.making, device=device, say=lambda line: say("views: " + line))
+    if making.cache == "disk" and making.cache_dir is None:
+        making = replace(making, cache_dir=data.boxes.parent)
     with open_views(
         source, policy=config.views, batch_size=settings.batch_size, seed=config.run.seed, making=making,
         share=Share(process.rank, process.world),
