@@ -241,7 +241,7 @@ def small(policy: "Policy", start: int, device: str) -> "tuple[Plan, list[Pictur
 
     rng = np.random.default_rng(0)
     sides = rng.integers(24, 48, (COUNT, 2))
-    boxes = np.tile(np.float32((0.2, 0.1, 0.9, 0.8)), (COUNT, 1))
+    boxes = np.tile(np.array((0.2, 0.1, 0.9, 0.8), np.float32), (COUNT, 1))
     pool = Pool(sides[:, 0].astype(np.int32), sides[:, 1].astype(np.int32), boxes, np.ones(COUNT, bool))
     order = np.arange(COUNT)
     plan = draw(policy, pool, order, partners(order, order, COUNT, policy.views, 1, 0), seed=1, epoch=0)
