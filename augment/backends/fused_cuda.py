@@ -21,6 +21,9 @@ from augment.views.policy import Policy, blur_radius
 
 BLOCK = 256  # pixels of one program
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
+# Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
+# the views' last bits.
+FUSION = {"enable_fp_fusion": True}
 
 
 class FusedCudaBackend(Backend):
@@ -133,7 +136,7 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
         place=crops["out"].astype(np.int64),
     )
     grid = (_programs(int(shape.prod(axis=1).max())), len(shape))
-    kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK)
+    kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK, **FUSION)
 
 
 def make_views(
@@ -181,13 +184,13 @@ def make_views(
     canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
     jitter = [given[name] for name in ("jittered", "order", "jitter")]
     blur, levels = (given["radius"], given["sigma"]), (given["scale"], given["shift"])
-    kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK)
+    kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK, **FUSION)
     kernels.view_kernel[grid](
         *canvas, sums, *jitter, given["gray"], given["matrix"], given["offset"], *blur, half, out, *levels, size,
-        LINEAR=linear, BLOCK=BLOCK,
+        LINEAR=linear, BLOCK=BLOCK, **FUSION,
     )  # fmt: skip
     if len(half):
-        kernels.across_kernel[grid](half, *blur, out, *levels, size, BLOCK=BLOCK)
+        kernels.across_kernel[grid](half, *blur, out, *levels, size, BLOCK=BLOCK, **FUSION)
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
 
 

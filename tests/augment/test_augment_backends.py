@@ -167,35 +167,6 @@ def test_outputs_stay_what_they_are_and_a_failure_is_survived(name, birds):
     backend.close()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"name": "rrc"},
-        {"scene": "crop"},
-        {"views": 3, "mode": "paste"},
-        {"name": "copy-paste"},
-        {"name": "copy-paste", "scene": "crop"},
-    ],
-    ids=str,
-)
-def test_the_cuda_graph_can_be_traced_without_a_gpu(changes):
-    """Tracing checks operators, arguments and where they live; only building needs the device."""
-    pytest.importorskip("nvidia.dali")
-    from augment.backends.dali import build_graph, graph_of
-    from augment.backends.dali_graph import inputs
-
-    policy = Policy(**changes)
-    graph = build_graph(policy, torch.device("cuda", 0), torch.float16, batch_size=8, num_threads=2)
-    assert graph.device_id == 0
-    graph._build_graph()  # DALI's own; it lists the operators that the outputs need, nothing more
-    names, soft = {op.name for op in graph._ops}, policy.name == "copy-paste"
-    assert set(inputs(**graph_of(policy))) <= names
-    assert soft == any(name.startswith("alpha") for name in names)
-    # multi_paste on CUDA takes its inputs to be equally wide.
-    assert sum("Pad" in name for name in names) == (0 if policy.name == "rrc" else policy.views)
-
-
 def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch):
     """It would give linear ones, and the log line would say otherwise."""
     with pytest.raises(BadValue, match=r"one with torchvision colour; dali has linear only\. Use fused"):

@@ -53,7 +53,6 @@ def assert_equal_views(images: ImageSet, name: str, policy: Policy, device: str,
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("name", ["dali", "fused", "fused, cached", "kornia"])
 @pytest.mark.parametrize("changes", CASES, ids=str)

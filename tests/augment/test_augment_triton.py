@@ -109,39 +109,3 @@ def test_an_image_that_is_not_the_planned_one_is_refused():
     small = [Picture(torch.zeros(20, 20, 3, dtype=torch.uint8))] * 2
     with pytest.raises(ValueError, match="the plan was drawn for another one"):
         make_views(policy, plan, small, torch.device("cpu"), torch.float32)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
-def test_kernels_compile_for_hopper_without_a_gpu(tmp_path, monkeypatch):
-    """Down to machine code, for every output type, both meanings of colour, with and without an alpha.
-
-    Catches what the interpreter allows.
-    """
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from augment.backends import triton_kernels as kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kinds = {"*u8": "image cuts alpha", "*i64": "offset_ stride place scene patch sums", "i32": "size"} | {
-        "*i32": "roi shape rect flip jittered order gray radius",
-        "*fp32": "jitter matrix offset sigma half scale shift",
-    }
-    kind_of = {name: kind for kind, names in kinds.items() for name in names.split()}
-
-    def machine_code(kernel, linear: bool | None = None, soft: bool = False, **kinds_here: str) -> bytes:
-        constants = {"BLOCK": 256} | ({} if linear is None else {"LINEAR": linear} | ({} if soft else {"alpha": None}))
-        signature = {n: "constexpr" if n in constants else (kind_of | kinds_here)[n] for n in kernel.arg_names}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-        return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-
-    assert machine_code(kernels.crop_kernel, out="*u8", offset="*i64")
-    for linear in (True, False):
-        assert machine_code(kernels.mean_kernel, linear)
-        assert machine_code(kernels.mean_kernel, linear, soft=True)
-        for out in ("*fp32", "*bf16", "*fp16"):
-            assert machine_code(kernels.view_kernel, linear, out=out)
-        assert machine_code(kernels.view_kernel, linear, soft=True, out="*fp32")
-    assert machine_code(kernels.across_kernel, out="*bf16")
