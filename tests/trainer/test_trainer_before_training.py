@@ -94,6 +94,7 @@ def test_an_evaluation_names_a_file_that_went_bad(spoilt: tuple[list[str], dict[
 def test_a_split_without_a_readable_image_says_so(demo_boxes: Path, tmp_path: Path, monkeypatch) -> None:
     cache = BoxCache.open(demo_boxes)
     encoder, _ = untrained("resnet10w4", 32)
+    (tmp_path / "images").mkdir()  # an empty folder would be waited for, as one that is not mounted
     bench = Bench(Data(cache, demo_boxes, tmp_path), "train", "test", 32, making=Making(device="cpu"))
     monkeypatch.setattr("augment.stream.evaluation.ImageSet.open", lambda *_: _no_folder(cache, tmp_path))
     with pytest.raises(UserError, match="split 'test': none of its images can be read"):
@@ -198,7 +199,7 @@ def test_a_file_that_fails_a_run_is_told_with_its_way_out(
         ("--init nofile.pth", "nofile.pth"),
         ("--batch-size 100", "--batch-size 100 is more than the 48 images"),
         ("--pipeline dali --colour torchvision", "dali.*colour.*linear"),
-        ("--cache gpu --device cpu", "cache=.?gpu.*ram or off"),
+        ("--cache gpu --device cpu", "cache=.?gpu.*ram, disk, shared or off"),
         ("--workers 1 --backgrounds none.h5 .", "none.h5"),
         ("--arch resnet99", "resnet99"),
     ],

@@ -141,7 +141,7 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
     weights["bn1.weight"][0] = value
     torch.save(weights, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"not finite: bn1\.weight"):
-        load_encoder(tmp_path / "w.pth")
+        load_encoder(tmp_path / "w.pth", "resnet10w4")
 
 
 @pytest.mark.parametrize(("averaged", "other"), [("ema", "network"), ("teacher", "student"), ("key", "query")])
@@ -149,7 +149,7 @@ def test_of_two_copies_the_one_that_trained_is_not_overlooked(averaged: str, oth
     weights = build_encoder("resnet10w4").state_dict()
     both = {f"{averaged}.{k}": torch.zeros_like(v) for k, v in weights.items()}
     torch.save(both | {f"{other}.{k}": v for k, v in weights.items()}, tmp_path / "w.pth")
-    encoder, _, remark = load_encoder(tmp_path / "w.pth")
+    encoder, _, remark = load_encoder(tmp_path / "w.pth", "resnet10w4")
     assert all(torch.equal(v, weights[k]) for k, v in encoder.state_dict().items())
     assert averaged in remark, "what was left over is said"
 
@@ -159,7 +159,7 @@ def test_of_a_dino_checkpoint_the_teacher_is_taken(tmp_path: Path) -> None:
     torch.save(
         {"student": {k: torch.zeros_like(v) for k, v in weights.items()}, "teacher": weights}, tmp_path / "w.pth"
     )
-    encoder, _, _ = load_encoder(tmp_path / "w.pth")
+    encoder, _, _ = load_encoder(tmp_path / "w.pth", "resnet10w4")
     assert all(torch.equal(v, weights[k]) for k, v in encoder.state_dict().items())
 
 

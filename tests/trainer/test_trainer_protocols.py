@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,7 +145,8 @@ def test_images_without_a_label_take_no_part(bench: Bench, partly: Bench) -> Non
     (bank, labels), (queries, truth) = parts
     m = bank.mean(0)
     accuracy = knn_accuracy(queries - m, truth, bank - m, labels, 20)
-    assert protocols.knn(encoder, partly) == {"accuracy": accuracy, "images": len(truth)}
+    found = protocols.knn(encoder, partly)
+    assert (found["accuracy"], found["images"]) == (accuracy, len(truth))
     assert partly.majority() == pytest.approx((truth.bincount().max() / len(truth)).item())
     for protocol in (protocols.linear, protocols.finetune):
         said: list[str] = []
@@ -178,21 +178,17 @@ def test_features_that_are_no_numbers_make_no_figure(bench: Bench, value: float)
 
 def test_a_runs_accuracy_is_printed_beside_an_untrained_nets_and_chance(bench: Bench) -> None:
     said: list[str] = []
-    encoder = build_encoder("resnet10w4")
-    state: Any = SimpleNamespace(
-        config=SimpleNamespace(run=SimpleNamespace(seed=3), model=SimpleNamespace(arch="resnet10w4")),
-        method=SimpleNamespace(),
-    )
-    state.method.online = SimpleNamespace(encoder=encoder)
-    found = run_report._knn(state, bench, said.append)
+    encoder, other = build_encoder("resnet10w4"), build_encoder("resnet10w4")
+    found = run_report._knn(encoder, other, bench, said.append)
     assert found is not None
-    torch.manual_seed(3)
-    untrained = protocols.knn(build_encoder("resnet10w4"), bench)["accuracy"]
-    assert found == {**protocols.knn(encoder, bench), "untrained": untrained, "majority": bench.majority()}
-    assert untrained != bench.majority()
+    before = protocols.knn(other, bench)
+    about = {"untrained": before["accuracy"], "untrained_class_auc": before["class_auc"], "majority": bench.majority()}
+    assert found == protocols.knn(encoder, bench) | about
+    assert before["accuracy"] != bench.majority()
     assert said == [
-        f"kNN (k=20, 48 held-out images): {found['accuracy']:.3f}; the same net untrained {untrained:.3f}; "
-        f"the most frequent class {bench.majority():.3f}"
+        f"kNN (k=20, 48 held-out images): {found['accuracy']:.3f}; the same net untrained {before['accuracy']:.3f}; "
+        f"the most frequent class {bench.majority():.3f}",
+        f"same-class retrieval AUC: {found['class_auc']:.3f}; untrained {before['class_auc']:.3f}",
     ]
 
 

@@ -234,7 +234,8 @@ def test_evaluate_gives_every_protocol_as_json(
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["arch"] == "resnet10w8"
     assert all(0 <= found[name]["accuracy"] <= 1 for name in ("knn", "linear", "finetune"))
-    assert found["localise"]["probe"]["images"] == found["localise"]["centre prior"]["images"] == 48
+    # Of 48, those whose box covers some of the cells and not all.
+    assert 40 <= found["localise"]["probe"]["images"] == found["localise"]["centre prior"]["images"] <= 48
     assert set(found["localise"]["probe"]["max_box_accuracy"]) == {"0.3", "0.5", "0.7"}
     expected = json.loads((unbroken / "evaluation.json").read_text())
     assert found["knn"]["accuracy"] == pytest.approx(expected["knn"]["accuracy"])
