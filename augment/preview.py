@@ -37,7 +37,18 @@ class PreviewConfig:
     making: Making = group(
         Making,
         "making",
-        hidden=("workers", "cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        hidden=(
+            "workers",
+            "cache",
+            "cache_bytes",
+            "cache_dir",
+            "cache_side",
+            "decode",
+            "service",
+            "address",
+            "check",
+            "on_bad",
+        ),
         device="cpu",
     )
 

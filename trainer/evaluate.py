@@ -51,7 +51,7 @@ class EvaluateConfig:
     making: Making = group(
         Making,
         "making of the training crops",
-        hidden=("cache", "cache_side", "decode", "service", "address", "check", "on_bad"),
+        hidden=("cache", "cache_bytes", "cache_dir", "cache_side", "decode", "service", "address", "check", "on_bad"),
         on_bad="fail",
     )
     seed: int = option(0, "seed of crops and classifiers")

@@ -167,7 +167,7 @@ class FileCache(DecodedCache):
         return True
 
     def _sum(self, i: int) -> int:
-        """The check sum of a row's pixels as they are in the file, at 10 GB/s: never 0.
+        """The check sum of a row's pixels as they are in the file: never 0.
 
         The sum of its 64-bit words, those of each 4096 bytes times a number of their own.
         """

@@ -24,10 +24,14 @@ def run(out: Path, boxes: Path, root: Path, *flags: object) -> list[float]:
 def test_kept_pictures_train_the_same_network(demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys) -> None:
     streamed = run(tmp_path / "off", demo_boxes, demo_root)
     assert run(tmp_path / "ram", demo_boxes, demo_root, "--cache", "ram") == streamed
+    kept = tmp_path / "kept"
+    assert run(tmp_path / "disk", demo_boxes, demo_root, "--cache", "disk", "--cache-dir", str(kept)) == streamed
+    assert len(list(kept.glob("*.pictures"))) == 1
+    assert run(tmp_path / "shared", demo_boxes, demo_root, "--cache", "shared", "--shared-dir", str(kept)) == streamed
     assert "decoded pictures take" in capsys.readouterr().out
     a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in ("off", "ram"))
     assert all(a[k].equal(b[k]) for k in a)
-    with pytest.raises(UserError, match="ram or off"):
+    with pytest.raises(UserError, match="shared or off"):
         run(tmp_path / "gpu", demo_boxes, demo_root, "--cache", "gpu")
 
 

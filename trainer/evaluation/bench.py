@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from augment import Making, Policy, Share, Source, ViewLoader, eval_images, open_views
+from augment.request import FILE_CACHES
 from precompute.base.errors import BadFile, UserError
 from precompute.base.program import count
 from trainer.engine.data import Data
@@ -60,6 +61,8 @@ class Bench:
     ) -> ViewLoader:
         """Random views of a split on the device; what the loader chooses is not printed."""
         making = replace(self.making, service="off", address=None, ring="", say=lambda line: None)
+        if making.cache in FILE_CACHES:  # a file of the held-out pictures would be read once
+            making = replace(making, cache="ram", cache_dir=None)
         return open_views(
             self._source(split, maps), policy=policy, batch_size=batch, seed=seed, making=making,
             share=Share(drop_last=drop_last),
