@@ -110,6 +110,14 @@ def test_real_photographs(crops, shared_data):
     assert {"dali_411.jpg", "dali_410.jpg", "dali_440.jpg", "jd_rgb.jpg"} <= {path.name for path in taken}
 
 
+@pytest.mark.parametrize(
+    "crops",
+    [
+        pytest.param(library, id=library[0], marks=[pytest.mark.slow] if i else [])
+        for i, library in enumerate(LIBRARIES)
+    ],
+    indirect=True,
+)
 def test_damaged_files_are_left_to_the_decoder_that_judges_them(crops, shared_data):
     """Where a whole file is taken, torchvision's decoder takes it too, with the same pixels."""
     judged = {True: 0, False: 0}

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def line(demo_boxes: Path, demo_root: Path) -> Callable[..., list[str]]:
     """The flags of a run of 12 steps into a folder, as a job's script has them."""
@@ -62,7 +65,9 @@ def ended(process: subprocess.Popen, said: str = "") -> tuple[int, str]:
     return process.returncode, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, *(pytest.param(n, marks=SLOW) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL))]
+)
 def test_the_same_line_begins_a_run_and_goes_on_with_it(line, unbroken, tmp_path, run_module, number):
     out = tmp_path / "run"
     flags = line(out, "--resume", "auto")
@@ -93,6 +98,7 @@ def test_other_settings_are_refused_by_their_names(line, unbroken, run_module):
     assert (unbroken / checkpoint.NAME).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_torchruns_restart_goes_on_by_itself(line, unbroken, tmp_path, run_module):
     """A line without --resume: torchrun repeats it as it is."""
     out = tmp_path / "run"
@@ -132,7 +138,7 @@ def workers_of(launcher: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here: processes cannot be seen")
-@pytest.mark.parametrize("milestone", ["", "training:", "epoch"])
+@pytest.mark.parametrize("milestone", [*(pytest.param(m, marks=SLOW) for m in ("", "training:")), "epoch"])
 def test_no_rank_outlives_its_launcher(line, tmp_path, milestone):
     """Killed while the ranks start, while they get ready, and in mid-run."""
     process = started([*LAUNCHER, "-m", "trainer.run", *line(tmp_path / "run", "--epochs", 2000)], OMP_NUM_THREADS="1")
