@@ -150,7 +150,7 @@ def find(compiled: ctypes.CDLL | None, say: Callable[[str], None]) -> JpegCrops 
     try:
         compiled = compiled or native.load(say)
     except native.NotBuilt as error:
-        say(f"decodes whole pictures, slower: {error}")
+        say(f"whole pictures are decoded, which is slower: {error}")
         return None
     for owner, path in candidates():
         try:
@@ -159,10 +159,10 @@ def find(compiled: ctypes.CDLL | None, say: Callable[[str], None]) -> JpegCrops 
         except (OSError, NotUsable) as error:
             refused.append(f"{owner}'s {error}")
         else:
-            say(f"decodes what views read of a JPEG, by libjpeg-turbo ({owner}'s {crops.name})")
+            say(f"of a JPEG only the part that views read is decoded, by libjpeg-turbo ({owner}'s {crops.name})")
             return crops
     why = "; ".join(refused) or "there is no shared libjpeg-turbo"
-    say(f"decodes whole pictures, slower: {why} (pip's torchvision and Pillow bring one)")
+    say(f"whole pictures are decoded, which is slower: {why} (pip's torchvision and Pillow bring one)")
     return None
 
 

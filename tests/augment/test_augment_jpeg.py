@@ -204,7 +204,10 @@ def test_views_are_those_of_the_whole_decode(birds: ImageSet, monkeypatch, polic
         making = Making(device="cpu", workers=workers, say=said.append).settled()
         backend = fused.FusedBackend(policy, making, compiled=compiled)
         views[found] = [view.clone() for _ in range(2) for view in backend.render(plan, files)]
-        assert any(("decodes what views read" if found else "decodes whole pictures, slower") in line for line in said)
+        assert any(
+            ("the part that views read is decoded" if found else "whole pictures are decoded, which is slower") in line
+            for line in said
+        )
         backend.close()
     assert all(torch.equal(a, b) for a, b in zip(views[True], views[False], strict=True))
 
@@ -254,4 +257,4 @@ def test_without_a_compiler_eager_decodes_whole_pictures_and_says_so(monkeypatch
     making = Making(device="cpu", workers=1, say=said.append).settled()
     backend = fused.FusedBackend(Policy(size=32), making, compiled=False)
     backend.close()
-    assert [line for line in said if "decodes whole pictures, slower: there is no C++ compiler" in line]
+    assert [line for line in said if "whole pictures are decoded, which is slower: there is no C++ compiler" in line]

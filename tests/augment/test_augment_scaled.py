@@ -108,7 +108,7 @@ def test_who_does_not_have_it_says_so(demo, monkeypatch):
     said = []
     monkeypatch.setattr(jpeg, "candidates", lambda: iter(()))
     fused.FusedBackend(SMALL, Making(device="cpu", workers=1, decode="scaled", say=said.append).settled()).close()
-    assert "decodes whole pictures" in said[-1]
+    assert "whole pictures are decoded" in said[-1]
 
 
 def test_the_first_lines_say_where_it_would_pay(large: ImageSet, demo):
