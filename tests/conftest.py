@@ -57,7 +57,7 @@ def shared_data() -> Path:
 def run_module() -> Callable[..., subprocess.CompletedProcess]:
     """`run_module("precompute.boxes", "--dataset", "cub", cwd=..., timeout=...)` as a subprocess of the checkout."""
 
-    def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 120, **env: str):
+    def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 300, **env: str):
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # packages may lie there
         environment = os.environ | {"PYTHONPATH": path} | env
         command = [sys.executable, "-m", module, *map(str, arguments)]
