@@ -65,7 +65,7 @@ class Worker:
         given = {name: getattr(settings, name) for name in names}
         given |= {"boxes": str(Path(photographs.box_file).resolve()), "root": str(root)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BEGIN, str(Path(__file__).with_name("host_work.py")), json.dumps(given)],
+            [sys.executable, "-P", "-c", BEGIN, str(Path(__file__).with_name("host_work.py")), json.dumps(given)],
             env=os.environ | {"PYTHONPATH": str(build.resolve()), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
