@@ -96,13 +96,18 @@ class KeptOnDevice:
         crops = self._cache.crops(rows)
         sizes = 3 * crops["width"].astype(np.int64) * crops["height"]
         new = self._pixels[rows] == 0
+        used = self._cache.used
         new[new] = self._cache.reserve(rows[new])
         kept, apart = (self._room(-(-sizes[x] // _ALIGNED) * _ALIGNED) for x in (new, ~new))
         places = np.empty_like(sizes)
         places[new], places[~new] = kept[1], apart[1]
         out = kept[0] if new.any() else apart[0]
         crops["out"] = (places - out.data_ptr()).view(np.uint64)
-        cut(images, crops.reshape(-1), np.repeat(np.arange(len(rows)), crops.shape[1]), out)
+        try:
+            cut(images, crops.reshape(-1), np.repeat(np.arange(len(rows)), crops.shape[1]), out)
+        except BaseException:
+            self._cache.used = used
+            raise
         scenes = places[:, 1] if self._cache.keeps_scenes else None
         if new.any():
             self._memory.append(kept[0])
