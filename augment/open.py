@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from augment import backends
+from augment.backends.decoding import USUAL, Decoding, beside, settled
 from augment.backends.fused import FusedBackend
 from augment.backends.jpeg import advice
 from augment.request import Making, Share, Source
@@ -51,7 +52,8 @@ def open_views(
     images, schedule = schedule_of(source, policy, batch_size, seed, share, making.say)
     rows = schedule.rows
     cache = kept.decoded_cache(images, schedule, making, name, source)
-    backend = backends.build(name, policy, making, schedule.largest, cache, images.pool)
+    decoding = _decoding(source, images, schedule, making) if device.type == "cuda" else USUAL
+    backend = backends.build(name, policy, making, schedule.largest, cache, images.pool, decoding)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
     if name == "fused" and device.type == "cpu" and making.decode == "exact" and cache is None:
@@ -100,6 +102,20 @@ def _in_ring(here: BatchMaker, source: Source) -> Maker:
     except BaseException:
         here.close()
         raise
+
+
+def _decoding(source: Source, images: ImageSet, schedule: Schedule, making: Making) -> Decoding:
+    """How DALI's decoder works here, from a measurement that is kept; nothing is chosen without DALI."""
+    if backends.why_no_dali() is not None:
+        return USUAL
+    from augment.backends.decoding_measure import find
+
+    def choosing(plain: bool) -> tuple[Decoding, dict[str, float]]:
+        return find(images, schedule.rows, schedule.largest, device, making.workers or 1, plain=plain)
+
+    device = torch.device(making.device)
+    gpu = torch.cuda.get_device_name(device)
+    return settled(beside(source.boxes), gpu, schedule.world_size == 1, choosing, making.say)
 
 
 def _advise(images: ImageSet, schedule: Schedule, say: Callable[[str], None]) -> None:

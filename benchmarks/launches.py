@@ -72,7 +72,6 @@ class Launch:
     def __str__(self) -> str:
         parts = [f"{name} {x}" for name, x in (self.constants | {"size": self.named.get("size")}).items()]
         parts += [f"{name} {str(self.named[name].dtype)[6:]}" for name in ("out",) if name in self.named]
-        parts += ["image at an odd address"] if "image" in self.named and self.named["image"].data_ptr() % 16 else []
         return f"{self.name}({', '.join(part for part in parts if part != 'size None')})"
 
     def __call__(self) -> Any:
@@ -194,7 +193,7 @@ def few(launches: list[Launch]) -> list[Launch]:
 def all_works(device: str = "cpu") -> "Iterator[Callable[[], tuple[torch.Tensor, ...]]]":
     """Calls of the launch code: every policy, meaning of colour and dtype; kept pictures and fresh ones.
 
-    The first fresh picture begins at an address that is a multiple of 16, or at an odd one.
+    The first fresh picture begins at an address that is a multiple of 16, or at an odd one: one kernel serves both.
     """
     from augment.views.kinds import KINDS
     from augment.views.policy import COLOURS, SCENES, Policy
@@ -233,6 +232,7 @@ def decoded_picture(data: bytes, device: str) -> "Picture":
 
 def render_kept(policy: "Policy", device: str = "cpu") -> "tuple[torch.Tensor, ...]":
     """Views of pictures that the decoded cache keeps, scaled down, so that all its crops are launched too."""
+    from augment.backends.addressed import Addressed
     from augment.backends.decoded import DecodedCache
     from augment.backends.fused_cuda import FusedCudaBackend
     from augment.request import Making
@@ -240,8 +240,7 @@ def render_kept(policy: "Policy", device: str = "cpu") -> "tuple[torch.Tensor, .
     plan, pictures, pool = small(policy, 0, device)
     cache = DecodedCache(policy, pool, 1 << 30, side=16)
     backend = FusedCudaBackend(policy, Making(device=device, workers=1).settled(), COUNT, cache)
-    for row, picture in zip(plan.images.tolist(), pictures, strict=True):
-        cache.keep(row, picture.pixels, backend._resized)
+    backend.keep(plan.images, Addressed.of(pictures))
     return backend.render(plan, [b""] * len(plan.images))
 
 

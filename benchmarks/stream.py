@@ -165,10 +165,12 @@ def decoded(work: "Job", load: float, depth: int = 3, threads: int | None = None
 
     from augment.backends.dali import pipeline_settings
     from augment.backends.dali_graph import decode_graph
+    from augment.backends.decoding import Decoding
 
     rows = max(len(plan) for plan in work.plans["linear"])
-    own = {"prefetch_queue_depth": depth, "hw_decoder_load": load, "fancy": fancy}
-    pipe: Any = decode_graph(**pipeline_settings(work.device, rows, threads or work.threads) | own)  # type: ignore[call-arg]
+    decoding = Decoding(load=load, threads=threads or work.threads, fancy=fancy)
+    own = {"prefetch_queue_depth": depth}
+    pipe: Any = decode_graph(**pipeline_settings(work.device, rows, decoding.threads, decoding) | own)  # type: ignore[call-arg]
     pipe.build()
     # The sources: every image of the set once an epoch, as the loader decodes them.
     batches = [

@@ -15,7 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.engine.cost import peak_flops, peak_memory, step_flops
 from trainer.engine.diagnostics import collapse_warning, diagnose, matched, no_background
 from trainer.engine.optim import ema_momentum, learning_rate, set_lr
-from trainer.engine.start import Run, compile_networks, start
+from trainer.engine.start import AUTOCAST, Run, compile_networks, start
 from trainer.engine.state import TrainingState
 from trainer.methods.base import Match
 from trainer.methods.losses import bilinear_masks
@@ -50,6 +50,7 @@ def loop(run: Run) -> bool:
     views = chain.from_iterable(repeat(state.loader))  # epoch after epoch from where the loader stands
     vote = StopVote(run.process)
     meter.restart_clock()
+    first, began = state.step + 1, time.perf_counter()  # of this process
     stopped = False
     with stop_signal() as stop:
         while state.step < settings.steps:
@@ -65,6 +66,8 @@ def loop(run: Run) -> bool:
 
             if health is not None:
                 _log(run, flops, health)
+            if state.step == first:
+                _leave_out(run, began)
             stopped, late = vote(state.step, stop.is_set, saver.late())
             if stopped or last or late or saver.due(state.step):
                 meter.share()
@@ -77,6 +80,22 @@ def loop(run: Run) -> bool:
                 break
     # Also where the request came with the last step: what is left to do, the evaluation, may take long.
     return not vote.last(stopped or stop.is_set)
+
+
+def _leave_out(run: Run, began: float) -> None:
+    """Begins the clock anew after a first step that compiled the networks, or chose cuDNN's kernels; says how long."""
+    cuda = run.hardware.device.startswith("cuda")
+    if not (cuda or run.config.run.compile):
+        return
+    if cuda:
+        torch.cuda.synchronize(run.hardware.device)
+    seconds = time.perf_counter() - began
+    what = "compiling the networks" if run.config.run.compile else "choosing kernels"
+    run.say(
+        f"first step: {seconds:.1f} s with {what}, left out of the rates. What it did not need (the diagnoses of log "
+        "lines, the evaluation) has its own first time later"
+    )
+    run.state.meter.restart_clock()
 
 
 def advance(
@@ -192,8 +211,7 @@ def autocast_of(amp: str, device: str) -> Autocast:
     """A maker of autocast contexts; of empty ones for "off"."""
     if amp == "off":
         return nullcontext
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    return lambda: torch.autocast(device.split(":")[0], dtype=dtype)
+    return lambda: torch.autocast(device.split(":")[0], dtype=AUTOCAST[amp])
 
 
 def finish(run: Run) -> None:

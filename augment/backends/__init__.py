@@ -9,6 +9,7 @@ kornia   Kornia and torch operators, anywhere torch runs: the fallback
 import importlib.util
 from typing import TYPE_CHECKING
 
+from augment.backends.decoding import USUAL, Decoding
 from augment.backends.protocol import Backend
 from augment.request import BACKENDS as NAMES
 from augment.request import Making
@@ -72,6 +73,7 @@ def build(
     batch: int,
     cache: "DecodedCache | None" = None,
     pool: "Pool | None" = None,
+    decoding: Decoding = USUAL,
 ) -> Backend:
     """The backend `name` (not "auto"), where and as `making` says. `batch`: the most sources in one plan.
 
@@ -87,7 +89,7 @@ def build(
     if name == "dali":
         from augment.backends.dali import DaliBackend
 
-        return DaliBackend(policy, making, batch)
+        return DaliBackend(policy, making, batch, decoding)
     if name == "kornia":
         from augment.backends.kornia import KorniaBackend
 
@@ -95,7 +97,7 @@ def build(
     if name == "fused" and cuda:
         from augment.backends.fused_cuda import FusedCudaBackend
 
-        return FusedCudaBackend(policy, making, batch, cache)
+        return FusedCudaBackend(policy, making, batch, cache, decoding)
     from augment.backends.decoded import RecentPictures
     from augment.backends.fused import FusedBackend
     from augment.backends.native import NotBuilt

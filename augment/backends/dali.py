@@ -1,5 +1,6 @@
 """DALI makes everything, decoding included: the graph of `augment.backends.dali_graph` fed with a plan."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,23 +9,22 @@ import torch
 from torch import Tensor
 
 from augment.backends.dali_runs import Runs
+from augment.backends.decoding import USUAL, Decoding
 from augment.backends.protocol import Backend
 from augment.request import Making
 from augment.views import colour
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
-# Share of a batch that the hardware JPEG decoder gets (DALI's default; to be settled by benchmarks on a GPU).
-HW_DECODER_LOAD = 0.9
 LEAST_SIGMA = 0.25  # below it a blur moves no pixel by more than 0.35 of 255 levels: exp(-1/2σ²) · 4 neighbours
 
 
 class Fed:
     """Pipelines of one graph that take files; they are built for the first run and, after a failure, again."""
 
-    def __init__(self, device: torch.device, workers: int, batch: int) -> None:
+    def __init__(self, device: torch.device, workers: int, batch: int, decoding: Decoding = USUAL) -> None:
         """`batch`: the number of samples that pipelines are built for; larger runs build larger pipelines."""
-        self.device, self.workers, self.batch = device, workers, batch
+        self.device, self.workers, self.batch, self.decoding = device, workers, batch, decoding
         self._runs = Runs(device, self._build)
 
     def begin(self, key: Any, files: Sequence[bytes], /) -> None:
@@ -62,9 +62,9 @@ class DaliBackend(Fed, Backend):
 
     name = "dali"
 
-    def __init__(self, policy: Policy, making: Making, batch: int) -> None:
+    def __init__(self, policy: Policy, making: Making, batch: int, decoding: Decoding = USUAL) -> None:
         # Batches that are no multiple of the group need some images more than they have sources.
-        super().__init__(torch.device(making.device), making.workers or 1, batch + 2 * policy.group)
+        super().__init__(torch.device(making.device), making.workers or 1, batch + 2 * policy.group, decoding)
         self.policy, self.dtype = policy, making.dtype
 
     def render(self, plan: Plan, files: Sequence[bytes], /) -> tuple[Tensor, ...]:
@@ -87,13 +87,14 @@ class DaliBackend(Fed, Backend):
         graph, rows = graph_of(self.policy), len(slots)
         values, table = arguments(plan, slots, graph["covered"], graph["shared_scene"]), inputs(**graph)
         fed: dict[str, Any] = {name: filled(value, rows, table[name][2]) for name, value in values.items()}
-        fed["encoded"] = [np.frombuffer(files[slot], np.uint8) for slot in slots]
+        fed["encoded"] = listed([files[slot] for slot in slots.tolist()])
         if graph["soft"]:
             fed |= {f"alpha{v}": _alphas(plan, v, rows) for v in range(plan.views)}
         return rows, fed
 
     def _graph(self, rows: int) -> Any:
-        return build_graph(self.policy, self.device, self.dtype, batch_size=rows, num_threads=self.workers)
+        settings = pipeline_settings(self.device, rows, self.workers, self.decoding)
+        return build_graph(self.policy, self.dtype, settings)
 
 
 class Decoder(Fed):
@@ -104,19 +105,36 @@ class Decoder(Fed):
 
         Give the pictures to `keep` when the last kernel that reads them is in torch's current stream.
         """
-        return [torch.from_dlpack(picture) for picture in self._finish(key, files)[0]]
+        return [torch.from_dlpack(picture) for picture in self.listed(files, key)]
 
-    def keep(self, pictures: Sequence[Tensor]) -> None:
-        """Holds the pictures until what is in torch's current stream now is done."""
+    def listed(self, files: Sequence[bytes], key: object = None) -> Any:
+        """The decoded files as DALI's list, see `decode`: a tensor of each would cost the host several times as much.
+
+        The list is the memory's only holder.
+        """
+        return self._finish(key, files)[0]
+
+    def keep(self, pictures: Any) -> None:
+        """Holds the pictures, or their list, until what is in torch's current stream now is done."""
         self._runs.keep(pictures)
 
     def _inputs(self, key: object, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
-        return len(files), {"encoded": [np.frombuffer(data, np.uint8) for data in files]}
+        return len(files), {"encoded": listed(files)}
 
     def _graph(self, rows: int) -> Any:
         from augment.backends.dali_graph import decode_graph
 
-        return decode_graph(**pipeline_settings(self.device, rows, self.workers))  # type: ignore[call-arg]
+        settings = pipeline_settings(self.device, rows, self.workers, self.decoding)
+        return decode_graph(**settings)  # type: ignore[call-arg]
+
+
+def listed(files: Sequence[bytes]) -> Any:
+    """DALI's list of the files' bytes, which it keeps alive and does not copy.
+
+    Of a list of arrays `feed_input` would look at each in Python: a third of the host's time for a run.
+    """
+    tensors: Any = importlib.import_module("nvidia.dali.tensors")
+    return tensors.TensorListCPU([tensors.TensorCPU(data) for data in files], contiguous=False)
 
 
 def graph_of(policy: Policy) -> dict[str, Any]:
@@ -130,12 +148,15 @@ def graph_of(policy: Policy) -> dict[str, Any]:
     }
 
 
-def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, batch_size: int, num_threads: int) -> Any:
-    """The traced pipeline, not built: tracing works on a machine without a GPU, building does not."""
+def build_graph(policy: Policy, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    """The traced pipeline, not built: tracing works on a machine without a GPU, building does not.
+
+    `settings`: `pipeline_settings`.
+    """
     from augment.backends.dali_graph import types, views_graph
 
     return views_graph(
-        **pipeline_settings(device, batch_size, num_threads),
+        **settings,
         **graph_of(policy),
         mean=[255 * x for x in policy.mean],
         std=[255 * x for x in policy.std],
@@ -143,17 +164,23 @@ def build_graph(policy: Policy, device: torch.device, dtype: torch.dtype, *, bat
     )
 
 
-def pipeline_settings(device: torch.device, rows: int, workers: int) -> dict[str, Any]:
-    """Of both graphs' pipelines."""
+def pipeline_settings(device: torch.device, rows: int, workers: int, decoding: Decoding = USUAL) -> dict[str, Any]:
+    """Of both graphs' pipelines. On CUDA two of them take turns, so each has some of the workers only."""
     cuda = device.type == "cuda"
+    hardware = {
+        "hw_decoder_load": decoding.load,
+        "preallocate_width_hint": decoding.width,
+        "preallocate_height_hint": decoding.height,
+    }
     return {
         "batch_size": rows,
-        "num_threads": workers,
+        "num_threads": min(workers, decoding.threads) if cuda else workers,
         "device_id": (device.index or 0) if cuda else None,
         "prefetch_queue_depth": 1,  # see `Runs`
         "exec_dynamic": True,  # outputs are never overwritten by later runs
         "device": "gpu" if cuda else "cpu",
-        "hw_decoder_load": HW_DECODER_LOAD,
+        "hardware": hardware if cuda else {},
+        "fancy": decoding.fancy,
     }
 
 

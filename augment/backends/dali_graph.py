@@ -66,7 +66,8 @@ def views_graph(
     mean: list[float],
     std: list[float],
     dtype: Any,
-    hw_decoder_load: float,
+    hardware: dict[str, Any],
+    fancy: bool = True,
 ) -> Any:
     """`views` outputs [size, size, 3], normalised: `mean` and `std` are of pixels in [0, 255].
 
@@ -78,7 +79,7 @@ def views_graph(
         name: fn.external_source(name=name, dtype=kind, ndim=ndim, no_copy=True)
         for name, (kind, ndim, _) in inputs(**graph).items()
     }
-    decoded = decode(given["encoded"], device, hw_decoder_load)
+    decoded = decode(given["encoded"], device, hardware, fancy)
     scenes = decoded
     if shared_scene and not covered:
         scenes = crop_resize(decoded, given["scene_from"], given["scene_to"], given["scene_size"])
@@ -108,15 +109,15 @@ def views_graph(
 
 
 @pipeline_def
-def decode_graph(*, device: str, hw_decoder_load: float, fancy: bool = True) -> Any:
+def decode_graph(*, device: str, hardware: dict[str, Any], fancy: bool = True) -> Any:
     """Decoded pictures [H, W, 3], and nothing else: for the fused backend on CUDA."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-    return decode(encoded, device, hw_decoder_load, fancy)
+    return decode(encoded, device, hardware, fancy)
 
 
-def decode(encoded: Any, device: str, hw_decoder_load: float, fancy: bool = True) -> Any:
-    """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's."""
-    where: dict[str, Any] = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if device == "gpu" else {}
+def decode(encoded: Any, device: str, hardware: dict[str, Any], fancy: bool = True) -> Any:
+    """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's. `hardware`: the GPU decoder's own."""
+    where = {"device": "mixed", **hardware} if device == "gpu" else {}
     return fn.decoders.image(
         encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=fancy, **where
     )

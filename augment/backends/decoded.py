@@ -9,7 +9,7 @@ Nothing is evicted: images that do not fit into the budget are decoded in every 
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def kept_rois(rois: np.ndarray, corner: Any, scale: Any) -> np.ndarray:
     `corner`, `scale`: the picture's, or [n, 2] of several.
     """
     local = rois - np.concatenate((corner, corner), axis=-1, dtype=np.int32)
-    if np.equal(scale, 1.0).all():
+    if np.all(np.asarray(scale) == 1.0):
         return local
     exact = local * np.concatenate((scale, scale), axis=-1)
     local = np.rint(exact).astype(np.int32)
@@ -71,8 +71,15 @@ class DecodedCache:
         full = self._regions[:, 2:] - self._regions[:, :2]
         shrink = 1.0 if side is None else np.minimum(1.0, side / full.max(axis=1, keepdims=True))
         self._sides = np.maximum(np.rint(full * shrink), 1).astype(np.int64)  # width, height of what is kept
+        self._scale = self._sides / full
+        self.scaled = not (self._scale == 1).all()  # whether any picture is kept smaller than it is
         self._kept: dict[int, Picture] = {}
         self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pool."""
+        return len(self._regions)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -93,43 +100,45 @@ class DecodedCache:
         numbers = self._regions[rows], self._scene_sides[rows], self._sides[rows], self.keeps_scenes * self.policy.size
         return b"".join(np.ascontiguousarray(number, "<i8").tobytes() for number in numbers)
 
-    def keep(self, row: int, image: Tensor, resized: Callable[[Tensor, np.ndarray, int, int], Tensor]) -> Picture:
-        """Cuts the part of a decoded image [H, W, 3] that views need, keeps it if there is room, and returns it.
-
-        `resized(image, roi, width, height)` cuts and resizes. Raises ValueError for an image smaller than planned.
-        """
-        x0, y0, x1, y1 = self._regions[row].tolist()
-        width, height = self._scene_sides[row].tolist()
-        if width > image.shape[1] or height > image.shape[0]:
-            raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
-        size, (w, h) = self.policy.size, self._sides[row].tolist()
-        scene = resized(image, np.array((0, 0, width, height), np.int32), size, size) if self.keeps_scenes else None
-        if (w, h) == (x1 - x0, y1 - y0):
-            pixels = image[y0:y1, x0:x1].clone(memory_format=torch.contiguous_format)
-        else:
-            pixels = resized(image, self._regions[row], w, h)
-        picture = Picture(pixels, (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
-        self.add(row, picture)
-        return picture
-
-    def blank(self, rows: Sequence[int]) -> tuple[list[Picture], np.ndarray]:
-        """Memory for the rows' pictures on the host, and the crops that fill it from their images.
+    def crops(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """The crops that make the rows' pictures of their images; places are left at 0.
 
         `layout.CROP` [n, k]: of each image its part and, if scenes are kept, its scene.
         """
         crops = np.zeros((len(rows), 2 if self.keeps_scenes else 1), CROP)
-        size, regions, sides = self.policy.size, self._regions[rows], self._sides[rows]
-        crops["roi"][:, 0], crops["width"][:, 0], crops["height"][:, 0] = regions, *sides.T
+        width, height = self._sides[rows].T
+        crops["roi"][:, 0], crops["width"][:, 0], crops["height"][:, 0] = self._regions[rows], width, height
         if self.keeps_scenes:
             crops["roi"][:, 1, 2:] = self._scene_sides[rows]
-            crops["width"][:, 1] = crops["height"][:, 1] = size
+            crops["width"][:, 1] = crops["height"][:, 1] = self.policy.size
+        return crops
+
+    def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Width and height int64 [n, 2], `corner` int32 [n, 2] and `scale` float64 [n, 2] of the rows' pictures."""
+        return self._sides[rows], self._regions[rows, :2], self._scale[rows]
+
+    def blank(self, rows: Sequence[int]) -> tuple[list[Picture], np.ndarray]:
+        """Memory for the rows' pictures on the host, and the `crops` that fill it from their images."""
+        crops = self.crops(rows)
         pictures = []
-        for (x0, y0, x1, y1), (w, h), jobs in zip(regions.tolist(), sides.tolist(), crops, strict=True):
+        for corner, scale, jobs in zip(*(x.tolist() for x in self.parts(np.asarray(rows))[1:]), crops, strict=True):
             parts = [torch.empty((height, width, 3), dtype=torch.uint8) for width, height in jobs[["width", "height"]]]
             jobs["out"] = [part.data_ptr() for part in parts]
             scene = parts[1] if self.keeps_scenes else None
-            pictures.append(Picture(parts[0], (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0))))
+            pictures.append(Picture(parts[0], tuple(corner), scene, tuple(scale)))
         return pictures, crops
+
+    def reserve(self, rows: np.ndarray) -> np.ndarray:
+        """bool [n]: which of the rows there is room for, in their order; it is theirs from now on."""
+        sizes = 3 * self._sides[rows].prod(axis=1) + self.keeps_scenes * 3 * self.policy.size**2
+        if self.used + sizes.sum() <= self.budget:
+            self.used += int(sizes.sum())
+            return np.ones(len(rows), bool)
+        fits = np.zeros(len(rows), bool)
+        for i, size in enumerate(sizes.tolist()):
+            if self.used + size <= self.budget:
+                fits[i], self.used = True, self.used + size
+        return fits
 
     def add(self, row: int, picture: Picture) -> None:
         """Keeps a picture, if there is room."""

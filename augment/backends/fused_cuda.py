@@ -9,18 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends.addressed import Addressed, KeptOnDevice
 from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
-from augment.backends.decoded import DecodedCache, Picture, kept_rois
-from augment.backends.layout import CROP, lay_out, leaves
+from augment.backends.decoded import DecodedCache, Picture
+from augment.backends.decoding import USUAL, Decoding
+from augment.backends.layout import lay_out
 from augment.backends.protocol import Backend
 from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
-from augment.views.policy import Policy, blur_radius
+from augment.views.policy import Policy
 
 BLOCK = 256  # pixels of one program
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
+_PADDING = np.zeros(_ALIGNED, np.uint8)
+_KINDS = (torch.uint8, torch.int32, torch.int64, torch.float32)
+_TYPES = {torch.empty(0, dtype=kind).numpy().dtype: kind for kind in _KINDS}
 # Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
 # the views' last bits.
 FUSION = {"enable_fp_fusion": True}
@@ -31,10 +36,17 @@ class FusedCudaBackend(Backend):
 
     name = "fused"
 
-    def __init__(self, policy: Policy, making: Making, batch: int, cache: DecodedCache | None = None) -> None:
-        self.policy, self._cache = policy, cache
-        self.device, self.dtype = torch.device(making.device), making.dtype
-        self._decoder = Decoder(self.device, making.workers or 1, batch + 2 * policy.group)
+    def __init__(
+        self,
+        policy: Policy,
+        making: Making,
+        batch: int,
+        cache: DecodedCache | None = None,
+        decoding: Decoding = USUAL,
+    ) -> None:
+        self.policy, self.dtype, self.device = policy, making.dtype, torch.device(making.device)
+        self._kept = None if cache is None else KeptOnDevice(cache, self.device)
+        self._decoder = Decoder(self.device, making.workers or 1, batch + 2 * policy.group, decoding)
         # Plans and their images that are being decoded (may be none): as many as the decoder works on at once.
         self._begun: deque[tuple[Plan, list[int]]] = deque(maxlen=LANES["cuda"])
 
@@ -47,7 +59,6 @@ class FusedCudaBackend(Backend):
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
-        cache = self._cache
         # Since `begin`, the cache may have got some of the images. All that were begun must be finished, so the
         # decoder's key is the entry with their list, not the plan.
         entry = next((entry for entry in self._begun if entry[0] is plan), None)
@@ -56,33 +67,37 @@ class FusedCudaBackend(Backend):
         else:
             self._begun.remove(entry)
         new = entry[1]
-        decoded = self._decoder.decode([files[slot] for slot in new], entry) if new else []
-        if cache is None:
-            pictures = [Picture(image) for image in decoded]
-        else:
-            rows = plan.images.tolist()
-            made = zip(new, decoded, strict=True)
-            kept = {slot: cache.keep(rows[slot], image, self._resized) for slot, image in made}
-            pictures = [kept.get(slot) or cache.get(row) for slot, row in enumerate(rows)]
-        views = make_views(self.policy, plan, [p for p in pictures if p is not None], self.device, self.dtype)
-        if decoded:
-            self._decoder.keep(decoded)
-        return views
+        decoded = self._decoder.listed([files[slot] for slot in new], entry) if new else None
+        try:
+            images = None if decoded is None else Addressed.whole(decoded)
+            pictures, memory = self._pictures(plan, new, images)
+            views = make_views(self.policy, plan, pictures, self.device, self.dtype)
+            del memory  # the kernels that read it are in the stream
+            return views
+        finally:  # also after an error: the crops that the cache keeps may have yet to be cut
+            if decoded is not None:
+                self._decoder.keep(decoded)
+
+    def _pictures(self, plan: Plan, new: Sequence[int], images: Addressed | None) -> tuple[Addressed, Tensor | None]:
+        """The plan's pictures, those at `new` out of `images`, and memory that some of them lie in."""
+        if self._kept is None:
+            assert images is not None
+            return images, None
+        made, memory = (None, None) if images is None else self.keep(plan.images[new], images)
+        return self._kept.pictures(plan.images, new, made), memory
+
+    def keep(self, rows: np.ndarray, images: Addressed) -> tuple[Addressed, Tensor]:
+        """The cache's pictures of different rows, cut from their whole images: see `KeptOnDevice.add`."""
+        assert self._kept is not None
+        return self._kept.add(rows, images, cut_crops)
 
     def _missing(self, plan: Plan) -> list[int]:
         """The plan's images that must be decoded."""
-        return [slot for slot, row in enumerate(plan.images.tolist()) if not self.holds(row)]
+        return list(range(len(plan.images))) if self._kept is None else self._kept.missing(plan.images)
 
     def holds(self, row: int) -> bool:
         """See `augment.backends.protocol.Backend`."""
-        return self._cache is not None and row in self._cache
-
-    def _resized(self, image: Tensor, roi: np.ndarray, width: int, height: int) -> Tensor:
-        job = np.zeros(1, CROP)
-        job["roi"], job["width"], job["height"] = roi, width, height
-        out = torch.empty((height, width, 3), dtype=torch.uint8, device=self.device)
-        cut_crops([Picture(image)], job, np.zeros(1, np.int64), out)
-        return out
+        return self._kept is not None and row in self._kept
 
     def reset(self) -> None:
         """Frees the decoder's threads and memory; the next batch builds a new one."""
@@ -93,89 +108,75 @@ class FusedCudaBackend(Backend):
 
 
 def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
-    """Copies NumPy arrays to the device as tensors, all in one copy.
+    """Copies NumPy arrays to the device as flat tensors, padded to multiples of 16 bytes, all in one copy.
 
     The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
     would wait for the kernels before it.
     """
-    ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()])
-    packed = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    starts = dict(zip(arrays, [0, *ends.tolist()], strict=False))
-    for name, array in arrays.items():
-        packed.numpy()[starts[name] : starts[name] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view("u1")
-    there = packed.to(device, non_blocking=True)
-    return {
-        name: there[starts[name] : starts[name] + a.nbytes].view(torch.from_numpy(a[:0]).dtype).view(a.shape)
-        for name, a in arrays.items()
-    }
+    pieces = []
+    for array in arrays.values():
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        pieces += [flat, _PADDING[: -len(flat) % _ALIGNED]]
+    rooms = [len(flat) + len(padding) for flat, padding in zip(pieces[::2], pieces[1::2], strict=True)]
+    packed = torch.empty(sum(rooms), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.concatenate(pieces, out=packed.numpy())
+    parts = packed.to(device, non_blocking=True).split(rooms)
+    return {name: part.view(_TYPES[array.dtype]) for (name, array), part in zip(arrays.items(), parts, strict=True)}
 
 
-def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
-    """Cuts `crops` (layout.CROP, ROIs in pixels of the image) of `pictures[slot]` into `out`, a buffer of bytes.
+def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
+    """Cuts `crops` (layout.CROP, ROIs in pixels of the image) of the pictures `slot` to places counted from `out`.
 
     Raises ValueError where a crop leaves its picture.
     """
     if not len(crops):
         return
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    sides = np.array([picture.pixels.shape[:2] for picture in pictures])[slot]
-    corner, scale = (np.array([getattr(picture, name) for picture in pictures])[slot] for name in ("corner", "scale"))
-    roi = kept_rois(crops["roi"], corner, scale)
-    if leaves(roi, sides[:, ::-1]):
-        raise ValueError("an ROI leaves its image: the plan was drawn for another one")
-    address = np.array([picture.pixels.data_ptr() for picture in pictures], np.int64)[slot]
-    shape = np.stack((crops["width"], crops["height"]), axis=1)
-    first = pictures[0].pixels
-    job = put(
-        out.device,
-        offset=address - first.data_ptr(),
-        stride=3 * sides[:, 1],
-        roi=roi,
-        shape=shape,
-        flip=crops["flip"],
-        place=crops["out"].astype(np.int64),
-    )
-    grid = (_programs(int(shape.prod(axis=1).max())), len(shape))
-    kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK, **FUSION)
+    job = put(out.device, **pictures.jobs(crops, slot, out))
+    grid = (_programs(int((crops["width"].astype(np.int64) * crops["height"]).max())), len(crops))
+    # Pictures are found from `out`, whose address is a multiple of 16, so that there is one kernel for all batches.
+    kernels.crop_kernel[grid](out, **job, out=out, BLOCK=BLOCK, **FUSION)
 
 
 def make_views(
-    policy: Policy, plan: Plan, pictures: Sequence[Picture], device: torch.device, dtype: torch.dtype
+    policy: Policy, plan: Plan, pictures: Addressed | Sequence[Picture], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """Views from decoded images on `device`, one picture for each of the plan's images.
 
     On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Lane`).
     """
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    exist = all(picture.scene is not None for picture in pictures)
-    layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=exist)
+    if not isinstance(pictures, Addressed):
+        pictures = Addressed.of(pictures)
+    layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=pictures.scene is not None)
     size, count = plan.size, plan.background_slot.size
     cuts = torch.empty(layout.total, dtype=torch.uint8, device=device)
     cut_crops(pictures, layout.crops, layout.slot, cuts)
     scenes = layout.scenes
-    if exist:  # as offsets from `cuts`, wherever they are
-        address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in pictures]
-        scenes = np.array(address, np.int64)[plan.background_slot] - cuts.data_ptr()
-    m, k = colour.collapse(plan.jitter, plan.gray)
-    radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
-    of_views = {  # [B, V, ...]
-        **{name: getattr(plan, name).astype(np.int32) for name in ("flip", "jittered", "order", "gray")},
-        "scene": scenes,
-        "patch": layout.patches,
-        "rect": geometry.flip_rects(plan.rects, plan.flip, size),
-        "radius": radius,
-        "jitter": plan.jitter,
-        "sigma": plan.sigma,
-        "matrix": m,
-        "offset": k,
-        **({} if plan.alpha is None else {"alpha": plan.alpha}),
+    if pictures.scene is not None:  # as offsets from `cuts`, wherever they are
+        scenes = pictures.scene[plan.background_slot] - cuts.data_ptr()
+    turned = {  # V runs of B, as the views lie in memory
+        name: np.ascontiguousarray(np.swapaxes(getattr(plan, name), 0, 1)).reshape(count, -1)
+        for name in ("flip", "jittered", "order", "gray", "jitter", "sigma", "rects")
     }
+    flip, gray, sigma = (turned[name][:, 0] for name in ("flip", "gray", "sigma"))
+    matrix, offset = colour.collapse(turned["jitter"], gray)
+    radius = np.ceil(3 * sigma).astype(np.int32)  # `policy.blur_radius` of all
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
     given = put(
         device,
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
-        **{name: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:]) for name, x in of_views.items()},  # V runs of B
+        scene=scenes.T,
+        patch=layout.patches.T,
+        rect=geometry.flip_rects(turned["rects"], flip, size),
+        **{name: turned[name].astype(np.int32) for name in ("flip", "jittered", "order", "gray")},
+        jitter=turned["jitter"],
+        matrix=matrix,
+        offset=offset,
+        radius=radius,
+        sigma=sigma,
+        **({} if plan.alpha is None else {"alpha": np.swapaxes(plan.alpha, 0, 1)}),
     )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)

@@ -26,29 +26,31 @@ def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
 
     `scenes_exist`: the scenes are in memory already (see `augment.backends.decoded`); only patches are cut.
     """
-    size, area, uses = plan.size, 3 * plan.size**2, plan.background_slot.size
-    shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0).astype(np.int64)
-    patch_bytes = 3 * shape.prod(axis=-1).reshape(-1)
+    size, area = plan.size, 3 * plan.size**2
+    shape = np.maximum(plan.rects[..., 2:] - plan.rects[..., :2], 0)
+    width, height = shape[..., 0], shape[..., 1]
+    patch_bytes = 3 * width.reshape(-1).astype(np.int64) * height.reshape(-1)
     # A patch that covers its view needs no scene, unless it is transparent.
-    needed = ((shape < size).any(axis=-1) | (plan.alpha is not None)) & (not scenes_exist)
-    number = plan.background_slot if shared else np.arange(uses).reshape(needed.shape)
-    count = (len(plan.images) if shared else uses) if needed.any() else 0
+    needed = ((width < size) | (height < size) | (plan.alpha is not None)) & (not scenes_exist)
+    number = plan.background_slot if shared else np.arange(needed.size).reshape(needed.shape)
+    count = (len(plan.images) if shared else needed.size) if needed.any() else 0
     scenes = number * area
     ends = count * area + np.cumsum(patch_bytes)
     patches = (ends - patch_bytes).reshape(needed.shape)
-    crops = np.zeros(2 * uses, CROP)
-    slot = np.concatenate((np.repeat(plan.source_slot[:, None], plan.views, 1), plan.background_slot)).reshape(-1)
-    crops["roi"] = np.concatenate((plan.patch.reshape(-1, 4), plan.scene.reshape(-1, 4)))
-    crops["width"][:uses], crops["height"][:uses] = shape.reshape(-1, 2).T
-    crops["width"][uses:] = crops["height"][uses:] = size
-    crops["flip"][:uses] = plan.flip.reshape(-1)
-    crops["out"] = np.concatenate((patches.reshape(-1), scenes.reshape(-1)))
-    wanted = np.concatenate((patch_bytes > 0, needed.reshape(-1)))
-    if shared:
-        used = np.flatnonzero(wanted[uses:]) + uses
-        wanted[uses:] = False
-        wanted[used[np.unique(slot[used], return_index=True)[1]]] = True
-    crops, slot = crops[wanted], slot[wanted]
+    wanted = np.flatnonzero(patch_bytes)
+    crops = np.zeros(len(wanted), CROP)
+    crops["roi"], crops["out"] = plan.patch.reshape(-1, 4)[wanted], patches.reshape(-1)[wanted]
+    for name, values in (("width", width), ("height", height), ("flip", plan.flip)):
+        crops[name] = values.reshape(-1)[wanted]
+    slot = plan.source_slot[wanted // plan.views]
+    if count:
+        wanted = np.flatnonzero(needed)
+        if shared:
+            wanted = wanted[np.unique(plan.background_slot.reshape(-1)[wanted], return_index=True)[1]]
+        cut = np.zeros(len(wanted), CROP)
+        cut["roi"], cut["out"] = plan.scene.reshape(-1, 4)[wanted], scenes.reshape(-1)[wanted]
+        cut["width"] = cut["height"] = size
+        crops, slot = np.concatenate((crops, cut)), np.concatenate((slot, plan.background_slot.reshape(-1)[wanted]))
     by_image = np.argsort(slot, kind="stable")
     return Layout(int(ends[-1]) + 1, scenes, patches, crops[by_image], slot[by_image])
 
@@ -59,4 +61,4 @@ def leaves(rois: np.ndarray, sides: np.ndarray | tuple[int, int]) -> bool:
     Box files are checked when they are opened, but the image may be another one than the plan was drawn for.
     """
     low, high = rois[:, :2], rois[:, 2:]
-    return bool(((low < 0) | (low >= high) | (high > sides)).any())
+    return bool((low < 0).any() or (low >= high).any() or (high > sides).any())

@@ -108,9 +108,12 @@ class ImageSet:
         middle part was never written. It costs 0.02 ms. "hash" compares all contents.
         """
         part, row = self._row(i)
-        cache, root = self.parts[part]
-        data = self._folders[part].read(cache.path(row), lambda: cache.read(root, row, check))
-        plain = bool(cache.plain[row])
+        cache, folder = self.parts[part][0], self._folders[part]
+        try:
+            data = cache.read(folder.root, row, check)
+        except BadFile:  # the folder may be away
+            data = folder.read(cache.path(row), lambda: cache.read(folder.root, row, check))
+        plain = cache.plain[row]
         sound = plain and data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9") and ZEROS not in data
         if check == "size" and not sound and hashlib.sha256(data).digest()[:16] != cache.hashes[row].tobytes():
             raise BadFile(cache.path(row), "changed since the boxes were made: same size, other contents")

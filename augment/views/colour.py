@@ -38,11 +38,14 @@ def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     `jitter` [..., 4] factors and hue shift, `gray` bool [...] as in `augment.views.plan.Plan`.
     """
-    factors = jitter.astype(np.float64)[..., None, None]
-    brightness, contrast, saturation, hue = (factors[..., op, :, :] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
+    # The nine numbers of a matrix in one axis: NumPy is slow where the last axis is short.
+    factors = jitter.astype(np.float64)[..., None]
+    brightness, contrast, saturation, hue = (factors[..., op, :] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
     # Red, yellow, green lie clockwise in the plane of I and Q, so a positive shift of the hue turns that way.
     angle = -2 * np.pi * hue
-    turned = np.cos(angle) * _TO_CHROMA + np.sin(angle) * _QUARTER
-    m = brightness * contrast * (_TO_LUMA + np.where(gray[..., None, None], 0.0, saturation * turned))
-    k = brightness * (1 - contrast) * _TO_LUMA
-    return m.astype(np.float32), k.astype(np.float32)
+    turned = np.cos(angle) * _TO_CHROMA.reshape(9) + np.sin(angle) * _QUARTER.reshape(9)
+    turned *= saturation
+    turned[gray] = 0.0
+    m = brightness * contrast * (_TO_LUMA.reshape(9) + turned)
+    k = brightness * (1 - contrast) * _TO_LUMA.reshape(9)
+    return tuple(x.astype(np.float32).reshape(*gray.shape, 3, 3) for x in (m, k))  # type: ignore[return-value]

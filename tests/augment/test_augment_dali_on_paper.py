@@ -16,6 +16,7 @@ pytest.importorskip("nvidia.dali")
 from nvidia.dali import backend
 
 from augment.backends import dali, dali_graph
+from augment.backends.decoding import Decoding
 
 POLICIES = [Policy(name=name, scene=scene) for name, scene in itertools.product(KINDS, SCENES)]
 POLICIES += [Policy(mode="paste", views=3), Policy(own=0.5), Policy(size=100)]
@@ -24,7 +25,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def traced(policy: Policy, dtype: torch.dtype) -> list[Any]:
     """The operators of the graph for CUDA."""
-    graph = dali.build_graph(policy, torch.device("cuda", 0), dtype, batch_size=8, num_threads=2)
+    chosen = Decoding(load=0.8, width=640, height=480, fancy=False)
+    graph = dali.build_graph(policy, dtype, dali.pipeline_settings(torch.device("cuda", 0), 8, 2, chosen))
     graph._build_graph()  # DALI's own; it lists the operators that the outputs need, nothing more
     return graph._ops
 

@@ -1,8 +1,10 @@
 """What happens ahead of the training loop: runs of DALI begun early, and batches handed from stream to stream."""
 
+import ctypes
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
@@ -80,14 +82,29 @@ def fused(monkeypatch, birds, two_lanes):  # noqa: F811
     from augment.backends import fused_cuda
     from augment.backends.decoded import DecodedCache
 
-    monkeypatch.setattr(fused_cuda, "make_views", lambda policy, plan, pictures, *_: [p.pixels for p in pictures])
+    def cut(images, crops, slot, out):  # whole pictures are kept
+        for job, picture in zip(crops, pixels_of(images.address[slot], images.sides[slot]), strict=True):
+            place = out.data_ptr() + int(job["out"].astype(np.int64))
+            ctypes.memmove(place, picture.data_ptr(), picture.numel())
+
+    monkeypatch.setattr(fused_cuda, "make_views", lambda policy, plan, x, *_: pixels_of(x.address, x.sides))
+    monkeypatch.setattr(fused_cuda, "cut_crops", cut)
 
     def build(cached: bool):
-        # Whole pictures are kept.
         cache = DecodedCache(POLICY.replace(scene="zoom"), birds.pool, 1 << 30) if cached else None
         return fused_cuda.FusedCudaBackend(POLICY, MAKING, 8, cache)
 
     return build
+
+
+def pixels_of(addresses: np.ndarray, sides: np.ndarray) -> list[torch.Tensor]:
+    """Copies of the pixels there, uint8 [height, width, 3]."""
+    pictures = []
+    for address, (width, height) in zip(addresses.tolist(), sides.tolist(), strict=True):
+        picture = torch.empty((height, width, 3), dtype=torch.uint8)
+        ctypes.memmove(picture.data_ptr(), address, picture.numel())
+        pictures.append(picture)
+    return pictures
 
 
 def assert_decoded(pictures, files):

@@ -70,6 +70,7 @@ def smooth_pictures(rng, sides):
     ids=str,
 )
 def test_kernels_agree_with_the_reference(changes):
+    from augment.backends.addressed import Addressed
     from augment.backends.fused_cuda import FusedCudaBackend, make_views
 
     rng = np.random.default_rng(0)
@@ -93,8 +94,7 @@ def test_kernels_agree_with_the_reference(changes):
     assert off.max() < 3.0  # one level of rounding in the crops, times the jitter's gain
     cache = DecodedCache(policy, pool, 1 << 20)  # parts of the pictures and ready scenes: nothing may change
     backend = FusedCudaBackend(policy, Making(device="cpu", workers=1).settled(), COUNT, cache)
-    for row, image in zip(plan.images.tolist(), images, strict=True):
-        cache.keep(row, image.pixels, backend._resized)
+    backend.keep(plan.images, Addressed.of(images))
     again = backend.render(plan, [b""] * len(plan.images))
     assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
 

@@ -23,16 +23,30 @@ from trainer.config.choices import Hardware
 from trainer.config.run import RunConfig
 from trainer.engine.meter import Meter
 from trainer.engine.optim import build_optimizer
-from trainer.engine.start import build_network, make_method, unsaid
+from trainer.engine.start import build_network, dtype_of_views, make_method, unsaid
 from trainer.engine.state import TrainingState
 from trainer.methods.registry import METHODS
 from trainer.model.resnets import build_encoder, grid_of
+from trainer.parallel.batchnorm import count_on_the_host
 from trainer.train import advance, autocast_of
 
 # What hands a value to the host, or a shape that depends on values.
 WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
 TINY = {"arch": "resnet10w8", "size": 64, "batch_size": 8, "dim": 16, "hidden": 16, "conv_hidden": 16,
         "device": "cpu", "epochs": 5}  # fmt: skip
+
+
+class Counted(TorchDispatchMode):
+    """Counts the launches on a GPU that add to a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "add_" and args[0].dtype == torch.int64:
+            self.launches += args[0].device.type == "cuda"
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -172,3 +186,41 @@ def test_a_step_stays_on_its_device(config: RunConfig, monkeypatch: pytest.Monke
         assert {t.device.type for t in [*terms.values(), *state.method.state_dict().values()]} == {"cuda"}
         with pytest.raises(RuntimeError, match="device"):
             terms["loss"] + torch.zeros(2)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_batch_norm_counts_batches_without_a_launch(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a feigned GPU; the state has the names that it always had."""
+    monkeypatch.setattr(Tensor, "backward", lambda loss: None)
+    feigned, config = FakeTensorMode(), config_of("cvsa")
+    state = state_of(config, feigned)
+    names, norms = set(state.method.state_dict()), batch_norms(state.method)
+    with feigned:
+        if moved:
+            count_on_the_host(state.method)
+        views = torch.empty(2, 8, 3, 64, 64, device="cuda").unbind()
+        batch = Batch(views, torch.empty(8, 2, 4, dtype=torch.int32, device="cuda"))
+        with Counted() as counted:
+            advance(state, batch, nullcontext)
+    assert set(state.method.state_dict()) == names
+    assert (
+        counted.launches == 0 if moved else counted.launches > norms
+    )  # the target's twice, the online network's twice
+
+
+def batch_norms(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def test_views_in_the_dtype_of_autocast_change_nothing(photos: PhotoBatch) -> None:
+    """Equal to the bit after two steps: autocast would have cast them before the first convolution."""
+    config = config_of("cvsa")
+    states = [state_of(config), state_of(config)]
+    assert (dtype_of_views("bf16", "cuda:0"), dtype_of_views("fp16", "cuda")) == (torch.bfloat16, torch.float16)
+    assert {dtype_of_views("bf16", "cpu"), dtype_of_views("off", "cuda")} == {torch.float32}
+    for state, dtype in zip(states, (torch.float32, torch.bfloat16), strict=True):
+        views = tuple(view.to(dtype, memory_format=torch.channels_last) for view in photos.views)
+        for _ in range(2):
+            advance(state, Batch(views, photos.rects), autocast_of("bf16", "cpu"))
+    ours, theirs = (state.method.state_dict() for state in states)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

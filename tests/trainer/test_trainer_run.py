@@ -239,3 +239,22 @@ def test_evaluate_gives_every_protocol_as_json(
     assert set(found["localise"]["probe"]["max_box_accuracy"]) == {"0.3", "0.5", "0.7"}
     expected = json.loads((unbroken / "evaluation.json").read_text())
     assert found["knn"]["accuracy"] == pytest.approx(expected["knn"]["accuracy"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_first_step_that_compiles_is_left_out_of_the_rates(compiled: bool) -> None:
+    from types import SimpleNamespace as Record
+
+    from trainer.engine.meter import Meter
+    from trainer.train import _leave_out
+
+    meter, said = Meter(), []
+    meter.started -= 100.0  # a first step of 100 s
+    meter.timed = 1
+    run = Record(
+        hardware=Record(device="cpu"), config=Record(run=Record(compile=compiled)), state=Record(meter=meter),
+        say=said.append,
+    )  # fmt: skip
+    _leave_out(run, meter.started)
+    assert (meter.timed == 0) == compiled == bool(said)
+    assert not said or said[0].startswith("first step: 100.0 s with compiling the networks, left out of the rates")
