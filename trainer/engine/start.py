@@ -124,8 +124,10 @@ def prepare(
     network, settings, reasons = build_network(config, len(data.cache.indices(split)), hardware)
     for reason in reasons:
         say("chosen: " + reason)
+    # By its path on a GPU: the decoder's measured settings lie beside the box file.
+    boxes = data.boxes if hardware.device.startswith("cuda") else data.cache
     source = Source(
-        data.cache, data.root, split, config.data.backgrounds, config.data.own_backgrounds, config.maps_used
+        boxes, data.root, split, config.data.backgrounds, config.data.own_backgrounds, config.maps_used
     )
     device, schedule = hardware.device, config.schedule
     making = replace(config.making, device=device, say=lambda line: say("views: " + line))
