@@ -126,9 +126,7 @@ def prepare(
         say("chosen: " + reason)
     # By its path on a GPU: the decoder's measured settings lie beside the box file.
     boxes = data.boxes if hardware.device.startswith("cuda") else data.cache
-    source = Source(
-        boxes, data.root, split, config.data.backgrounds, config.data.own_backgrounds, config.maps_used
-    )
+    source = Source(boxes, data.root, split, config.data.backgrounds, config.data.own_backgrounds, config.maps_used)
     device, schedule = hardware.device, config.schedule
     making = replace(config.making, device=device, say=lambda line: say("views: " + line))
     if making.dtype is None:
