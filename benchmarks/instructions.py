@@ -183,20 +183,20 @@ def programs(launch: "Launch") -> Counter[Trips]:
     """The programs of a launch that have something to do, by their loops' trips."""
     import numpy as np
 
-    named = launch.named
-    work: Counter[Trips] = Counter()
+    named, all_of_them = launch.named, math.prod(launch.grid)
     if launch.name == "crop_kernel":
         shape, roi = named["shape"].numpy(), named["roi"].numpy()
-        taps = (2 * np.maximum((roi[:, 2:] - roi[:, :2]) / shape, 1)).astype(int) + 2
-        for (across, down), many in zip(taps.tolist(), -(-shape.prod(axis=1) // named["BLOCK"]), strict=True):
-            work[("ky", down), ("kx", across)] += int(many)
-    elif launch.name == "mean_kernel":
-        work[()] = math.prod(launch.grid)
-    else:
-        for radius in named["radius"].tolist():
-            if radius > 0 or launch.name == "view_kernel":
-                work[(("k", 2 * radius + 1),)] += launch.grid[0]
-    return work
+        taps = np.ceil(2 * np.maximum((roi[:, 2:] - roi[:, :2]) / shape.astype(np.float32), 1)).astype(int)
+        tiles = np.ceil(shape / (named["COLUMNS"], named["ROWS"])).astype(int).prod(axis=1)
+        work: Counter[Trips] = Counter()
+        for (across, down), many in zip(taps.tolist(), tiles.tolist(), strict=True):
+            work[("column", across), ("row", down), ("ky", down), ("kx", across)] += many
+        return work
+    rows = -(-named["size"] // named["ROWS"]) if "ROWS" in named else 0
+    if launch.name == "mean_kernel":
+        all_of_them = launch.grid[0] * int(named["jittered"].count_nonzero())
+    chunks = named.get("CHUNKS", 1)
+    return Counter({(("first", rows), ("cx", chunks), ("cy", chunks)): all_of_them})
 
 
 @cache

@@ -19,7 +19,9 @@ from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
-BLOCK = 256  # pixels of one program
+# Rows and columns of pixels that the threads of a program have at a time.
+BLUR_TILE = 64
+CROP_TILE, VIEW_TILE = ({"ROWS": rows, "COLUMNS": 32} for rows in (16, 16))
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
 # Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
 # the views' last bits.
@@ -135,8 +137,9 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
         flip=crops["flip"],
         place=crops["out"].astype(np.int64),
     )
-    grid = (_programs(int(shape.prod(axis=1).max())), len(shape))
-    kernels.crop_kernel[grid](first, **job, out=out, BLOCK=BLOCK, **FUSION)
+    across, down = shape.max(axis=0).tolist()
+    grid = (_tiles(across, CROP_TILE["COLUMNS"]), _tiles(down, CROP_TILE["ROWS"]), len(shape))
+    kernels.crop_kernel[grid](first, **job, out=out, **CROP_TILE, **FUSION)
 
 
 def make_views(
@@ -157,42 +160,59 @@ def make_views(
         address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in pictures]
         scenes = np.array(address, np.int64)[plan.background_slot] - cuts.data_ptr()
     m, k = colour.collapse(plan.jitter, plan.gray)
-    radius = np.vectorize(blur_radius, otypes=[np.int32])(plan.sigma)
     of_views = {  # [B, V, ...]
         **{name: getattr(plan, name).astype(np.int32) for name in ("flip", "jittered", "order", "gray")},
         "scene": scenes,
         "patch": layout.patches,
         "rect": geometry.flip_rects(plan.rects, plan.flip, size),
-        "radius": radius,
         "jitter": plan.jitter,
-        "sigma": plan.sigma,
         "matrix": m,
         "offset": k,
         **({} if plan.alpha is None else {"alpha": plan.alpha}),
     }
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
+    sigma = plan.sigma.T.reshape(-1)
+    plain, blurred = (np.flatnonzero(which).astype(np.int32) for which in (sigma <= 0, sigma > 0))
+    reach = blur_radius(policy.blur_sigma[1])
+    inner = BLUR_TILE - 2 * reach if 4 * reach <= BLUR_TILE else BLUR_TILE
+    chunks = _tiles(inner + 2 * reach, BLUR_TILE)
     given = put(
         device,
+        plain=plain,
+        blurred=blurred,
+        weights=_weights(sigma[blurred], reach, chunks),
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
         **{name: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:]) for name, x in of_views.items()},  # V runs of B
     )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
-    half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
-    grid, linear = (_programs(size * size), count), policy.colour == "linear"
+    linear, columns = policy.colour == "linear", _tiles(size, VIEW_TILE["COLUMNS"])
     canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
     jitter = [given[name] for name in ("jittered", "order", "jitter")]
-    blur, levels = (given["radius"], given["sigma"]), (given["scale"], given["shift"])
-    kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK, **FUSION)
-    kernels.view_kernel[grid](
-        *canvas, sums, *jitter, given["gray"], given["matrix"], given["offset"], *blur, half, out, *levels, size,
-        LINEAR=linear, BLOCK=BLOCK, **FUSION,
-    )  # fmt: skip
-    if len(half):
-        kernels.across_kernel[grid](half, *blur, out, *levels, size, BLOCK=BLOCK, **FUSION)
+    to = *(given[name] for name in ("gray", "matrix", "offset")), out, given["scale"], given["shift"], size
+    kernels.mean_kernel[columns, count](*canvas, *jitter, sums, size, LINEAR=linear, **VIEW_TILE, **FUSION)
+    if len(plain):
+        grid = columns, len(plain)
+        kernels.view_kernel[grid](given["plain"], *canvas, sums, *jitter, *to, LINEAR=linear, **VIEW_TILE, **FUSION)
+    if len(blurred):
+        grid = *(2 * [_tiles(size, inner)]), len(blurred)
+        kernels.blur_kernel[grid](
+            given["blurred"], given["weights"], *canvas, sums, *jitter, *to, LINEAR=linear, REACH=reach, INNER=inner,
+            CHUNKS=chunks, TILE=BLUR_TILE, num_warps=8, **FUSION,
+        )  # fmt: skip
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
 
 
-def _programs(pixels: int) -> int:
-    return -(-pixels // BLOCK)
+def _weights(sigma: np.ndarray, reach: int, chunks: int) -> np.ndarray:
+    """The blurs' weights as `blur_kernel` reads them, float16 [n, BLUR_TILE · (chunks + 1)]."""
+    distance = np.arange(-reach, reach + 1)
+    window = np.abs(distance) <= np.ceil(3 * sigma.astype(np.float64))[:, None]
+    weights = np.exp(-0.5 * (distance / sigma[:, None].astype(np.float64)) ** 2) * window
+    table = np.zeros((len(sigma), BLUR_TILE * (chunks + 1)), np.float16)
+    table[:, BLUR_TILE : BLUR_TILE + 2 * reach + 1] = weights / weights.sum(axis=1, keepdims=True)
+    return table
+
+
+def _tiles(pixels: int, side: int) -> int:
+    return -(-pixels // side)
