@@ -190,13 +190,15 @@ def programs(launch: "Launch") -> Counter[Trips]:
         tiles = np.ceil(shape / (named["COLUMNS"], named["ROWS"])).astype(int).prod(axis=1)
         work: Counter[Trips] = Counter()
         for (across, down), many in zip(taps.tolist(), tiles.tolist(), strict=True):
-            work[("column", across), ("row", down), ("ky", down), ("kx", across)] += many
+            work[("ky", down), ("kx", across)] += many
         return work
-    rows = -(-named["size"] // named["ROWS"]) if "ROWS" in named else 0
+    if launch.name == "blur_kernel":
+        inner = named["TILE"] - 2 * named["radius"].numpy() * (named["CHUNKS"] == 1)
+        chunks = ("cx", named["CHUNKS"]), ("cy", named["CHUNKS"])
+        return Counter({chunks: int((np.ceil(named["size"] / inner) ** 2).sum())})
     if launch.name == "mean_kernel":
         all_of_them = launch.grid[0] * int(named["jittered"].count_nonzero())
-    chunks = named.get("CHUNKS", 1)
-    return Counter({(("first", rows), ("cx", chunks), ("cy", chunks)): all_of_them})
+    return Counter({(("first", -(-named["size"] // named["ROWS"])),): all_of_them})
 
 
 @cache

@@ -19,9 +19,10 @@ from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
-# Rows and columns of pixels that the threads of a program have at a time.
-BLUR_TILE = 64
-CROP_TILE, VIEW_TILE = ({"ROWS": rows, "COLUMNS": 32} for rows in (16, 16))
+BLUR_TILE = 64  # side of what a program composes, colours and blurs
+# Rows and columns of pixels that the threads of another program have at a time.
+ROWS, COLUMNS = 16, 32
+CHUNK = {"ROWS": ROWS, "COLUMNS": COLUMNS}
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
 # Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
 # the views' last bits.
@@ -138,8 +139,8 @@ def cut_crops(pictures: Sequence[Picture], crops: np.ndarray, slot: np.ndarray, 
         place=crops["out"].astype(np.int64),
     )
     across, down = shape.max(axis=0).tolist()
-    grid = (_tiles(across, CROP_TILE["COLUMNS"]), _tiles(down, CROP_TILE["ROWS"]), len(shape))
-    kernels.crop_kernel[grid](first, **job, out=out, **CROP_TILE, **FUSION)
+    grid = (_tiles(across, COLUMNS), _tiles(down, ROWS), len(shape))
+    kernels.crop_kernel[grid](first, **job, out=out, **CHUNK, **FUSION)
 
 
 def make_views(
@@ -173,44 +174,45 @@ def make_views(
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
     sigma = plan.sigma.T.reshape(-1)
     plain, blurred = (np.flatnonzero(which).astype(np.int32) for which in (sigma <= 0, sigma > 0))
-    reach = blur_radius(policy.blur_sigma[1])
-    inner = BLUR_TILE - 2 * reach if 4 * reach <= BLUR_TILE else BLUR_TILE
-    chunks = _tiles(inner + 2 * reach, BLUR_TILE)
+    radius = np.ceil(3 * sigma[blurred].astype(np.float64)).astype(np.int32)
+    reach = int(radius.max(initial=0))
+    chunks = 1 if blur_radius(policy.blur_sigma[1]) <= BLUR_TILE // 4 else 1 + _tiles(2 * reach, BLUR_TILE)
     given = put(
         device,
         plain=plain,
         blurred=blurred,
-        weights=_weights(sigma[blurred], reach, chunks),
+        radius=radius,
+        weights=_weights(sigma[blurred], radius, chunks),
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
         **{name: np.swapaxes(x, 0, 1).reshape(count, *x.shape[2:]) for name, x in of_views.items()},  # V runs of B
     )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
-    linear, columns = policy.colour == "linear", _tiles(size, VIEW_TILE["COLUMNS"])
+    linear, columns = policy.colour == "linear", _tiles(size, COLUMNS)
     canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
     jitter = [given[name] for name in ("jittered", "order", "jitter")]
     to = *(given[name] for name in ("gray", "matrix", "offset")), out, given["scale"], given["shift"], size
-    kernels.mean_kernel[columns, count](*canvas, *jitter, sums, size, LINEAR=linear, **VIEW_TILE, **FUSION)
+    kernels.mean_kernel[columns, count](*canvas, *jitter, sums, size, LINEAR=linear, **CHUNK, **FUSION)
     if len(plain):
         grid = columns, len(plain)
-        kernels.view_kernel[grid](given["plain"], *canvas, sums, *jitter, *to, LINEAR=linear, **VIEW_TILE, **FUSION)
+        kernels.view_kernel[grid](given["plain"], *canvas, sums, *jitter, *to, LINEAR=linear, **CHUNK, **FUSION)
     if len(blurred):
-        grid = *(2 * [_tiles(size, inner)]), len(blurred)
+        side = _tiles(size, BLUR_TILE - 2 * reach if chunks == 1 else BLUR_TILE)
+        grid = side, side, len(blurred)
         kernels.blur_kernel[grid](
-            given["blurred"], given["weights"], *canvas, sums, *jitter, *to, LINEAR=linear, REACH=reach, INNER=inner,
+            given["blurred"], given["radius"], given["weights"], *canvas, sums, *jitter, *to, LINEAR=linear,
             CHUNKS=chunks, TILE=BLUR_TILE, num_warps=8, **FUSION,
         )  # fmt: skip
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
 
 
-def _weights(sigma: np.ndarray, reach: int, chunks: int) -> np.ndarray:
+def _weights(sigma: np.ndarray, radius: np.ndarray, chunks: int) -> np.ndarray:
     """The blurs' weights as `blur_kernel` reads them, float16 [n, BLUR_TILE · (chunks + 1)]."""
-    distance = np.arange(-reach, reach + 1)
-    window = np.abs(distance) <= np.ceil(3 * sigma.astype(np.float64))[:, None]
-    weights = np.exp(-0.5 * (distance / sigma[:, None].astype(np.float64)) ** 2) * window
+    distance = np.arange(BLUR_TILE * chunks) - radius[:, None]
+    weights = np.exp(-0.5 * (distance / sigma[:, None].astype(np.float64)) ** 2) * (distance <= radius[:, None])
     table = np.zeros((len(sigma), BLUR_TILE * (chunks + 1)), np.float16)
-    table[:, BLUR_TILE : BLUR_TILE + 2 * reach + 1] = weights / weights.sum(axis=1, keepdims=True)
+    table[:, BLUR_TILE:] = weights / weights.sum(axis=1, keepdims=True)
     return table
 
 

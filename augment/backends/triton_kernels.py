@@ -17,10 +17,10 @@ import triton.language as tl
 
 
 @triton.jit
-def triangle(tap, low, high, centre, reach):
+def triangle(tap, low, high, centre, slope):
     """Weights of an antialiased resize's taps `low + tap`, and their pixels, which are inside for every tap."""
     at = low + tap
-    weight = tl.maximum(1 - tl.abs(at + 0.5 - centre) / reach, 0.0)
+    weight = tl.maximum(1 - tl.abs(at + 0.5 - centre) * slope, 0.0)
     return tl.where(at < high, weight, 0.0), tl.minimum(at, high - 1)
 
 
@@ -44,27 +44,25 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.co
         high_x = tl.minimum((centre_x + reach_x + 0.5).to(tl.int32), in_width)
         high_y = tl.minimum((centre_y + reach_y + 0.5).to(tl.int32), in_height)
         taps_x, taps_y = tl.ceil(2 * reach_x).to(tl.int32), tl.ceil(2 * reach_y).to(tl.int32)
+        slope_x, slope_y = 1 / reach_x, 1 / reach_y
         wide, high = tl.zeros([COLUMNS], tl.float32), tl.zeros([ROWS], tl.float32)
-        for column in range(0, taps_x):
-            wide += triangle(column, low_x, high_x, centre_x, reach_x)[0]
-        for row in range(0, taps_y):
-            high += triangle(row, low_y, high_y, centre_y, reach_y)[0]
         row_stride = tl.load(stride + job).to(tl.int32)
         start = image + tl.load(offset + job) + y0.to(tl.int64) * row_stride + 3 * x0
         red = tl.zeros([ROWS, COLUMNS], tl.float32)
         green, blue = red, red
         for ky in range(0, taps_y):
-            down, from_y = triangle(ky, low_y, high_y, centre_y, reach_y)
-            down /= high
+            down, from_y = triangle(ky, low_y, high_y, centre_y, slope_y)
+            high += down
             from_row = (from_y * row_stride)[:, None]
             for kx in range(0, taps_x):
-                across, from_x = triangle(kx, low_x, high_x, centre_x, reach_x)
+                across, from_x = triangle(kx, low_x, high_x, centre_x, slope_x)
+                wide += across  # for every row of taps again
                 weight = down[:, None] * across[None, :]
                 at = start + (from_row + (3 * from_x)[None, :])
                 red += weight * tl.load(at).to(tl.float32)
                 green += weight * tl.load(at + 1).to(tl.float32)
                 blue += weight * tl.load(at + 2).to(tl.float32)
-        share = (1 / wide)[None, :]
+        share = (1 / high)[:, None] * (taps_y / wide)[None, :]
         inside = (to_y < height)[:, None] & (to_x < width)[None, :]
         to = out + tl.load(place + job) + 3 * (to_y[:, None] * width + to_x[None, :])
         tl.store(to, (red * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
@@ -81,28 +79,41 @@ def levels(at):
 @triton.jit
 def blended(alpha, over, under):
     """`augment.backends.torch_ops.blend` of one channel; int32 alpha of 255, uint8 levels."""
-    return (alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 127) // 255
+    mix = alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 128
+    return (mix + (mix >> 8)) >> 8  # mix / 255 rounded, for all that mix can be
 
 
 @triton.jit
-def composed(cuts, alpha, scene, patch, rect, flip, view, y, x, size):
+def placed(scene, patch, rect, flip, view):
+    """What `composed` needs to know of a view; offsets have 64 bits, as scenes may be anywhere."""
+    x0, y0 = tl.load(rect + 4 * view), tl.load(rect + 4 * view + 1)
+    x1, y1 = tl.load(rect + 4 * view + 2), tl.load(rect + 4 * view + 3)
+    return x0, y0, x1 - x0, y1 - y0, tl.load(flip + view), tl.load(patch + view), tl.load(scene + view)
+
+
+@triton.jit
+def within(i, length):
+    """Whether 0 <= i < length, in one comparison: below 0 is beyond all as an unsigned number."""
+    return i.to(tl.uint32, bitcast=True) < length.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def composed(cuts, alpha, place, view, y, x, size):
     """Levels of the tile of rows `y` and columns `x` (all in the view) of the finished, uncoloured view.
 
     They are the patch's where its rectangle is, else the scene's. `alpha` uint8 [views, size, size], before the flip:
     the patch's share of each pixel; None: all of it.
     """
-    x0, y0 = tl.load(rect + 4 * view), tl.load(rect + 4 * view + 1)
-    x1, y1 = tl.load(rect + 4 * view + 2), tl.load(rect + 4 * view + 3)
-    over = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
-    column = tl.where(tl.load(flip + view) != 0, size - 1 - x, x)
-    in_patch = (3 * (x1 - x0) * (y - y0))[:, None] + (3 * (x - x0))[None, :]
+    x0, y0, width, height, flip, of_patch, of_scene = place
+    over = within(y - y0, height)[:, None] & within(x - x0, width)[None, :]
+    column = tl.where(flip != 0, size - 1 - x, x)
+    in_patch = (3 * width * (y - y0))[:, None] + (3 * (x - x0))[None, :]
     in_scene = (3 * size * y)[:, None] + (3 * column)[None, :]
-    of_patch, of_scene = tl.load(patch + view), tl.load(scene + view)  # 64 bits: scenes may be anywhere
     if alpha is None:  # settled when the kernel is compiled
         return levels(cuts + tl.where(over, of_patch, of_scene) + tl.where(over, in_patch, in_scene))
     else:
         at = alpha + view.to(tl.int64) * size * size + (size * y)[:, None] + column[None, :]
-        share = tl.where(over, tl.load(at).to(tl.int32), 0)
+        share = tl.load(at, mask=over, other=0).to(tl.int32)
         over_r, over_g, over_b = levels(cuts + of_patch + tl.where(over, in_patch, 0))
         under_r, under_g, under_b = levels(cuts + of_scene + in_scene)
         red, green = blended(share, over_r, under_r), blended(share, over_g, under_g)
@@ -159,13 +170,13 @@ def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, 
     """
     view = tl.program_id(1)
     if tl.load(jittered + view) != 0:
+        place = placed(scene, patch, rect, flip, view)
         x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         red = tl.zeros([ROWS, COLUMNS], tl.int32)
         green, blue = red, red
         for first in range(0, size, ROWS):
             y = first + tl.arange(0, ROWS)
-            r, g, b = composed(cuts, alpha, scene, patch, rect, flip, view, tl.minimum(y, size - 1),
-                               tl.minimum(x, size - 1), size)  # fmt: skip
+            r, g, b = composed(cuts, alpha, place, view, tl.minimum(y, size - 1), tl.minimum(x, size - 1), size)
             inside = (y < size)[:, None] & (x < size)[None, :]
             if LINEAR:
                 red += tl.where(inside, r.to(tl.int32), 0)
@@ -187,31 +198,30 @@ def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, 
 
 
 @triton.jit
-def terms(view, sums, matrix, offset, pixels, channel, gain, bias):
-    """Linear colour of `channel`: factors of red, green and blue, and what is added; gain and bias included."""
+def terms(view, sums, matrix, offset, pixels, channel):
+    """Linear colour of `channel`: factors of red, green and blue, and what is added, for levels from 0 to 1."""
     m, k = matrix + 9 * view + 3 * channel, offset + 9 * view + 3 * channel
     constant = tl.load(k) * tl.load(sums + 3 * view).to(tl.float32)
     constant += tl.load(k + 1) * tl.load(sums + 3 * view + 1).to(tl.float32)
     constant += tl.load(k + 2) * tl.load(sums + 3 * view + 2).to(tl.float32)
-    return tl.load(m) * gain, tl.load(m + 1) * gain, tl.load(m + 2) * gain, constant / pixels * gain + bias
+    return tl.load(m) / 255, tl.load(m + 1) / 255, tl.load(m + 2) / 255, constant / pixels / 255
 
 
 @triton.jit
-def mixed(red, green, blue, terms, gain, bias):
-    """One channel of linear colour; levels from 0 to 255 · gain + bias."""
-    level = terms[0] * red + terms[1] * green + terms[2] * blue + terms[3]
-    return tl.minimum(tl.maximum(level, bias), 255 * gain + bias)
+def mixed(red, green, blue, terms):
+    """One channel of linear colour. To clamp to 0 and 1 costs nothing, it comes with the last addition."""
+    level = terms[3] + terms[0] * red + terms[1] * green + terms[2] * blue
+    return tl.minimum(tl.maximum(level, 0.0), 1.0)
 
 
 @triton.jit
-def coloured(view, red, green, blue, of_red, of_green, of_blue, gains, biases, sums, jittered, order, jitter, gray,
-             pixels, LINEAR: tl.constexpr):  # fmt: skip
-    """The colour of view number `view` in either meaning, times gain and plus bias; uint8 or int32 levels in."""
+def coloured(view, red, green, blue, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, pixels,
+             LINEAR: tl.constexpr):  # fmt: skip
+    """The colour of view number `view` in either meaning, as levels from 0 to 1; uint8 or int32 levels of 255 in."""
     red, green, blue = red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
     if LINEAR:
-        r = mixed(red, green, blue, of_red, gains[0], biases[0])
-        g = mixed(red, green, blue, of_green, gains[1], biases[1])
-        return r, g, mixed(red, green, blue, of_blue, gains[2], biases[2])
+        r, g = mixed(red, green, blue, of_red), mixed(red, green, blue, of_green)
+        return r, g, mixed(red, green, blue, of_blue)
     else:
         if tl.load(jittered + view) != 0:
             centre = tl.load(sums + 3 * view).to(tl.float32) / 256 / pixels
@@ -221,7 +231,7 @@ def coloured(view, red, green, blue, of_red, of_green, of_blue, gains, biases, s
         if tl.load(gray + view) != 0:
             level = luma(red, green, blue)
             red, green, blue = level, level, level
-        return red * gains[0] + biases[0], green * gains[1] + biases[1], blue * gains[2] + biases[2]
+        return red / 255, green / 255, blue / 255
 
 
 @triton.jit
@@ -231,23 +241,24 @@ def view_kernel(which, cuts, alpha, scene, patch, rect, flip, sums, jittered, or
     view = tl.load(which + tl.program_id(1))
     to_x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     x = tl.minimum(to_x, size - 1)
-    gains = tl.load(scale), tl.load(scale + 1), tl.load(scale + 2)
-    biases = tl.load(shift), tl.load(shift + 1), tl.load(shift + 2)
-    of_red = terms(view, sums, matrix, offset, size * size, 0, gains[0], biases[0])
-    of_green = terms(view, sums, matrix, offset, size * size, 1, gains[1], biases[1])
-    of_blue = terms(view, sums, matrix, offset, size * size, 2, gains[2], biases[2])
+    place = placed(scene, patch, rect, flip, view)
+    of_red = terms(view, sums, matrix, offset, size * size, 0)
+    of_green = terms(view, sums, matrix, offset, size * size, 1)
+    of_blue = terms(view, sums, matrix, offset, size * size, 2)
+    scale_r, scale_g, scale_b = 255 * tl.load(scale), 255 * tl.load(scale + 1), 255 * tl.load(scale + 2)
+    shift_r, shift_g, shift_b = tl.load(shift), tl.load(shift + 1), tl.load(shift + 2)
     base = out + view.to(tl.int64) * size * size * 3
     kind = out.dtype.element_ty
     for first in range(0, size, ROWS):
         y = first + tl.arange(0, ROWS)
-        r, g, b = composed(cuts, alpha, scene, patch, rect, flip, view, tl.minimum(y, size - 1), x, size)
-        r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, gains, biases, sums, jittered, order, jitter, gray,
-                           size * size, LINEAR)  # fmt: skip
+        r, g, b = composed(cuts, alpha, place, view, tl.minimum(y, size - 1), x, size)
+        r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
+                           LINEAR)  # fmt: skip
         inside = (y < size)[:, None] & (to_x < size)[None, :]
         to = base + ((3 * size * y)[:, None] + (3 * to_x)[None, :])
-        tl.store(to, r.to(kind), mask=inside)
-        tl.store(to + 1, g.to(kind), mask=inside)
-        tl.store(to + 2, b.to(kind), mask=inside)
+        tl.store(to, (r * scale_r + shift_r).to(kind), mask=inside)
+        tl.store(to + 1, (g * scale_g + shift_g).to(kind), mask=inside)
+        tl.store(to + 2, (b * scale_b + shift_b).to(kind), mask=inside)
 
 
 @triton.jit
@@ -258,46 +269,81 @@ def mirrored(i, n):
 
 
 @triton.jit
-def blur_kernel(which, weights, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix,
-                offset, out, scale, shift, size, LINEAR: tl.constexpr, REACH: tl.constexpr, INNER: tl.constexpr,
-                CHUNKS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """The views numbered `which`: a program makes INNER × INNER pixels.
+def tile_of(canvas, colour, view, y, x, size, LINEAR: tl.constexpr):
+    """Rows `y` and columns `x` of the coloured view, float16 levels from 0 to 1 less 0.5: 11 bits keep those best."""
+    cuts, alpha, place = canvas
+    r, g, b = composed(cuts, alpha, place, view, y, x, size)
+    of_red, of_green, of_blue, sums, jittered, order, jitter, gray = colour
+    r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
+                       LINEAR)  # fmt: skip
+    return (r - 0.5).to(tl.float16), (g - 0.5).to(tl.float16), (b - 0.5).to(tl.float16)
 
-    It reads CHUNKS × CHUNKS tiles of TILE × TILE pixels: those and REACH more around them. `weights` float16
-    [views, TILE · (CHUNKS + 1)]: TILE zeros, the blur's 2 · REACH + 1 weights, zeros.
+
+@triton.jit
+def target(out, view, first_y, first_x, step, size, inner):
+    """Where a tile's pixels are written, and which are: `inner` rows and columns, as far as they are in the view."""
+    y, x = first_y + step, first_x + step
+    to = out + view.to(tl.int64) * size * size * 3 + ((3 * size * y)[:, None] + (3 * x)[None, :])
+    return to, (y < tl.minimum(first_y + inner, size))[:, None] & (x < tl.minimum(first_x + inner, size))[None, :]
+
+
+@triton.jit
+def finish(to, levels, scale, shift, channel, inside):
+    """Writes a channel of what `tile_of` made."""
+    gain = 255 * tl.load(scale + channel)
+    normalised = levels * gain + (0.5 * gain + tl.load(shift + channel))
+    tl.store(to + channel, normalised.to(to.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def blur_kernel(which, radius, weights, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray,
+                matrix, offset, out, scale, shift, size, LINEAR: tl.constexpr, CHUNKS: tl.constexpr,
+                TILE: tl.constexpr):  # fmt: skip
+    """The views numbered `which`: a program reads CHUNKS × CHUNKS tiles, of TILE × TILE pixels each.
+
+    It makes the pixels in the middle, all whose blur reads nothing else, or TILE × TILE of them if CHUNKS is not 1.
+    `weights` float16 [n, TILE · (CHUNKS + 1)]: TILE zeros, 2 · radius + 1 weights, zeros.
     """
-    view = tl.load(which + tl.program_id(2))
-    step = tl.arange(0, TILE)
-    to_x, to_y = tl.program_id(0) * INNER + step, tl.program_id(1) * INNER + step
-    # Levels about 0, which 11 bits keep best.
-    gains, biases = (1.0, 1.0, 1.0), (-128.0, -128.0, -128.0)
-    of_red = terms(view, sums, matrix, offset, size * size, 0, 1.0, -128.0)
-    of_green = terms(view, sums, matrix, offset, size * size, 1, 1.0, -128.0)
-    of_blue = terms(view, sums, matrix, offset, size * size, 2, 1.0, -128.0)
-    band = weights + TILE * (CHUNKS + 1) * tl.program_id(2) + TILE
-    red = tl.zeros([TILE, TILE], tl.float32)
-    green, blue = red, red
-    for cx in range(0, CHUNKS):  # one, but for blurs that are very wide
-        x = mirrored(to_x - REACH + TILE * cx, size)
-        down_r = tl.zeros([TILE, TILE], tl.float32)  # blurred down the columns
-        down_g, down_b = down_r, down_r
-        for cy in range(0, CHUNKS):
-            y = mirrored(to_y - REACH + TILE * cy, size)
-            r, g, b = composed(cuts, alpha, scene, patch, rect, flip, view, y, x, size)
-            r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, gains, biases, sums, jittered, order, jitter,
-                               gray, size * size, LINEAR)  # fmt: skip
-            down = tl.load(band + (step[None, :] + TILE * cy - step[:, None]))  # [row out, row in]
-            down_r = tl.dot(down, r.to(tl.float16), down_r)
-            down_g = tl.dot(down, g.to(tl.float16), down_g)
-            down_b = tl.dot(down, b.to(tl.float16), down_b)
-        across = tl.load(band + (step[:, None] + TILE * cx - step[None, :]))  # [column in, column out]
-        red = tl.dot(down_r.to(tl.float16), across, red)
-        green = tl.dot(down_g.to(tl.float16), across, green)
-        blue = tl.dot(down_b.to(tl.float16), across, blue)
-    inside = ((step < INNER) & (to_y < size))[:, None] & ((step < INNER) & (to_x < size))[None, :]
-    to = out + view.to(tl.int64) * size * size * 3 + ((3 * size * to_y)[:, None] + (3 * to_x)[None, :])
-    kind = out.dtype.element_ty
-    gain_r, gain_g, gain_b = tl.load(scale), tl.load(scale + 1), tl.load(scale + 2)
-    tl.store(to, (red * gain_r + (128 * gain_r + tl.load(shift))).to(kind), mask=inside)
-    tl.store(to + 1, (green * gain_g + (128 * gain_g + tl.load(shift + 1))).to(kind), mask=inside)
-    tl.store(to + 2, (blue * gain_b + (128 * gain_b + tl.load(shift + 2))).to(kind), mask=inside)
+    number = tl.program_id(2)
+    reach = tl.load(radius + number)
+    inner = TILE - 2 * reach if CHUNKS == 1 else TILE
+    first_x, first_y = tl.program_id(0) * inner, tl.program_id(1) * inner
+    if (first_x < size) & (first_y < size):
+        view = tl.load(which + number)
+        canvas = cuts, alpha, placed(scene, patch, rect, flip, view)
+        of_red = terms(view, sums, matrix, offset, size * size, 0)
+        of_green = terms(view, sums, matrix, offset, size * size, 1)
+        of_blue = terms(view, sums, matrix, offset, size * size, 2)
+        colour = of_red, of_green, of_blue, sums, jittered, order, jitter, gray
+        step = tl.arange(0, TILE)
+        band = weights + TILE * (CHUNKS + 1) * number + TILE + (step[None, :] - step[:, None])  # [out, in]
+        if CHUNKS == 1:  # one channel after the other: fewer registers
+            y, x = mirrored(first_y - reach + step, size), mirrored(first_x - reach + step, size)
+            r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+            down = tl.load(band)
+            across = tl.trans(down)
+            to, inside = target(out, view, first_y, first_x, step, size, inner)
+            finish(to, tl.dot(tl.dot(down, r).to(tl.float16), across), scale, shift, 0, inside)
+            finish(to, tl.dot(tl.dot(down, g).to(tl.float16), across), scale, shift, 1, inside)
+            finish(to, tl.dot(tl.dot(down, b).to(tl.float16), across), scale, shift, 2, inside)
+        else:
+            red = tl.zeros([TILE, TILE], tl.float32)
+            green, blue = red, red
+            for cx in range(0, CHUNKS):
+                down_r = tl.zeros([TILE, TILE], tl.float32)  # blurred down the columns
+                down_g, down_b = down_r, down_r
+                for cy in range(0, CHUNKS):
+                    y = mirrored(first_y - reach + TILE * cy + step, size)
+                    x = mirrored(first_x - reach + TILE * cx + step, size)
+                    r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+                    down = tl.load(band + TILE * cy)
+                    down_r, down_g = tl.dot(down, r, down_r), tl.dot(down, g, down_g)
+                    down_b = tl.dot(down, b, down_b)
+                across = tl.trans(tl.load(band + TILE * cx))
+                red = tl.dot(down_r.to(tl.float16), across, red)
+                green = tl.dot(down_g.to(tl.float16), across, green)
+                blue = tl.dot(down_b.to(tl.float16), across, blue)
+            to, inside = target(out, view, first_y, first_x, step, size, inner)
+            finish(to, red, scale, shift, 0, inside)
+            finish(to, green, scale, shift, 1, inside)
+            finish(to, blue, scale, shift, 2, inside)
