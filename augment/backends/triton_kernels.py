@@ -9,7 +9,7 @@
 The meaning is that of tests/augment/reference.py. Instructions bind, not bytes (`benchmarks.instructions`), so:
 what depends on a row or on a column is made once a row or column of a tile; offsets within a picture are 32 bits; a
 blur is two products of a tile with a band of weights, which the tensor cores do. Those take numbers of 11 bits: a
-blurred pixel is off by at most a tenth of a level of 255.
+blurred pixel is off by at most a fifth of a level of 255 (half a unit of the last bit of weights and levels, twice).
 """
 
 import triton
