@@ -19,12 +19,15 @@ from augment.backends.protocol import Backend
 from augment.request import Making
 from augment.views import colour, geometry
 from augment.views.plan import Plan
-from augment.views.policy import Policy
+from augment.views.policy import Policy, blur_radius
 
-BLOCK = 256  # pixels of one program
+BLUR_TILE = 64  # side of what a program composes, colours and blurs
+# Rows and columns of pixels that the threads of another program have at a time.
+ROWS, COLUMNS = 16, 32
+CHUNK = {"ROWS": ROWS, "COLUMNS": COLUMNS}
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
 _PADDING = np.zeros(_ALIGNED, np.uint8)
-_KINDS = (torch.uint8, torch.int32, torch.int64, torch.float32)
+_KINDS = (torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32)
 _TYPES = {torch.empty(0, dtype=kind).numpy().dtype: kind for kind in _KINDS}
 # Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
 # the views' last bits.
@@ -133,9 +136,9 @@ def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Ten
         return
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     job = put(out.device, **pictures.jobs(crops, slot, out))
-    grid = (_programs(int((crops["width"].astype(np.int64) * crops["height"]).max())), len(crops))
+    grid = (_tiles(int(crops["width"].max()), COLUMNS), _tiles(int(crops["height"].max()), ROWS), len(crops))
     # Pictures are found from `out`, whose address is a multiple of 16, so that there is one kernel for all batches.
-    kernels.crop_kernel[grid](out, **job, out=out, BLOCK=BLOCK, **FUSION)
+    kernels.crop_kernel[grid](out, **job, out=out, **CHUNK, **FUSION)
 
 
 def make_views(
@@ -161,10 +164,17 @@ def make_views(
     }
     flip, gray, sigma = (turned[name][:, 0] for name in ("flip", "gray", "sigma"))
     matrix, offset = colour.collapse(turned["jitter"], gray)
-    radius = np.ceil(3 * sigma).astype(np.int32)  # `policy.blur_radius` of all
     scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
+    plain, blurred = (np.flatnonzero(which).astype(np.int32) for which in (sigma <= 0, sigma > 0))
+    radius = np.ceil(3 * sigma[blurred].astype(np.float64)).astype(np.int32)  # `blur_radius` of all
+    reach = int(radius.max(initial=0))
+    chunks = 1 if blur_radius(policy.blur_sigma[1]) <= BLUR_TILE // 4 else 1 + _tiles(2 * reach, BLUR_TILE)
     given = put(
         device,
+        plain=plain,
+        blurred=blurred,
+        radius=radius,
+        weights=_weights(sigma[blurred], radius, chunks),
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
         scene=scenes.T,
@@ -174,26 +184,36 @@ def make_views(
         jitter=turned["jitter"],
         matrix=matrix,
         offset=offset,
-        radius=radius,
-        sigma=sigma,
         **({} if plan.alpha is None else {"alpha": np.swapaxes(plan.alpha, 0, 1)}),
     )
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
-    half = torch.empty((count if radius.any() else 0, size, size, 3), device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
-    grid, linear = (_programs(size * size), count), policy.colour == "linear"
+    linear, columns = policy.colour == "linear", _tiles(size, COLUMNS)
     canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
     jitter = [given[name] for name in ("jittered", "order", "jitter")]
-    blur, levels = (given["radius"], given["sigma"]), (given["scale"], given["shift"])
-    kernels.mean_kernel[grid](*canvas, *jitter, sums, size, LINEAR=linear, BLOCK=BLOCK, **FUSION)
-    kernels.view_kernel[grid](
-        *canvas, sums, *jitter, given["gray"], given["matrix"], given["offset"], *blur, half, out, *levels, size,
-        LINEAR=linear, BLOCK=BLOCK, **FUSION,
-    )  # fmt: skip
-    if len(half):
-        kernels.across_kernel[grid](half, *blur, out, *levels, size, BLOCK=BLOCK, **FUSION)
+    to = *(given[name] for name in ("gray", "matrix", "offset")), out, given["scale"], given["shift"], size
+    kernels.mean_kernel[columns, count](*canvas, *jitter, sums, size, LINEAR=linear, **CHUNK, **FUSION)
+    if len(plain):
+        grid = columns, len(plain)
+        kernels.view_kernel[grid](given["plain"], *canvas, sums, *jitter, *to, LINEAR=linear, **CHUNK, **FUSION)
+    if len(blurred):
+        side = _tiles(size, BLUR_TILE - 2 * reach if chunks == 1 else BLUR_TILE)
+        grid = side, side, len(blurred)
+        kernels.blur_kernel[grid](
+            given["blurred"], given["radius"], given["weights"], *canvas, sums, *jitter, *to, LINEAR=linear,
+            CHUNKS=chunks, TILE=BLUR_TILE, num_warps=8, **FUSION,
+        )  # fmt: skip
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
 
 
-def _programs(pixels: int) -> int:
-    return -(-pixels // BLOCK)
+def _weights(sigma: np.ndarray, radius: np.ndarray, chunks: int) -> np.ndarray:
+    """The blurs' weights as `blur_kernel` reads them, float16 [n, BLUR_TILE · (chunks + 1)]."""
+    distance = np.arange(BLUR_TILE * chunks) - radius[:, None]
+    weights = np.exp(-0.5 * (distance / sigma[:, None].astype(np.float64)) ** 2) * (distance <= radius[:, None])
+    table = np.zeros((len(sigma), BLUR_TILE * (chunks + 1)), np.float16)
+    table[:, BLUR_TILE:] = weights / weights.sum(axis=1, keepdims=True)
+    return table
+
+
+def _tiles(pixels: int, side: int) -> int:
+    return -(-pixels // side)

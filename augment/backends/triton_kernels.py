@@ -1,12 +1,15 @@
 """The fused passes on CUDA, in Triton. The same logic runs on a CPU under TRITON_INTERPRET=1, which the tests use.
 
-    crop_kernel     crops of ragged decoded images, antialiased, to their places in one buffer (uint8)
-    mean_kernel     what the contrast turns about, one sum a view, in integers: the order of the adds cannot matter
-    view_kernel     compose, colour and the blur down the columns; normalises and writes views that have no blur
-    across_kernel   the blur along the rows of the others, normalises and writes
+    crop_kernel   crops of ragged decoded images, antialiased, to their places in one buffer (uint8)
+    mean_kernel   what the contrast turns about, one sum a view, in integers: the order of the adds cannot matter
+    view_kernel   views without a blur: composed, coloured, normalised
+    blur_kernel   the others: each tile is composed and coloured once, with the rim that its blur reads, and blurred in
+                  both directions before anything is written
 
-The meaning is that of tests/augment/reference.py. Programs are numbered along a view's pixels first, so that those that
-run together read the same rows.
+The meaning is that of tests/augment/reference.py. Instructions bind, not bytes (`benchmarks.instructions`), so:
+what depends on a row or on a column is made once a row or column of a tile; offsets within a picture are 32 bits; a
+blur is two products of a tile with a band of weights, which the tensor cores do. Those take numbers of 11 bits: a
+blurred pixel is off by at most a fifth of a level of 255 (half a unit of the last bit of weights and levels, twice).
 """
 
 import triton
@@ -14,16 +17,23 @@ import triton.language as tl
 
 
 @triton.jit
-def crop_kernel(image, offset, stride, roi, shape, flip, place, out, BLOCK: tl.constexpr):
+def triangle(tap, low, high, centre, slope):
+    """Weights of an antialiased resize's taps `low + tap`, and their pixels, which are inside for every tap."""
+    at = low + tap
+    weight = tl.maximum(1 - tl.abs(at + 0.5 - centre) * slope, 0.0)
+    return tl.where(at < high, weight, 0.0), tl.minimum(at, high - 1)
+
+
+@triton.jit
+def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Job j: the `roi` of the image `offset[j]` bytes after `image`, rows of `stride[j]`, to `out + place[j]`."""
-    job = tl.program_id(1)
+    job = tl.program_id(2)
     width, height = tl.load(shape + 2 * job), tl.load(shape + 2 * job + 1)
-    first = tl.program_id(0) * BLOCK
-    if first < width * height:
-        inside = first + tl.arange(0, BLOCK) < width * height
-        pixel = tl.minimum(first + tl.arange(0, BLOCK), width * height - 1)
-        y, i = pixel // width, pixel % width
-        x = tl.where(tl.load(flip + job) != 0, width - 1 - i, i)
+    if (tl.program_id(0) * COLUMNS < width) & (tl.program_id(1) * ROWS < height):
+        to_x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        to_y = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        x, y = tl.minimum(to_x, width - 1), tl.minimum(to_y, height - 1)
+        x = tl.where(tl.load(flip + job) != 0, width - 1 - x, x)
         x0, y0 = tl.load(roi + 4 * job), tl.load(roi + 4 * job + 1)
         in_width, in_height = tl.load(roi + 4 * job + 2) - x0, tl.load(roi + 4 * job + 3) - y0
         scale_x, scale_y = in_width / width, in_height / height
@@ -33,66 +43,81 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, BLOCK: tl.c
         low_y = tl.maximum((centre_y - reach_y + 0.5).to(tl.int32), 0)
         high_x = tl.minimum((centre_x + reach_x + 0.5).to(tl.int32), in_width)
         high_y = tl.minimum((centre_y + reach_y + 0.5).to(tl.int32), in_height)
-        row_stride = tl.load(stride + job)
+        taps_x, taps_y = tl.ceil(2 * reach_x).to(tl.int32), tl.ceil(2 * reach_y).to(tl.int32)
+        slope_x, slope_y = 1 / reach_x, 1 / reach_y
+        wide, high = tl.zeros([COLUMNS], tl.float32), tl.zeros([ROWS], tl.float32)
+        row_stride = tl.load(stride + job).to(tl.int32)
         start = image + tl.load(offset + job) + y0.to(tl.int64) * row_stride + 3 * x0
-        red, green, blue = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-        total = tl.zeros([BLOCK], tl.float32)
-        for ky in range(0, (2 * reach_y).to(tl.int32) + 2):
-            row = low_y + ky
-            down = tl.where(row < high_y, tl.maximum(1 - tl.abs((row + 0.5 - centre_y) / reach_y), 0.0), 0.0)
-            for kx in range(0, (2 * reach_x).to(tl.int32) + 2):
-                column = low_x + kx
-                across = tl.maximum(1 - tl.abs((column + 0.5 - centre_x) / reach_x), 0.0)
-                weight = down * tl.where(column < high_x, across, 0.0)
-                at = start + row.to(tl.int64) * row_stride + 3 * column
-                wanted = inside & (weight > 0)
-                red += weight * tl.load(at, mask=wanted, other=0).to(tl.float32)
-                green += weight * tl.load(at + 1, mask=wanted, other=0).to(tl.float32)
-                blue += weight * tl.load(at + 2, mask=wanted, other=0).to(tl.float32)
-                total += weight
-        to = out + tl.load(place + job) + 3 * pixel
-        tl.store(to, (red / total + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
-        tl.store(to + 1, (green / total + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
-        tl.store(to + 2, (blue / total + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
+        red = tl.zeros([ROWS, COLUMNS], tl.float32)
+        green, blue = red, red
+        for ky in range(0, taps_y):
+            down, from_y = triangle(ky, low_y, high_y, centre_y, slope_y)
+            high += down
+            from_row = (from_y * row_stride)[:, None]
+            for kx in range(0, taps_x):
+                across, from_x = triangle(kx, low_x, high_x, centre_x, slope_x)
+                wide += across  # for every row of taps again
+                weight = down[:, None] * across[None, :]
+                at = start + (from_row + (3 * from_x)[None, :])
+                red += weight * tl.load(at).to(tl.float32)
+                green += weight * tl.load(at + 1).to(tl.float32)
+                blue += weight * tl.load(at + 2).to(tl.float32)
+        share = (1 / high)[:, None] * (taps_y / wide)[None, :]
+        inside = (to_y < height)[:, None] & (to_x < width)[None, :]
+        to = out + tl.load(place + job) + 3 * (to_y[:, None] * width + to_x[None, :])
+        tl.store(to, (red * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
+        tl.store(to + 1, (green * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
+        tl.store(to + 2, (blue * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
 
 
 @triton.jit
-def levels(cuts, at, wanted):
-    """Red, green and blue from byte `at` on, uint8; 0 where they are not wanted."""
-    red = tl.load(cuts + at, mask=wanted, other=0)
-    green = tl.load(cuts + at + 1, mask=wanted, other=0)
-    blue = tl.load(cuts + at + 2, mask=wanted, other=0)
-    return red, green, blue
+def levels(at):
+    """Red, green and blue, uint8, from byte `at` on."""
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2)
 
 
 @triton.jit
 def blended(alpha, over, under):
     """`augment.backends.torch_ops.blend` of one channel; int32 alpha of 255, uint8 levels."""
-    return (alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 127) // 255
+    mix = alpha * over.to(tl.int32) + (255 - alpha) * under.to(tl.int32) + 128
+    return (mix + (mix >> 8)) >> 8  # mix / 255 rounded, for all that mix can be
 
 
 @triton.jit
-def composed(cuts, alpha, scene, patch, rect, flip, view, y, x, inside, size):
-    """Levels of pixels (y, x) of the finished, uncoloured view: the patch where its rectangle is, else the scene.
-
-    `alpha` uint8 [views, size, size], before the flip: the patch's share of each pixel; None: all of it.
-    """
+def placed(scene, patch, rect, flip, view):
+    """What `composed` needs to know of a view; offsets have 64 bits, as scenes may be anywhere."""
     x0, y0 = tl.load(rect + 4 * view), tl.load(rect + 4 * view + 1)
     x1, y1 = tl.load(rect + 4 * view + 2), tl.load(rect + 4 * view + 3)
-    on_patch = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-    column = tl.where(tl.load(flip + view) != 0, size - 1 - x, x)
-    in_patch = tl.load(patch + view) + 3 * ((y - y0) * (x1 - x0) + x - x0)
-    in_scene = tl.load(scene + view) + 3 * (y * size + column)
+    return x0, y0, x1 - x0, y1 - y0, tl.load(flip + view), tl.load(patch + view), tl.load(scene + view)
+
+
+@triton.jit
+def within(i, length):
+    """Whether 0 <= i < length, in one comparison: below 0 is beyond all as an unsigned number."""
+    return i.to(tl.uint32, bitcast=True) < length.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def composed(cuts, alpha, place, view, y, x, size):
+    """Levels of the tile of rows `y` and columns `x` (all in the view) of the finished, uncoloured view.
+
+    They are the patch's where its rectangle is, else the scene's. `alpha` uint8 [views, size, size], before the flip:
+    the patch's share of each pixel; None: all of it.
+    """
+    x0, y0, width, height, flip, of_patch, of_scene = place
+    over = within(y - y0, height)[:, None] & within(x - x0, width)[None, :]
+    column = tl.where(flip != 0, size - 1 - x, x)
+    in_patch = (3 * width * (y - y0))[:, None] + (3 * (x - x0))[None, :]
+    in_scene = (3 * size * y)[:, None] + (3 * column)[None, :]
     if alpha is None:  # settled when the kernel is compiled
-        red, green, blue = levels(cuts, tl.where(on_patch, in_patch, in_scene), inside)
+        return levels(cuts + tl.where(over, of_patch, of_scene) + tl.where(over, in_patch, in_scene))
     else:
-        at = (view.to(tl.int64) * size + y) * size + column
-        share = tl.load(alpha + at, mask=inside & on_patch, other=0).to(tl.int32)
-        over_r, over_g, over_b = levels(cuts, in_patch, inside & on_patch)
-        under_r, under_g, under_b = levels(cuts, in_scene, inside)
+        at = alpha + view.to(tl.int64) * size * size + (size * y)[:, None] + column[None, :]
+        share = tl.load(at, mask=over, other=0).to(tl.int32)
+        over_r, over_g, over_b = levels(cuts + of_patch + tl.where(over, in_patch, 0))
+        under_r, under_g, under_b = levels(cuts + of_scene + in_scene)
         red, green = blended(share, over_r, under_r), blended(share, over_g, under_g)
-        blue = blended(share, over_b, under_b)
-    return red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
+        return red, green, blended(share, over_b, under_b)
 
 
 @triton.jit
@@ -138,44 +163,65 @@ def operate(op, factor, centre, red, green, blue):
 
 @triton.jit
 def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, sums, size, LINEAR: tl.constexpr,
-                BLOCK: tl.constexpr):  # fmt: skip
-    """sums[view] += (red, green, blue), or for torchvision 256 · luma as it is before the contrast's turn."""
+                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """sums[view] += (red, green, blue), or for torchvision 256 · luma as it is before the contrast's turn.
+
+    Of the views that are jittered; no other has a contrast.
+    """
     view = tl.program_id(1)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size * size
-    red, green, blue = composed(cuts, alpha, scene, patch, rect, flip, view, pixel // size, pixel % size, inside, size)
-    if LINEAR:
+    if tl.load(jittered + view) != 0:
+        place = placed(scene, patch, rect, flip, view)
+        x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        red = tl.zeros([ROWS, COLUMNS], tl.int32)
+        green, blue = red, red
+        for first in range(0, size, ROWS):
+            y = first + tl.arange(0, ROWS)
+            r, g, b = composed(cuts, alpha, place, view, tl.minimum(y, size - 1), tl.minimum(x, size - 1), size)
+            inside = (y < size)[:, None] & (x < size)[None, :]
+            if LINEAR:
+                red += tl.where(inside, r.to(tl.int32), 0)
+                green += tl.where(inside, g.to(tl.int32), 0)
+                blue += tl.where(inside, b.to(tl.int32), 0)
+            else:
+                r, g, b = r.to(tl.float32), g.to(tl.float32), b.to(tl.float32)
+                before = True
+                for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
+                    op = tl.load(order + 4 * view + step)
+                    before = before & (op != 1)
+                    if before:
+                        r, g, b = operate(op, tl.load(jitter + 4 * view + op), 0.0, r, g, b)
+                red += tl.where(inside, luma(r, g, b) * 256 + 0.5, 0.0).to(tl.int32)
         tl.atomic_add(sums + 3 * view, tl.sum(red.to(tl.int64)))
-        tl.atomic_add(sums + 3 * view + 1, tl.sum(green.to(tl.int64)))
-        tl.atomic_add(sums + 3 * view + 2, tl.sum(blue.to(tl.int64)))
-    else:
-        if tl.load(jittered + view) != 0:
-            before = True
-            for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
-                op = tl.load(order + 4 * view + step)
-                before = before & (op != 1)
-                if before:
-                    red, green, blue = operate(op, tl.load(jitter + 4 * view + op), 0.0, red, green, blue)
-            level = tl.where(inside, luma(red, green, blue) * 256 + 0.5, 0.0)
-            tl.atomic_add(sums + 3 * view, tl.sum(level.to(tl.int64)))
+        if LINEAR:
+            tl.atomic_add(sums + 3 * view + 1, tl.sum(green.to(tl.int64)))
+            tl.atomic_add(sums + 3 * view + 2, tl.sum(blue.to(tl.int64)))
 
 
 @triton.jit
-def coloured(view, red, green, blue, sums, jittered, order, jitter, gray, matrix, offset, pixels,
+def terms(view, sums, matrix, offset, pixels, channel):
+    """Linear colour of `channel`: factors of red, green and blue, and what is added, for levels from 0 to 1."""
+    m, k = matrix + 9 * view + 3 * channel, offset + 9 * view + 3 * channel
+    constant = tl.load(k) * tl.load(sums + 3 * view).to(tl.float32)
+    constant += tl.load(k + 1) * tl.load(sums + 3 * view + 1).to(tl.float32)
+    constant += tl.load(k + 2) * tl.load(sums + 3 * view + 2).to(tl.float32)
+    return tl.load(m) / 255, tl.load(m + 1) / 255, tl.load(m + 2) / 255, constant / pixels / 255
+
+
+@triton.jit
+def mixed(red, green, blue, terms):
+    """One channel of linear colour. To clamp to 0 and 1 costs nothing, it comes with the last addition."""
+    level = terms[3] + terms[0] * red + terms[1] * green + terms[2] * blue
+    return tl.minimum(tl.maximum(level, 0.0), 1.0)
+
+
+@triton.jit
+def coloured(view, red, green, blue, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, pixels,
              LINEAR: tl.constexpr):  # fmt: skip
-    """The colour of view number `view`, in either meaning."""
+    """The colour of view number `view` in either meaning, as levels from 0 to 1; uint8 or int32 levels of 255 in."""
+    red, green, blue = red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
     if LINEAR:
-        mean_r = tl.load(sums + 3 * view).to(tl.float32) / pixels
-        mean_g = tl.load(sums + 3 * view + 1).to(tl.float32) / pixels
-        mean_b = tl.load(sums + 3 * view + 2).to(tl.float32) / pixels
-        m, k = matrix + 9 * view, offset + 9 * view
-        r = tl.load(m) * red + tl.load(m + 1) * green + tl.load(m + 2) * blue
-        r += tl.load(k) * mean_r + tl.load(k + 1) * mean_g + tl.load(k + 2) * mean_b
-        g = tl.load(m + 3) * red + tl.load(m + 4) * green + tl.load(m + 5) * blue
-        g += tl.load(k + 3) * mean_r + tl.load(k + 4) * mean_g + tl.load(k + 5) * mean_b
-        b = tl.load(m + 6) * red + tl.load(m + 7) * green + tl.load(m + 8) * blue
-        b += tl.load(k + 6) * mean_r + tl.load(k + 7) * mean_g + tl.load(k + 8) * mean_b
-        red, green, blue = clamped(r), clamped(g), clamped(b)
+        r, g = mixed(red, green, blue, of_red), mixed(red, green, blue, of_green)
+        return r, g, mixed(red, green, blue, of_blue)
     else:
         if tl.load(jittered + view) != 0:
             centre = tl.load(sums + 3 * view).to(tl.float32) / 256 / pixels
@@ -185,76 +231,119 @@ def coloured(view, red, green, blue, sums, jittered, order, jitter, gray, matrix
         if tl.load(gray + view) != 0:
             level = luma(red, green, blue)
             red, green, blue = level, level, level
-    return red, green, blue
+        return red / 255, green / 255, blue / 255
+
+
+@triton.jit
+def view_kernel(which, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, out,
+                scale, shift, size, LINEAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """The views numbered `which`: a program makes COLUMNS columns, ROWS rows at a time."""
+    view = tl.load(which + tl.program_id(1))
+    to_x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    x = tl.minimum(to_x, size - 1)
+    place = placed(scene, patch, rect, flip, view)
+    of_red = terms(view, sums, matrix, offset, size * size, 0)
+    of_green = terms(view, sums, matrix, offset, size * size, 1)
+    of_blue = terms(view, sums, matrix, offset, size * size, 2)
+    scale_r, scale_g, scale_b = 255 * tl.load(scale), 255 * tl.load(scale + 1), 255 * tl.load(scale + 2)
+    shift_r, shift_g, shift_b = tl.load(shift), tl.load(shift + 1), tl.load(shift + 2)
+    base = out + view.to(tl.int64) * size * size * 3
+    kind = out.dtype.element_ty
+    for first in range(0, size, ROWS):
+        y = first + tl.arange(0, ROWS)
+        r, g, b = composed(cuts, alpha, place, view, tl.minimum(y, size - 1), x, size)
+        r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
+                           LINEAR)  # fmt: skip
+        inside = (y < size)[:, None] & (to_x < size)[None, :]
+        to = base + ((3 * size * y)[:, None] + (3 * to_x)[None, :])
+        tl.store(to, (r * scale_r + shift_r).to(kind), mask=inside)
+        tl.store(to + 1, (g * scale_g + shift_g).to(kind), mask=inside)
+        tl.store(to + 2, (b * scale_b + shift_b).to(kind), mask=inside)
 
 
 @triton.jit
 def mirrored(i, n):
-    """Indices reflected at both borders, the edge not repeated."""
+    """Indices reflected at both borders, the edge not repeated. What is further out is not used, but must be inside."""
     i = tl.abs(i)
-    return tl.where(i >= n, 2 * n - 2 - i, i)
+    return tl.maximum(tl.where(i >= n, 2 * n - 2 - i, i), 0)
 
 
 @triton.jit
-def write(out, at, red, green, blue, scale, shift, inside):
-    """Levels to normalised values, three channels from element `at` on."""
-    kind = out.dtype.element_ty
-    tl.store(out + at, (red * tl.load(scale) + tl.load(shift)).to(kind), mask=inside)
-    tl.store(out + at + 1, (green * tl.load(scale + 1) + tl.load(shift + 1)).to(kind), mask=inside)
-    tl.store(out + at + 2, (blue * tl.load(scale + 2) + tl.load(shift + 2)).to(kind), mask=inside)
+def tile_of(canvas, colour, view, y, x, size, LINEAR: tl.constexpr):
+    """Rows `y` and columns `x` of the coloured view, float16 levels from 0 to 1 less 0.5: 11 bits keep those best."""
+    cuts, alpha, place = canvas
+    r, g, b = composed(cuts, alpha, place, view, y, x, size)
+    of_red, of_green, of_blue, sums, jittered, order, jitter, gray = colour
+    r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
+                       LINEAR)  # fmt: skip
+    return (r - 0.5).to(tl.float16), (g - 0.5).to(tl.float16), (b - 0.5).to(tl.float16)
 
 
 @triton.jit
-def view_kernel(cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, radius,
-                sigma, half, out, scale, shift, size, LINEAR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """`half` float32 [views, size, size, 3] takes the views that are to be blurred across, `out` the others."""
-    view = tl.program_id(1)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size * size
-    y, x = pixel // size, pixel % size
-    reach = tl.load(radius + view)
-    width = tl.where(reach > 0, tl.load(sigma + view), 1.0)
-    spread = -0.5 / (width * width)
-    red, green, blue = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    total = 0.0
-    for k in range(0, 2 * reach + 1):
-        distance = (k - reach).to(tl.float32)
-        weight = tl.exp(spread * distance * distance)
-        r, g, b = composed(cuts, alpha, scene, patch, rect, flip, view, mirrored(y + k - reach, size), x, inside, size)
-        r, g, b = coloured(view, r, g, b, sums, jittered, order, jitter, gray, matrix, offset, size * size, LINEAR)
-        red, green, blue = red + weight * r, green + weight * g, blue + weight * b
-        total += weight
-    red, green, blue = red / total, green / total, blue / total
-    at = (view.to(tl.int64) * size * size + pixel) * 3
-    if reach > 0:
-        tl.store(half + at, red, mask=inside)
-        tl.store(half + at + 1, green, mask=inside)
-        tl.store(half + at + 2, blue, mask=inside)
-    else:
-        write(out, at, red, green, blue, scale, shift, inside)
+def target(out, view, first_y, first_x, step, size, inner):
+    """Where a tile's pixels are written, and which are: `inner` rows and columns, as far as they are in the view."""
+    y, x = first_y + step, first_x + step
+    to = out + view.to(tl.int64) * size * size * 3 + ((3 * size * y)[:, None] + (3 * x)[None, :])
+    return to, (y < tl.minimum(first_y + inner, size))[:, None] & (x < tl.minimum(first_x + inner, size))[None, :]
 
 
 @triton.jit
-def across_kernel(half, radius, sigma, out, scale, shift, size, BLOCK: tl.constexpr):
-    """The blur along the rows, of the views that have one."""
-    view = tl.program_id(1)
-    reach = tl.load(radius + view)
-    if reach > 0:
-        pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        inside = pixel < size * size
-        y, x = pixel // size, pixel % size
-        width = tl.load(sigma + view)
-        spread = -0.5 / (width * width)
-        red, green, blue = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-        total = 0.0
-        base = half + view.to(tl.int64) * size * size * 3
-        for k in range(0, 2 * reach + 1):
-            distance = (k - reach).to(tl.float32)
-            weight = tl.exp(spread * distance * distance)
-            at = base + 3 * (y * size + mirrored(x + k - reach, size))
-            red += weight * tl.load(at, mask=inside, other=0)
-            green += weight * tl.load(at + 1, mask=inside, other=0)
-            blue += weight * tl.load(at + 2, mask=inside, other=0)
-            total += weight
-        at = (view.to(tl.int64) * size * size + pixel) * 3
-        write(out, at, red / total, green / total, blue / total, scale, shift, inside)
+def finish(to, levels, scale, shift, channel, inside):
+    """Writes a channel of what `tile_of` made."""
+    gain = 255 * tl.load(scale + channel)
+    normalised = levels * gain + (0.5 * gain + tl.load(shift + channel))
+    tl.store(to + channel, normalised.to(to.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def blur_kernel(which, radius, weights, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray,
+                matrix, offset, out, scale, shift, size, LINEAR: tl.constexpr, CHUNKS: tl.constexpr,
+                TILE: tl.constexpr):  # fmt: skip
+    """The views numbered `which`: a program reads CHUNKS × CHUNKS tiles, of TILE × TILE pixels each.
+
+    It makes the pixels in the middle, all whose blur reads nothing else, or TILE × TILE of them if CHUNKS is not 1.
+    `weights` float16 [n, TILE · (CHUNKS + 1)]: TILE zeros, 2 · radius + 1 weights, zeros.
+    """
+    number = tl.program_id(2)
+    reach = tl.load(radius + number)
+    inner = TILE - 2 * reach if CHUNKS == 1 else TILE
+    first_x, first_y = tl.program_id(0) * inner, tl.program_id(1) * inner
+    if (first_x < size) & (first_y < size):
+        view = tl.load(which + number)
+        canvas = cuts, alpha, placed(scene, patch, rect, flip, view)
+        of_red = terms(view, sums, matrix, offset, size * size, 0)
+        of_green = terms(view, sums, matrix, offset, size * size, 1)
+        of_blue = terms(view, sums, matrix, offset, size * size, 2)
+        colour = of_red, of_green, of_blue, sums, jittered, order, jitter, gray
+        step = tl.arange(0, TILE)
+        band = weights + TILE * (CHUNKS + 1) * number + TILE + (step[None, :] - step[:, None])  # [out, in]
+        if CHUNKS == 1:  # one channel after the other: fewer registers
+            y, x = mirrored(first_y - reach + step, size), mirrored(first_x - reach + step, size)
+            r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+            down = tl.load(band)
+            across = tl.trans(down)
+            to, inside = target(out, view, first_y, first_x, step, size, inner)
+            finish(to, tl.dot(tl.dot(down, r).to(tl.float16), across), scale, shift, 0, inside)
+            finish(to, tl.dot(tl.dot(down, g).to(tl.float16), across), scale, shift, 1, inside)
+            finish(to, tl.dot(tl.dot(down, b).to(tl.float16), across), scale, shift, 2, inside)
+        else:
+            red = tl.zeros([TILE, TILE], tl.float32)
+            green, blue = red, red
+            for cx in range(0, CHUNKS):
+                down_r = tl.zeros([TILE, TILE], tl.float32)  # blurred down the columns
+                down_g, down_b = down_r, down_r
+                for cy in range(0, CHUNKS):
+                    y = mirrored(first_y - reach + TILE * cy + step, size)
+                    x = mirrored(first_x - reach + TILE * cx + step, size)
+                    r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+                    down = tl.load(band + TILE * cy)
+                    down_r, down_g = tl.dot(down, r, down_r), tl.dot(down, g, down_g)
+                    down_b = tl.dot(down, b, down_b)
+                across = tl.trans(tl.load(band + TILE * cx))
+                red = tl.dot(down_r.to(tl.float16), across, red)
+                green = tl.dot(down_g.to(tl.float16), across, green)
+                blue = tl.dot(down_b.to(tl.float16), across, blue)
+            to, inside = target(out, view, first_y, first_x, step, size, inner)
+            finish(to, red, scale, shift, 0, inside)
+            finish(to, green, scale, shift, 1, inside)
+            finish(to, blue, scale, shift, 2, inside)

@@ -30,17 +30,18 @@ def test_every_kernel_is_launched_in_every_kind(made: list[launches.Launch]) -> 
     """What is recorded comes from the launch code. This says that the recording misses nothing that is known."""
     names = {name for name in vars(launches.kernels()) if name.endswith("_kernel")}
     assert {launch.name for launch in made} == names
-    of_views = [launch for launch in made if launch.name == "view_kernel"]
-    kinds = {(x["LINEAR"], x["alpha"] is None, x["out"].dtype, x["size"] % 16) for x in (v.named for v in of_views)}
     dtypes = {getattr(torch, name) for name in launches.DTYPES}
-    assert kinds == {(a, b, c, d) for a in (True, False) for b in (True, False) for c in dtypes for d in (0, 4)}
+    for kernel in ("view_kernel", "blur_kernel"):
+        named = [launch.named for launch in made if launch.name == kernel]
+        kinds = {(x["LINEAR"], x["alpha"] is None, x["out"].dtype, x["size"] % 16) for x in named}
+        assert kinds == {(a, b, c, d) for a in (True, False) for b in (True, False) for c in dtypes for d in (0, 4)}
     crops = [launch for launch in made if launch.name == "crop_kernel"]
     assert len(crops) == 1, "wherever the first picture begins"
 
 
 def test_each_kernel_compiles_for_hopper(made: list[launches.Launch]) -> None:
     chosen = launches.few(made)
-    assert len(chosen) == 10  # crop, across; mean and view: two meanings of colour, with and without alpha
+    assert len(chosen) == 13  # crop; mean, view and blur: two meanings of colour, with and without alpha
     prove(chosen, 90)
 
 
@@ -53,17 +54,17 @@ def test_all_specialisations_compile(made: list[launches.Launch], capability: in
 @pytest.mark.parametrize("name", KINDS)
 def test_making_views_never_waits_for_the_device(name: str) -> None:
     """Meta tensors have no numbers: whatever would hand one to the host raises."""
-    policy, launched = Policy(name=name, size=64, blur_p=1.0), []
+    policy, launched = Policy(name=name, size=64), []
     with launches.intercepted(lambda kernel, *_: launched.append(kernel.__name__)):
         views = launches.render(policy, "bfloat16", device="meta")
     assert [view.device.type for view in views] == ["meta"] * 2
-    assert launched == ["crop_kernel", "mean_kernel", "view_kernel", "across_kernel"]
+    assert launched == ["crop_kernel", "mean_kernel", "view_kernel", "blur_kernel"]
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         views[0].cpu()
 
 
 def one_work(dtype: str = "bfloat16"):
-    return iter([lambda: launches.render(Policy(size=64, blur_p=1.0), dtype)])
+    return iter([lambda: launches.render(Policy(size=64), dtype)])
 
 
 def broken_kernel():
@@ -72,11 +73,11 @@ def broken_kernel():
     import triton.language as tl
 
     @triton.jit
-    def across_kernel(half, radius, sigma, out, scale, shift, size, BLOCK: tl.constexpr):
+    def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         at = tl.program_id(0) * 100 + tl.arange(0, 100)
-        tl.store(out + at, tl.load(half + at).to(out.dtype.element_ty), mask=at < size)
+        tl.store(out + at, tl.load(image + at))
 
-    return across_kernel
+    return crop_kernel
 
 
 def greedy_kernel():
@@ -85,26 +86,26 @@ def greedy_kernel():
     import triton.language as tl
 
     @triton.jit
-    def across_kernel(half, radius, sigma, out, scale, shift, size, BLOCK: tl.constexpr):
+    def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         at = tl.arange(0, 128 * 128)
-        low = tl.load(half + at)
+        low = tl.load(image + at).to(tl.float32)
         total = tl.sum(low)
         tl.store(out + at, (low / total).to(out.dtype.element_ty))
 
-    return across_kernel
+    return crop_kernel
 
 
 def test_a_broken_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton
 
-    monkeypatch.setattr(launches.kernels(), "across_kernel", broken_kernel())
+    monkeypatch.setattr(launches.kernels(), "crop_kernel", broken_kernel())
     found = launches.recorded(one_work())
     with pytest.raises(triton.CompilationError, match="power of 2"):
-        prove([launch for launch in found if launch.name == "across_kernel"], 90)
-    monkeypatch.setattr(launches.kernels(), "across_kernel", greedy_kernel())
+        prove([launch for launch in found if launch.name == "crop_kernel"], 90)
+    monkeypatch.setattr(launches.kernels(), "crop_kernel", greedy_kernel())
     found = launches.recorded(one_work())
-    with pytest.raises(AssertionError, match=r"across_kernel.*registers: [0-9]+, more than 64"):
-        prove([launch for launch in found if launch.name == "across_kernel"], 90)
+    with pytest.raises(AssertionError, match=r"crop_kernel.*registers: [0-9]+, more than 80"):
+        prove([launch for launch in found if launch.name == "crop_kernel"], 90)
 
 
 def test_a_wrong_argument_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +143,8 @@ def test_a_wrong_dtype_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fused_cuda, "put", changed)
 
     cast("scale", torch.float64)
-    with pytest.raises(AssertionError, match=r"across_kernel.*scale is float64"):
-        prove([x for x in launches.recorded(one_work()) if x.name == "across_kernel"], 90)
+    with pytest.raises(AssertionError, match=r"view_kernel.*scale is float64"):
+        prove([x for x in launches.recorded(one_work()) if x.name == "view_kernel"], 90)
     cast("offset", torch.float32)
     with pytest.raises(triton.CompilationError):
         prove([x for x in launches.recorded(one_work()) if x.name == "crop_kernel"], 90)

@@ -139,4 +139,4 @@ def test_all_stages_run_on_a_cpu(boxes: Path, demo_root: Path, tmp_path: Path) -
     assert len(compiled) == 10
     assert not any(line["faults"] for line in compiled)
     timed = document(tmp_path, "kernel-times")["results"][1:]
-    assert [set(line["ms"]) for line in timed] == [{"crop_kernel", "mean_kernel", "view_kernel", "across_kernel"}] * 3
+    assert [set(line["ms"]) for line in timed] == [{"crop_kernel", "mean_kernel", "view_kernel", "blur_kernel"}] * 3
