@@ -56,6 +56,7 @@ CASES = {
     "disk": Case(files=True),
 }
 INSIDE = ("JPEG bytes in memory to two normalised views", "files on disk to batches of two normalised views")
+START = "import runpy, sys; runpy.run_path(sys.argv[1])['serve']()"
 # The arms of a case of files: name, cache, whether the folder is emptied first, epochs.
 LOADERS = (("RAM cache", "ram", False, 2), ("disk cache, run that makes it", "disk", True, 1),
            ("disk cache, next run", "disk", False, 1))  # fmt: skip
@@ -90,7 +91,7 @@ class Side:
         own = python.exists() and checkout != here.parent.parent
         self._checkout, self.commit = checkout, harness.commit(checkout)
         self._process = subprocess.Popen(
-            [str(python) if own else sys.executable, "-P", str(here.with_name("versions_worker.py"))],
+            [str(python) if own else sys.executable, "-P", "-c", START, str(here.with_name("versions_worker.py"))],
             cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip

@@ -150,7 +150,3 @@ def serve() -> None:
             answer = None
         else:
             answer = getattr(jobs[name], method)(**values)
-
-
-if __name__ == "__main__":
-    serve()
