@@ -104,14 +104,14 @@ def measure(arms: Sequence[Arm], repeats: int, say: Callable[[str], None] = lamb
             for arm in arms if (repeat * turns + turn) % 2 == 0 else reversed(arms):
                 for part in arm.parts[turn : turn + 1]:
                     arm.before()
-                    cpu, wall = _timed(part, arm.after)
+                    cpu, wall = timed(part, arm.after)
                     arm.cpu[-1] += cpu
                     arm.wall[-1] += wall
         say(f"repeat {repeat + 1} of {repeats} done")
     gc.unfreeze()
 
 
-def _timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float, float]:
+def timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float, float]:
     """CPU seconds of the process tree and seconds on the clock of one part of an arm's job."""
     family = _family_seconds()  # reading /proc takes a millisecond or two, which must not count as the arm's
     own, wall = time.process_time(), time.perf_counter()

@@ -191,8 +191,8 @@ def few(launches: list[Launch]) -> list[Launch]:
     return list(chosen.values())[::-1]
 
 
-def all_works() -> Iterator[Callable[[], object]]:
-    """Calls of the launch code, on the CPU: every policy, meaning of colour and dtype; kept pictures and fresh ones.
+def all_works(device: str = "cpu") -> "Iterator[Callable[[], tuple[torch.Tensor, ...]]]":
+    """Calls of the launch code: every policy, meaning of colour and dtype; kept pictures and fresh ones.
 
     The first fresh picture begins at an address that is a multiple of 16, or at an odd one.
     """
@@ -202,18 +202,33 @@ def all_works() -> Iterator[Callable[[], object]]:
     for size, name, colour, scene in itertools.product(SIZES, KINDS, COLOURS, SCENES):
         policy = Policy(name=name, size=size, colour=colour, scene=scene)
         for dtype, start in itertools.product(DTYPES, (0, 1)):
-            yield partial(render, policy, dtype, start)
-        yield partial(render_kept, policy)
+            yield partial(render, policy, dtype, start, device)
+        yield partial(render_kept, policy, device)
 
 
 def render(policy: "Policy", dtype: str, start: int = 0, device: str = "cpu") -> "tuple[torch.Tensor, ...]":
     """Views of small pictures, `start` bytes after an aligned address."""
+    plan, pictures, _ = small(policy, start, device)
+    return views(policy, plan, pictures, dtype, device)
+
+
+def views(
+    policy: "Policy", plan: "Plan", pictures: "list[Picture]", dtype: str, device: str
+) -> "tuple[torch.Tensor, ...]":
+    """`make_views` by the names of dtype and device."""
     import torch
 
     from augment.backends.fused_cuda import make_views
 
-    plan, pictures, _ = small(policy, start, device)
     return make_views(policy, plan, pictures, torch.device(device), getattr(torch, dtype))
+
+
+def decoded_picture(data: bytes, device: str) -> "Picture":
+    """A file decoded on the CPU, on the device."""
+    from augment.backends.decoded import Picture
+    from augment.backends.torch_ops import decode
+
+    return Picture(decode(data).permute(1, 2, 0).contiguous().to(device))
 
 
 def render_kept(policy: "Policy", device: str = "cpu") -> "tuple[torch.Tensor, ...]":

@@ -85,11 +85,11 @@ def measure(settings: RooflineSettings) -> dict[str, Any]:
     work = job.make_job(settings.photographs.images(), Policy(size=settings.job.size), settings.job)
     counted = [count(plan) for plan in work.plans["linear"]]
     moved, operations = (sum(column) / work.samples for column in zip(*counted, strict=True))
-    rulers, copied, multiplied = _rulers(work.device)
+    of_machine, copied, multiplied = rulers(work.device)
     with ExitStack() as stack:
         arms = list(scopes.ARMS["apply"](work, chosen, [], stack))
-        harness.measure([*arms, *rulers], settings.job.repeats)
-    middle = {arm.name: statistics.median(getattr(arm, unit)) for arm in [*arms, *rulers]}
+        harness.measure([*arms, *of_machine], settings.job.repeats)
+    middle = {arm.name: statistics.median(getattr(arm, unit)) for arm in [*arms, *of_machine]}
     bandwidth = copied / (middle["copy"] / 1e3)
     speed = multiplied / (middle["multiply"] / 1e3)
     bounds = {"memory": 1e3 * moved / bandwidth, "arithmetic": 1e3 * operations / speed}
@@ -109,7 +109,7 @@ def measure(settings: RooflineSettings) -> dict[str, Any]:
     }
 
 
-def _rulers(device: "torch.device") -> tuple[list[Arm], int, int]:
+def rulers(device: "torch.device") -> tuple[list[Arm], int, int]:
     """Arms of the machine's own rates, the bytes that a copy reads and writes, and the product's multiplications.
 
     The copy is larger than any cache; the product is one of float32 matrices.

@@ -156,16 +156,19 @@ def _sources(
         yield peer.name, "JPEG bytes in memory to two normalised views", itertools.starmap(render, batches)
 
 
-def decoded(work: "Job", load: float, depth: int = 3) -> Iterator[Any]:
-    """Batches of the job's own images from DALI's decoder alone, `depth` runs queued ahead."""
+def decoded(work: "Job", load: float, depth: int = 3, threads: int | None = None, fancy: bool = True) -> Iterator[Any]:
+    """Batches of the job's own images from DALI's decoder alone, `depth` runs queued ahead.
+
+    `threads`: default the job's; `fancy`: how chroma is upsampled, see `augment.backends.dali_graph.decode`.
+    """
     import numpy as np
 
     from augment.backends.dali import pipeline_settings
     from augment.backends.dali_graph import decode_graph
 
     rows = max(len(plan) for plan in work.plans["linear"])
-    own = {"prefetch_queue_depth": depth, "hw_decoder_load": load}
-    pipe: Any = decode_graph(**pipeline_settings(work.device, rows, work.threads) | own)  # type: ignore[call-arg]
+    own = {"prefetch_queue_depth": depth, "hw_decoder_load": load, "fancy": fancy}
+    pipe: Any = decode_graph(**pipeline_settings(work.device, rows, threads or work.threads) | own)  # type: ignore[call-arg]
     pipe.build()
     # The sources: every image of the set once an epoch, as the loader decodes them.
     batches = [

@@ -9,16 +9,14 @@ which needs 1,024 images, the checks come first (the backends' parity, the decod
 trainer's step.
 """
 
-import os
 import shlex
-import subprocess
-import sys
 import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.program import Photographs, parse
+from benchmarks.stages import run_limited
 from precompute.base.errors import BadValue
 from precompute.base.options import group, option
 from precompute.base.program import main
@@ -77,11 +75,11 @@ def program(argv: list[str] | None = None) -> int:
             ended["left for want of time"].append(name)
             continue
         print(f"\n== {name}: python {shlex.join(command)}", flush=True)
-        try:
-            if subprocess.run([sys.executable, *command], env=os.environ | environment, timeout=rest).returncode:
-                ended["failed"].append(name)
-        except subprocess.TimeoutExpired:
+        status = run_limited(command, rest, environment)
+        if status is None:
             ended["cut off"].append(name)
+        elif status:
+            ended["failed"].append(name)
     for outcome, names in ended.items():
         if names:
             print(f"{outcome}: {', '.join(names)}")

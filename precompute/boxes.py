@@ -179,7 +179,8 @@ def choose(settings: BoxSettings, listing: Listing, ranks: Process) -> tuple["Sc
         for flag, given in (("--form", settings.form != "tempered"), ("--value", settings.value is not None)):
             if given:
                 raise UserError(f"{flag}: annotated boxes are not searched for; take a detector with --source")
-        return ScanSettings(truth=True, detector=None), why
+        spare = None if settings.source == "gt" else "u2net" if settings.weights else FALLBACK
+        return ScanSettings(truth=True, detector=None, spare=spare, weights=settings.weights), why
     asked = settings.source != "auto"
     detector = settings.source if asked else "u2net" if settings.weights else FALLBACK
     reads = "cpu", "it only reads files"

@@ -26,7 +26,7 @@ from precompute.base.program import progress
 PATTERNS = ("plain_flank", "two_bars", "five_bars", "lengthwise_line", "large_spots", "small_spots", "saddle", "net")
 TAILS = ("forktail", "fantail")
 CLASS_NAMES = tuple(f"{i + 1:03d}.{p}_{t}" for i, (p, t) in enumerate((p, t) for p in PATTERNS for t in TAILS))
-IMAGES = 480
+IMAGES = 960
 _STAMP = "demo.json"
 _OVERSAMPLE = 2  # drawn at twice the size and reduced, for smooth edges
 

@@ -46,10 +46,7 @@ class ScanSettings:
     device: str = "cpu"
     maps: str | None = None  # for the detector "maps": folder of a grey picture for each picture
     max_pixels: int = pixels.MAX_PIXELS
-
-    @property
-    def source_names(self) -> tuple[str, ...]:
-        return ("gt", "whole") if self.detector is None else ("gt", "whole", self.detector)
+    spare: str | None = None  # without `detector`: for a picture whose annotated box is of another frame
 
     @cached_property
     def model(self) -> Detector | None:
@@ -57,6 +54,13 @@ class ScanSettings:
         if self.detector is None or self.detector == "maps":
             return None
         return make_detector(self.detector, device=self.device, weights=self.weights)
+
+    @cached_property
+    def finder(self) -> Detector | None:
+        """The detector of a picture whose annotated box is of no use: the scan's own, else the spare one."""
+        if self.model is not None or self.spare is None:
+            return self.model
+        return make_detector(self.spare, device=self.device, weights=self.weights)
 
 
 class _Picture(NamedTuple):
@@ -169,9 +173,9 @@ class Scan:
                     truth, clipped = clip_box(box, info.width, info.height - banner, info.orientation)
                     notes.update([CLIPPED] if clipped else [])
             except OtherFrame:
-                # A fault of the annotation, not of the picture: its box comes from the detector, if there is one.
+                # A fault of the annotation, not of the picture: its box comes from a detector, if there is one.
                 notes[OTHER_FRAME] += 1
-                if self.settings.truth and (model := self.settings.model) is not None:
+                if self.settings.truth and (model := self.settings.finder) is not None:
                     info, small = pixels.thumbnail(data, model.side, banner=banner, max_pixels=limit)
         if info.brightest < 16:
             notes[BLACK] += 1
@@ -216,9 +220,11 @@ class Scan:
 
     def _detect(self, pictures: list[_Picture], small: np.ndarray) -> list[_Picture]:
         """Boxes of one batch of small pictures uint8 [B, side, side, 3], or of ready maps uint8 [B, grid, grid]."""
-        model, grid = self.settings.model, self.settings.grid
+        model, grid, form = self.settings.finder, self.settings.grid, self.settings.form
+        if model is not None and self.settings.detector is None:
+            form = Form("tempered", model.gamma)
         maps = quantise(small if model is None else detect_maps(model, small, grid, self.settings.device))
-        rects = find_boxes(maps, self.settings.form)
+        rects = find_boxes(maps, form)
         out = []
         for picture, grid_map, (x0, y0, x1, y1) in zip(pictures, maps, rects.tolist(), strict=True):
             if self._keep is not None:
@@ -239,11 +245,13 @@ class Scan:
             offsets, packed = np.ascontiguousarray(np.array(places, np.int64).reshape(-1, 2).T)
         if listing.has_boxes and self.settings.detector:
             truths = np.array([p.truth or (np.nan,) * 4 for p in pictures], np.float32).reshape(-1, 4)
+        # The spare detector is named only where it was needed: most files of annotated boxes know none.
+        searched = self.settings.detector or (any(p.source == _DETECTED for p in pictures) and self.settings.spare)
         return BoxCache(
             dataset=listing.dataset,
             class_names=listing.class_names,
             split_names=listing.split_names,
-            source_names=self.settings.source_names,
+            source_names=("gt", "whole", searched) if searched else ("gt", "whole"),
             paths=np.array([listing.paths[i].encode() for i in index], np.bytes_),
             file_sizes=np.array([p.size for p in pictures], np.int64),
             hashes=np.frombuffer(b"".join(p.digest for p in pictures), np.uint8).reshape(-1, 16),

@@ -136,4 +136,7 @@ def merge(listing: Listing, shards: list[BoxCache], provenance: dict[str, Any]) 
     names = (name for name in (*COLUMNS, *FURTHER) if getattr(shards[0], name) is not None)
     columns = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in names}
     provenance = provenance | {"notes": dict(notes), "examples": examples}
-    return dataclasses.replace(shards[0], quarantine=tuple(quarantine), provenance=provenance, **columns)
+    sources = max((shard.source_names for shard in shards), key=len)  # a spare detector is named where it was needed
+    return dataclasses.replace(
+        shards[0], source_names=sources, quarantine=tuple(quarantine), provenance=provenance, **columns
+    )

@@ -1,5 +1,6 @@
 """What all tests share: the real photographs beside the checkout, and programs run as a user runs them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from precompute.base.program import main
 
 ROOT = Path(__file__).resolve().parent.parent
 # Idle OpenMP threads sleep instead of spinning: with other work on the same cores a step is several times faster.
@@ -35,6 +38,12 @@ def _threads_are_put_back(_threads: tuple[int, str | None]) -> None:
         os.environ["OMP_NUM_THREADS"] = told
 
 
+@pytest.fixture(autouse=True)
+def _folders_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that a test takes away stays away: users' programs wait a minute for it, most tests a moment."""
+    monkeypatch.setattr("precompute.base.away.LIMIT", 3.0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photographs, `../shared/data`; tests that need it are skipped where it is absent."""
@@ -48,11 +57,27 @@ def shared_data() -> Path:
 def run_module() -> Callable[..., subprocess.CompletedProcess]:
     """`run_module("precompute.boxes", "--dataset", "cub", cwd=..., timeout=...)` as a subprocess of the checkout."""
 
-    def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 120, **env: str):
+    def run(module: str, *arguments: object, cwd: Path = ROOT, timeout: float = 300, **env: str):
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # packages may lie there
         environment = os.environ | {"PYTHONPATH": path} | env
         command = [sys.executable, "-m", module, *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_here("precompute.boxes", "--dataset", "cub", ...)`: `main` without a process of its own."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        program = importlib.import_module(module).program
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(program, [*map(str, arguments)])
+        shown = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return subprocess.CompletedProcess([module], stopped.value.code, shown.out, shown.err)
 
     return run
 
@@ -75,4 +100,14 @@ def demo_boxes(
     out = tmp_path_factory.mktemp("boxes") / "demo.h5"
     done = run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", out)
     assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def cub_boxes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The box file of the real CUB photographs, their annotated boxes, made once a session."""
+    from precompute.boxes import make_boxes
+
+    out = tmp_path_factory.mktemp("cub") / "cub.h5"
+    make_boxes("cub", root=str(shared_data / "CUB_200_2011"), out=str(out), say=lambda line: None)
     return out

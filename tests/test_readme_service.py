@@ -1,6 +1,7 @@
 """README's commands for several trainings and machines run as they stand (training cut short)."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -40,6 +41,7 @@ def test_commands_for_several_machines_run(shared_data, tmp_path, run_module):
         done = run_module(*train, *SHORT, "--no-evaluate", cwd=tmp_path, timeout=300)
         assert done.returncode == 0, done.stderr
         assert re.search(r"helpers \d+: \d+ batches, \d+ made here", done.stdout), done.stdout
+        _two_processes_are_helped(tmp_path, train, run_module)
     finally:
         serving.send_signal(signal.SIGTERM)
     assert serving.wait(timeout=60) == 130, log.read_text()
@@ -47,3 +49,20 @@ def test_commands_for_several_machines_run(shared_data, tmp_path, run_module):
     done = run_module(*compare, *SHORT, cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "[cvsa:saliencyswap seed 0] " in done.stdout
+
+
+def _two_processes_are_helped(folder: Path, train: list[str], run_module) -> None:
+    """Two processes of one training, each a client of its own, train as they do without helpers."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    alone = train[: train.index("--service")]
+    losses = {}
+    for name, command in (("helped", train), ("alone", alone)):
+        out = folder / f"two-{name}"
+        flags = [*SHORT, "--no-evaluate", "--workers", "1", "--log-every", "1", "--out", out]
+        done = run_module(*launch, *command, *flags, cwd=folder, timeout=400, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+        assert ("helpers" in done.stdout) == (name == "helped"), done.stdout
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [row["loss"] for row in rows if row["kind"] == "step"]
+    assert len(losses["alone"]) > 3
+    assert losses["helped"] == losses["alone"]

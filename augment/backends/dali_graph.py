@@ -108,17 +108,17 @@ def views_graph(
 
 
 @pipeline_def
-def decode_graph(*, device: str, hw_decoder_load: float) -> Any:
+def decode_graph(*, device: str, hw_decoder_load: float, fancy: bool = True) -> Any:
     """Decoded pictures [H, W, 3], and nothing else: for the fused backend on CUDA."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-    return decode(encoded, device, hw_decoder_load)
+    return decode(encoded, device, hw_decoder_load, fancy)
 
 
-def decode(encoded: Any, device: str, hw_decoder_load: float) -> Any:
+def decode(encoded: Any, device: str, hw_decoder_load: float, fancy: bool = True) -> Any:
     """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's."""
     where: dict[str, Any] = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if device == "gpu" else {}
     return fn.decoders.image(
-        encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=True, **where
+        encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=fancy, **where
     )
 
 

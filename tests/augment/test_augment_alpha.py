@@ -32,17 +32,15 @@ def blob(width: int, height: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def birds(shared_data, tmp_path_factory, run_module):
+def birds(shared_data, cub_boxes, tmp_path_factory):
     """Box file and root of CUB, and maps of all its pictures at a quarter of their size."""
     folder, root = tmp_path_factory.mktemp("maps"), shared_data / "CUB_200_2011"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", folder / "cub.h5")
-    assert done.returncode == 0, done.stderr
-    pictures = ImageSet.open(folder / "cub.h5", root)
+    pictures = ImageSet.open(cub_boxes, root)
     for row in range(len(pictures)):
         file = (folder / "maps" / pictures.path(row)).with_suffix(".png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(blob(pictures.pool.widths[row] // 4, pictures.pool.heights[row] // 4)).save(file)
-    return folder / "cub.h5", root, folder / "maps"
+    return cub_boxes, root, folder / "maps"
 
 
 def plan_of(policy: Policy, birds):
@@ -168,10 +166,10 @@ def test_what_cannot_be_is_said_before_the_first_batch(birds, tmp_path):
         open_with(boxes, root, policy=SOFT, maps=tmp_path, **options)
 
 
-def test_the_preview_shows_it(birds, tmp_path, run_module):
+def test_the_preview_shows_it(birds, tmp_path, run_here):
     boxes, root, maps = birds
     flags = ["--name", "copy-paste", "--maps", maps, "--split", "all", "--count", "2", "--size", "64"]
-    done = run_module("augment.preview", "--boxes", boxes, "--root", root, "--out", tmp_path / "v.png", *flags)
+    done = run_here("augment.preview", "--boxes", boxes, "--root", root, "--out", tmp_path / "v.png", *flags)
     assert done.returncode == 0, done.stderr
     assert "copy-paste (swap)" in done.stdout
     assert (tmp_path / "v.png").stat().st_size > 1000

@@ -21,12 +21,9 @@ NAMES = ["kornia", "dali", "fused", "eager"]
 
 
 @pytest.fixture(scope="module")
-def birds(shared_data, tmp_path_factory, run_module) -> ImageSet:
+def birds(shared_data, cub_boxes) -> ImageSet:
     """The real CUB photographs with their ground-truth boxes."""
-    root, out = shared_data / "CUB_200_2011", tmp_path_factory.mktemp("birds") / "cub.h5"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return ImageSet.open(BoxCache.open(out), root)
+    return ImageSet.open(BoxCache.open(cub_boxes), shared_data / "CUB_200_2011")
 
 
 def plan_of(policy: Policy, birds: ImageSet, count: int = 12, seed: int = 3, start: int = 0):

@@ -13,11 +13,8 @@ from precompute.base.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def cub(shared_data, tmp_path_factory, run_module):
-    root, boxes = shared_data / "CUB_200_2011", tmp_path_factory.mktemp("boxes") / "cub.h5"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
-    return boxes, root
+def cub(shared_data, cub_boxes):
+    return cub_boxes, shared_data / "CUB_200_2011"
 
 
 def test_a_batch_moves_as_a_whole(cub):

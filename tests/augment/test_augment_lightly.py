@@ -7,18 +7,17 @@ from loading import open_with
 from augment import Policy
 
 
-def test_a_lightly_loop_learns(shared_data, tmp_path, run_module):
+def test_a_lightly_loop_learns(shared_data, cub_boxes):
     loss_module = pytest.importorskip("lightly.loss")
     heads = pytest.importorskip("lightly.models.modules.heads")
-    root, boxes = shared_data / "CUB_200_2011", tmp_path / "cub.h5"
-    assert run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", boxes).returncode == 0
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2))
     model = torch.nn.Sequential(net, torch.nn.Flatten(), heads.SimCLRProjectionHead(32, 32, 16))
     criterion, before = loss_module.NTXentLoss(), [p.detach().clone() for p in model.parameters()]
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     policy = Policy(size=32, blur_sigma=(0.1, 1.0))
-    with open_with(boxes, root, policy=policy, batch_size=16, split=None, device="cpu", say=lambda _: None) as views:
+    options = {"policy": policy, "batch_size": 16, "split": None, "device": "cpu", "say": lambda _: None}
+    with open_with(cub_boxes, shared_data / "CUB_200_2011", **options) as views:
         for batch in views:
             loss = criterion(model(batch.q), model(batch.k))
             optimiser.zero_grad()

@@ -11,12 +11,12 @@ from augment.preview import program
 from precompute.base.program import main
 
 
-def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_boxes, tmp_path, run_module):
+def test_sheet_shows_sources_and_views_with_their_rectangles(demo_root, demo_boxes, tmp_path, run_here):
     arguments = ["--boxes", demo_boxes, "--root", demo_root, "--count", 3, "--size", 64, "--backend", "eager"]
     sheets = {}
     for outlines in ("--outlines", "--no-outlines"):
         out = tmp_path / f"{outlines}.png"
-        done = run_module("augment.preview", *arguments, "--out", out, "--json", outlines)
+        done = run_here("augment.preview", *arguments, "--out", out, "--json", outlines)
         assert done.returncode == 0, done.stderr
         assert "eager" in done.stderr
         shown = json.loads(done.stdout.splitlines()[-1])

@@ -13,17 +13,15 @@ from augment.backends import fused, jpeg, native
 from augment.backends.layout import CROP, lay_out
 from augment.stream.imageset import ImageSet
 from augment.views.schedule import Schedule
-from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadValue
+from precompute.boxes import make_boxes
 
 
 @pytest.fixture(scope="module")
-def large(shared_data, tmp_path_factory, run_module) -> ImageSet:
+def large(shared_data, tmp_path_factory) -> ImageSet:
     """Real photographs of 3 to 10 megapixels."""
     root, out = shared_data / "large", tmp_path_factory.mktemp("large") / "large.h5"
-    done = run_module("precompute.boxes", "--dataset", "folder", "--root", root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return ImageSet.open(BoxCache.open(out), root)
+    return ImageSet.open(make_boxes("folder", root=str(root), out=str(out), say=lambda line: None), root)
 
 
 def crops_of(*jobs: tuple[int, int, int, int, int, int]) -> np.ndarray:

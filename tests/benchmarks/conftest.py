@@ -6,15 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def cub_images(shared_data, tmp_path_factory, run_module):
+def cub_images(shared_data, cub_boxes):
     """Real photographs with their boxes."""
     from augment.stream.imageset import ImageSet
 
-    root = shared_data / "CUB_200_2011"
-    out = tmp_path_factory.mktemp("boxes") / "cub.h5"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return ImageSet.open(out, root)
+    return ImageSet.open(cub_boxes, shared_data / "CUB_200_2011")
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +27,12 @@ def demo_result(boxes, tmp_path_factory, run_module):
 
 
 @pytest.fixture(scope="session")
-def boxes(demo_root, tmp_path_factory, run_module):
+def boxes(demo_root, tmp_path_factory):
     """A box file of the demo set, read as cub."""
+    from precompute.boxes import make_boxes
+
     out = tmp_path_factory.mktemp("as_cub") / "demo.h5"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", demo_root, "--out", out)
-    assert done.returncode == 0, done.stderr
+    make_boxes("cub", root=str(demo_root), out=str(out), say=lambda line: None)
     return out
 
 

@@ -1,28 +1,9 @@
-"""Commands run inside the test process: the same `main` as on the command line, without the seconds of start-up."""
+"""The boxes command, run inside the test process."""
 
-import importlib
 import subprocess
 from collections.abc import Callable
 
 import pytest
-
-from precompute.base import program as programs
-
-
-@pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess]:
-    """`run_here("precompute.boxes", "--dataset", "cub", ...)`, with the outcome as `run_module` gives it."""
-
-    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
-        program = importlib.import_module(module).program
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            programs.main(program, [*map(str, arguments)])
-        shown = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return subprocess.CompletedProcess([module], stopped.value.code, shown.out, shown.err)
-
-    return run
 
 
 @pytest.fixture

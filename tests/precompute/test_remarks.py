@@ -76,12 +76,12 @@ def test_parts_of_a_split_are_judged_without_copies_too(root):
     assert set(bench.rows("train/dev").tolist()) == expected
 
 
-def test_nothing_held_out_is_refused(root, run_module):
+def test_nothing_held_out_is_refused(root, run_here):
     shutil.rmtree(root / "test")
     shutil.copytree(root / "train", root / "test")
     (said,) = _said(root)
     assert said.startswith("12 pictures in two splits")
-    done = run_module(
+    done = run_here(
         "trainer.evaluate", "random", "--arch", "resnet10w8", "--boxes", root.parent / "set.h5", "--root", root
     )
     assert done.returncode == 1
@@ -120,7 +120,7 @@ def test_a_copy_is_no_background_of_its_picture(root):
     assert pairs == 4 * 21 * 2
 
 
-def test_classes_of_one_split_only(root, run_module):
+def test_classes_of_one_split_only(root, run_here):
     _picture(root / "test/kite/1.jpg", 99)
     (said,) = _said(root)
     assert said.startswith("1 of 4 classes of split test are in no other split (such as kite)")
@@ -129,22 +129,22 @@ def test_classes_of_one_split_only(root, run_module):
     said = [str(r) for r in remarks(_boxes(root, rebuild=True))]
     assert "test has no class in common with train: accuracies would be 0" in said[1]
     flags = ["random", "--arch", "resnet10w8", "--size", "32", "--boxes", root.parent / "set.h5", "--root", root]
-    done = run_module("trainer.evaluate", *flags)
+    done = run_here("trainer.evaluate", *flags)
     assert done.returncode == 1
     assert "--eval-split test have no class in common (such as finch and FINCH)" in done.stderr
     assert "--protocol localise" in done.stderr
-    assert run_module("trainer.evaluate", *flags, "--protocol", "localise").returncode == 0
-    done = run_module("trainer.run", *flags[1:], "--epochs", "1", "--batch-size", "4", "--out", root.parent / "run")
+    assert run_here("trainer.evaluate", *flags, "--protocol", "localise").returncode == 0
+    done = run_here("trainer.run", *flags[1:], "--epochs", "1", "--batch-size", "4", "--out", root.parent / "run")
     assert done.returncode == 1
     assert "leave the evaluation out: --no-evaluate" in done.stderr
     assert not (root.parent / "run").exists()
 
 
-def test_the_split_with_labels_is_judged(root, run_module):
+def test_the_split_with_labels_is_judged(root, run_here):
     (root / "test").rename(root / "val")
     _picture(root / "test" / "a.jpg", 50)
     _boxes(root)
-    done = run_module(
+    done = run_here(
         "trainer.evaluate", "random", "--arch", "resnet10w8", "--size", "32", "--boxes", root.parent / "set.h5",
         "--root", root, "--protocol", "knn",
     )  # fmt: skip

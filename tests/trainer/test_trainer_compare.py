@@ -137,7 +137,7 @@ def test_it_localises_with_controls(tmp_path: Path, run_module: Callable) -> Non
     assert run_module("precompute.boxes", "--dataset", "demo", "--root", root, "--out", boxes).returncode == 0
     arms = ["cvsa:saliencyswap", "cvsa:saliencyswap:shuffled-masks"]
     flags = ["--preset", "demo", "--boxes", boxes, "--root", root, "--size", 64, "--scene", "whole", "--own", 0,
-             "--epochs", 44, "--device", "cpu"]  # fmt: skip
+             "--epochs", 22, "--device", "cpu"]  # fmt: skip
     done = run_module(
         "trainer.compare", "--arms", *arms, "--seeds", 1, "--out", tmp_path, "--json", "--", *flags, timeout=1200
     )

@@ -131,10 +131,10 @@ def test_torchvision_vit_gives_torchvisions_features(tmp_path: Path) -> None:
     assert maps(load_any(tmp_path / "b16.pth", None, 64)[0], images[:, :, :64, :64]).shape == (1, 768, 4, 4)
 
 
-def test_evaluate_takes_a_vit(tiny: Path, demo_boxes: Path, demo_root: Path, run_module: Callable) -> None:
-    done = run_module(
+def test_evaluate_takes_a_vit(tiny: Path, demo_boxes: Path, demo_root: Path, run_here: Callable) -> None:
+    done = run_here(
         "trainer.evaluate", tiny, "--boxes", demo_boxes, "--root", demo_root, "--size", 64, "--device", "cpu",
-        "--protocol", "knn", "localise", "linear", "--linear-epochs", 1, "--json", OMP_NUM_THREADS="1",
+        "--protocol", "knn", "localise", "linear", "--linear-epochs", 1, "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,5 @@
 """The gallery: its maps against slow references, and a sheet from real photographs."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +33,9 @@ def test_maps_equal_their_formulas() -> None:
 
 
 def test_a_sheet_of_real_birds(
-    shared_data: Path, tmp_path: Path, run_module: Callable, capsys: pytest.CaptureFixture[str]
+    shared_data: Path, cub_boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, boxes, sheet = shared_data / "CUB_200_2011", tmp_path / "cub.h5", tmp_path / "sheet.png"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", boxes)
-    assert done.returncode == 0, done.stderr
+    root, boxes, sheet = shared_data / "CUB_200_2011", cub_boxes, tmp_path / "sheet.png"
     flags = ["--arch", "resnet10w8", "--boxes", str(boxes), "--root", str(root), "--size", "32",
              "--protocol", "localise", "--device", "cpu", "--gallery", str(sheet)]  # fmt: skip
     assert program(["random", *flags]) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.comparison.table import table
+from trainer.comparison.table import paired, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -24,12 +24,32 @@ def test_readme_shows_the_committed_comparison() -> None:
         assert word.replace("0.", ".") in text.split("<!-- gate -->")[0]  # the sentence above the table
 
 
-def test_readme_shows_how_the_settings_were_chosen() -> None:
-    result = json.loads((ROOT / "trainer" / "results" / "settings.json").read_text())
+@pytest.mark.parametrize(
+    ("mark", "file", "measures"),
+    [
+        ("settings", "settings", ("probe AUC, off-centre crops", "kNN accuracy")),
+        (
+            "matching",
+            "cub25-matching",
+            (
+                "kNN accuracy",
+                "same-class retrieval AUC",
+                "matched cells, held-out views",
+                "matched cells, untrained net",
+                "own keys beat another image's",
+                "probe AUC, off-centre crops",
+                "C map AUC, held-out views",
+                "C map AUC, another image's keys",
+            ),
+        ),
+    ],
+)
+def test_readme_shows_other_comparisons_and_their_commands(mark: str, file: str, measures: tuple[str, ...]) -> None:
+    result = json.loads((ROOT / "trainer" / "results" / f"{file}.json").read_text())
     text = (ROOT / "trainer" / "README.md").read_text()
-    shown = text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0].strip()
-    assert shown == f"```\n{table(result, ('probe AUC, off-centre crops', 'kNN accuracy'))}\n```"
-    command = " ".join(text.split("<!-- settings -->")[0].rsplit("```", 2)[1].split("\\\n"))
+    shown = text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
+    assert shown == f"```\n{table(result, measures)}\n```"
+    command = " ".join(text.split(f"<!-- {mark} -->")[0].rsplit("```", 2)[1].split("\\\n"))
     argv = shlex.split(command)[3:]
     cut = argv.index("--")
     assert argv[cut + 1 :] == result["flags"]
@@ -47,3 +67,19 @@ def test_readme_tells_what_other_runs_of_it_say(name: str, seeds: int, own: str)
         told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
         assert f"{measure.split(', ')[0]}" in text
         assert told.replace("0.", ".") in text
+
+
+def test_readme_tells_what_matching_gains_on_fresh_seeds() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "cub25-matching.json").read_text())
+    text = " ".join((ROOT / "trainer" / "README.md").read_text().split("<!-- /matching -->")[1].split())
+    ours, wrong = "matching:saliencyswap", "matching:saliencyswap:wrong-cells"
+    matched, own = "matched cells, held-out views", "own keys beat another image's"
+    probe, knn = "probe AUC, off-centre crops", "kNN accuracy"
+    for measure, arm, other in [
+        (matched, ours, "cvsa:saliencyswap"), (matched, wrong, ours), (own, ours, "cvsa:saliencyswap"),
+        (knn, ours, "cvsa:saliencyswap"), (knn, ours, "byol:rrc"), (knn, ours, "simclr:rrc"),
+        (probe, ours, "cvsa:saliencyswap"), (probe, ours, "byol:rrc"),
+    ]:  # fmt: skip
+        gain = paired(*(result["measures"][measure][a]["values"] for a in (arm, other)))
+        told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        assert told.replace("0.", ".") in text, (measure, arm, other)

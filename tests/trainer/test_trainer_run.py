@@ -222,9 +222,9 @@ def test_second_stage_keeps_the_frozen_stages(flags: list[str], unbroken: Path, 
 
 
 def test_evaluate_gives_every_protocol_as_json(
-    demo_boxes: Path, demo_root: Path, unbroken: Path, run_module: Callable
+    demo_boxes: Path, demo_root: Path, unbroken: Path, run_here: Callable
 ) -> None:
-    done = run_module(
+    done = run_here(
         "trainer.evaluate", unbroken / "encoder.safetensors", "--boxes", demo_boxes, "--root", demo_root,
         "--protocol", "all", "--size", 32, "--batch-size", 16, "--linear-epochs", 2, "--finetune-epochs", 1,
         "--pipeline", "kornia",
