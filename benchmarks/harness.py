@@ -163,7 +163,7 @@ def facts() -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
         },
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit(Path(__file__).resolve().parents[1]),
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "gpu_memory_mib": gpu_memory_mib(),
     }
@@ -203,11 +203,11 @@ def _processor() -> str:
     return (name or platform.processor() or "unknown") + vectors
 
 
-def _commit() -> str:
-    """The checkout's commit, with "+changes" where its code differs from it; "unknown" outside of a checkout."""
+def commit(checkout: Path) -> str:
+    """A checkout's commit, with "+changes" where its code differs from it; "unknown" outside of a checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+        command = ["git", "-C", str(checkout), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

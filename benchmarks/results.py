@@ -13,7 +13,7 @@ from precompute.base.files import replacing
 SCHEMA = 1
 UNITS = {"cpu_ms": "CPU ms", "wall_ms": "ms on the clock"}  # of the process tree's CPU time, or of the clock (CUDA)
 CEILINGS = ("decode only", "frozen batch")  # arms that are no peers: the job cannot be faster than they are
-PATHS = ("boxes", "root", "out", "data", "weights", "basnet_weights", "markdown")  # settings that are paths
+PATHS = ("boxes", "root", "old", "out", "data", "weights", "basnet_weights", "markdown")  # settings that are paths
 FOLDER = Path(__file__).resolve().parent / "results"
 _TOP = ("benchmark", "settings", "machine", "versions", "commit", "arms")
 _ARM = ("name", "inside", "samples", *UNITS)

@@ -39,6 +39,7 @@ class SuiteSettings:
     minutes: float | None = option(
         None, "end after this time: the program that runs then is cut off; it and the programs left are named"
     )
+    old: str | None = option(None, "folder of an older checkout, for the programs that compare with one")
     again: bool = option(False, "also measure the results that are there already")
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ def program(argv: list[str] | None = None) -> int:
         path = Path(settings.out) / f"{name}.json"
         if path.exists() and not settings.again:
             print(f"{name}: there already", flush=True)
+        elif settings.old is None and RECIPES[settings.device][name][0] == "versions":
+            print(f"{name}: left out, it compares with an older checkout (--old)", flush=True)
         else:
             todo.append((name, [*_command(settings, name), "--out", str(path)]))
     environment = {"PYTHONUNBUFFERED": "1"}
@@ -93,7 +96,8 @@ def _data(photographs: Photographs, module: str = "") -> list[str]:
 
 def _command(settings: SuiteSettings, name: str) -> list[str]:
     module, *flags = RECIPES[settings.device][name]
-    return ["-m", f"benchmarks.{module}", *_data(settings.photographs, module), *flags]
+    older = ["--old", settings.old] if module == "versions" and settings.old else []
+    return ["-m", f"benchmarks.{module}", *_data(settings.photographs, module), *older, *flags]
 
 
 def _checks(settings: SuiteSettings) -> list[tuple[str, list[str]]]:

@@ -15,6 +15,7 @@ ALL = [(device, name) for device, recipes in suite.RECIPES.items() for name in r
 def test_recipes_are_understood(device: str, name: str, tmp_path: Path) -> None:
     module, *flags = suite.RECIPES[device][name]
     missing = ["--dataset", "cub"] if module == "search" else ["--boxes", str(tmp_path / "missing.h5")]
+    missing += ["--old", str(tmp_path / "missing")] if module == "versions" else []
     flags = [*flags, *missing, "--root", str(tmp_path / "missing"), *(["--rounds", "1"] * (module == "throughput"))]
     with pytest.raises(UserError) as caught:
         importlib.import_module(f"benchmarks.{module}").program(flags)
