@@ -2,14 +2,13 @@
 //
 // By libjpeg-turbo, found by augment/backends/jpeg.py: rows above and columns of blocks beside what is read are skipped
 // (their codes must be read, the rest need not be computed), rows below are not even looked at. The pixels are those of
-// the whole decode, to the bit. Of most files the coefficients are read by huffman.hpp, in the place of libjpeg's reader.
-// A file that this way does not take, or that libjpeg warns of, is left to the caller, whose decoder then judges it.
+// the whole decode, to the bit. A file that this way does not take, or that libjpeg warns of, is left to the caller,
+// whose decoder then judges it.
 
 #include <memory>
 #include <new>
 
 #include "crops.hpp"
-#include "huffman.hpp"
 #include "libjpeg.hpp"
 
 using libjpeg::Decompress;
@@ -54,10 +53,6 @@ void jump_if_damaged(Decompress* d, int level) {
   if (level < 0) jump_back(d);
 }
 void say_nothing(Decompress*) {}
-int read_blocks(Decompress* d, int16_t** blocks) {
-  if (!static_cast<huffman::Scan*>(d->client_data)->next(blocks)) jump_back(d);
-  return 1;
-}
 
 // One thread's, kept from picture to picture.
 class Decoder {
@@ -95,8 +90,7 @@ class Decoder {
 
   // The crops of one picture, to their places.
   Status cut(const uint8_t* data, int64_t size, int32_t shrink, Crop* jobs, int64_t n) {
-    own_reader_ = false;
-    if (!upright(data, size, shrink)) return kOther;
+    if (!upright(data, size)) return kOther;
     const libjpeg::Functions& call = library_.functions;
     Decompress* const d = at();
     if (setjmp(errors_.back)) {
@@ -145,7 +139,6 @@ class Decoder {
     d->out_colours = libjpeg::kRgb;
     d->scale_numerator = 1, d->scale_denominator = uint32_t(shrink);
     call.start(d);
-    own_reader_ = own_reader_ && put_reader();
     if (right > d->output_width || bottom > d->output_height) return kRefused;
     const uint32_t full = d->output_width, height = d->output_height;
     uint32_t left = uint32_t(all.x0) - std::min(uint32_t(all.x0), kMargin);
@@ -166,8 +159,7 @@ class Decoder {
       for (uint32_t i = 0; i < count; ++i) rows[i] = pixels_.get() + (row - top + i) * stride;
       if (call.read(d, rows, count) == 0) return kRefused;
     }
-    if (bottom == height && own_reader_ && !scan_.ended()) return kRefused;
-    if (bottom == height && !own_reader_) call.finish(d);  // the end marker must be there
+    if (bottom == height) call.finish(d);  // the end marker must be there
     else call.abort(d);
     const int32_t kept = int32_t(bottom - top);
     return cut_from(pixels_.get(), int32_t(stride / 3), kept, int32_t(left), int32_t(top), shrink, jobs, n);
@@ -194,25 +186,9 @@ class Decoder {
     return value;
   }
 
-  // Makes libjpeg call `read_blocks`. Its reader is behind one of the last five pointers of the structure, in every
-  // version; in that, a function that begins, then one that reads. False where it does not look so.
-  bool put_reader() {
-    struct Reader {
-      void* begin;
-      int (*read)(Decompress*, int16_t**);
-    }* reader;
-    std::memcpy(&reader, bytes_ + library_.structure - 5 * sizeof(void*), sizeof reader);
-    const auto near = [&](auto f) { return std::abs(intptr_t(f) - intptr_t(library_.functions.start)) < (64 << 20); };
-    if (!reader || !near(reader->begin) || !near(reader->read)) return false;
-    at()->client_data = &scan_;
-    reader->read = read_blocks;
-    return true;
-  }
-
   // Whether a JPEG's header names no other orientation than upright. (Its callers know it to be well-formed; where it is
-  // not, the answer is no.) Notes on the way whether huffman.hpp reads it.
-  bool upright(const uint8_t* data, int64_t size, int32_t shrink) {
-    scan_.clear();
+  // not, the answer is no.)
+  static bool upright(const uint8_t* data, int64_t size) {
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return false;
     for (int64_t at = 2; at + 4 <= size;) {
       if (data[at] != 0xFF) return false;
@@ -223,12 +199,8 @@ class Decoder {
       const int marker = data[at + 1];
       const int64_t length = data[at + 2] << 8 | data[at + 3];
       if (length < 2 || at + 2 + length > size) return false;
+      if (marker == 0xDA) return true;
       const uint8_t* body = data + at + 4;
-      if (marker == 0xDA) {
-        own_reader_ = scan_.begin(body, length - 2, data + size, shrink == 8);
-        return true;
-      }
-      scan_.segment(marker, body, length - 2);
       if (marker == 0xE1 && length >= 6 && !std::memcmp(body, "Exif", 4) && !upright_exif(body + 6, length - 8)) return false;
       at += 2 + length;
     }
@@ -254,8 +226,7 @@ class Decoder {
 
   static constexpr uint32_t kRows = 16;  // asked for at once; libjpeg gives as many as it makes together
   JpegLibrary library_{};  // a copy: another one may come to lie at the same address
-  bool open_ = false, own_reader_ = false;
-  huffman::Scan scan_;
+  bool open_ = false;
   JumpingErrors errors_;
   alignas(64) uint8_t bytes_[kMostStructure] = {};
   std::unique_ptr<uint8_t[]> pixels_;
