@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import report, results
 
+pytestmark = pytest.mark.slow  # a dozen processes that import torch
 SMALL = ("--size", 32, "--batch", 16, "--images", 48, "--trainings", 2, "--repeats", 2)
 
 
@@ -48,13 +49,11 @@ def test_pictures_and_batches_are_shared(run, tmp_path):
     assert seen["batches made alone"] == 0
 
 
-@pytest.mark.slow
 def test_jobs_make_views_once(run):
     (document,) = run("jobs").values()
     assert document["seen"] == {"runs with equal weights, to the bit": "2 of 2"}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
 def test_helpers_and_carrying(run):
     found = run("ray", "transport")
