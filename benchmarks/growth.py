@@ -69,7 +69,7 @@ def images_at(images: "ImageSet", job: JobSettings, over: str, value: float, sta
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         few = rows % min(len(cache), 32)  # to make one of a dozen megapixels takes half a second
         return ImageSet.open(resized(cache, root, few, value, folder), folder)
-    return ImageSet.open(_of_rows(cache, rows % len(cache)), root)
+    return ImageSet.open(of_rows(cache, rows % len(cache)), root)
 
 
 def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder: Path) -> "BoxCache":
@@ -84,7 +84,7 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
 
     few, places = np.unique(rows, return_inverse=True)
     paths = np.array([f"{row}.jpg" for row in few.tolist()], "S")
-    small = _of_rows(cache, few, paths=paths, banners=np.zeros(len(few), np.int16), plain=np.ones(len(few), bool),
+    small = of_rows(cache, few, paths=paths, banners=np.zeros(len(few), np.int16), plain=np.ones(len(few), bool),
                      offsets=None, packed=None)  # fmt: skip
     for i, row in enumerate(few.tolist()):
         picture = Image.fromarray(pixels.decode(cache.read(root, row)))
@@ -93,10 +93,10 @@ def resized(cache: "BoxCache", root: Path, rows: Any, megapixels: float, folder:
         path = folder / small.path(i)
         picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=90)
         small.file_sizes[i], small.widths[i], small.heights[i] = path.stat().st_size, width, height
-    return _of_rows(small, places)
+    return of_rows(small, places)
 
 
-def _of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
+def of_rows(cache: "BoxCache", rows: Any, **changes: Any) -> "BoxCache":
     """The cache of these rows, some of which may come more than once."""
     from precompute.base.boxfile import COLUMNS, FURTHER
 

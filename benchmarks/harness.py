@@ -23,7 +23,7 @@ from precompute.base.program import cores
 
 LIBRARIES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy", "h5py", "pillow",
-    "opencv-python-headless", "albumentations", "lightly",
+    "opencv-python-headless", "albumentations", "lightly", "ray", "pyarrow",
 )  # fmt: skip
 
 
@@ -64,7 +64,12 @@ class Arm:
 
 def tree_cpu_seconds() -> float:
     """CPU seconds of this process, its ended children and its living descendants (DataLoader workers)."""
-    return time.process_time() + _family_seconds()
+    return sum(process_and_family_seconds())
+
+
+def process_and_family_seconds() -> tuple[float, float]:
+    """CPU seconds of this process, and those of its ended children and its living descendants."""
+    return time.process_time(), _family_seconds()
 
 
 def _family_seconds() -> float:

@@ -100,12 +100,12 @@ def _run_all(arms: Sequence[Arm], config: CompareConfig) -> int:
     """All runs, one after the other or side by side; the status of the first that fails."""
     if config.jobs == 1:
         runs = ((arm, seed) for arm in arms for seed in config.all_seeds)
-        return next((status for arm, seed in runs if (status := _run(arm, seed)) != 0), 0)
+        return next((status for arm, seed in runs if (status := run_one(arm, seed)) != 0), 0)
     from trainer.comparison.jobs import side_by_side, waves
 
     missing = [(arm, seed) for seed in config.all_seeds for arm in arms if not _done(arm, seed)]
     for wave in waves(missing, config.jobs):
-        if (status := side_by_side(_run, wave)) != 0:
+        if (status := side_by_side(run_one, wave)) != 0:
             return status
     return 0
 
@@ -115,7 +115,7 @@ def _done(arm: Arm, seed: int) -> bool:
     return (folder / record.EVALUATION).exists() and (folder / record.CARD).exists()  # the card is written last
 
 
-def _run(arm: Arm, seed: int, ring: tuple[str, int] = ("", 2)) -> int:
+def run_one(arm: Arm, seed: int, ring: tuple[str, int] = ("", 2)) -> int:
     """One run, from the start, from its checkpoint, or not at all if it is done; `ring`: see `Making`."""
     from trainer import train
     from trainer.record import checkpoint

@@ -29,7 +29,7 @@ EACH = 2  # places that a helper is asked for at once: one that it makes, one th
 MOST = 16  # places in flight; each takes the crops of a batch in memory
 SLACK = 0.3  # seconds that an answer may come later than usual, and up to 0.2 more, before its batch is made here
 AT_EASE = 5.0  # seconds more, as long as the training has other batches to work on
-SOON = 0.8  # seconds within which a helper answers again that is only slow: it is given more time
+SOON = 0.8  # seconds within which a helper answers again that is only slow: what it was given becomes its usual time
 
 
 @dataclass
@@ -48,8 +48,7 @@ class HelpedMaker:
     def __init__(self, here: BatchMaker, fleet: Fleet) -> None:
         self._here, self._fleet = here, fleet
         self._usual: dict[str, float] = {}  # seconds from question to answer, by helper
-        self._slow: Counter[str] = Counter()  # how often in a row a helper was late and yet alive
-        self._left: dict[str, float] = {}  # when
+        self._left: dict[str, tuple[float, float]] = {}  # when, and the seconds that were waited for it
         self._counts: Counter[str] = Counter()
         self._waits_for = ""  # whose answer is waited for now
         self._flying = 0
@@ -103,8 +102,9 @@ class HelpedMaker:
 
     def _ask_of(self, name: str, asked: _Asked) -> None:
         if name in self._left:  # it has come back: at once, or after it was dead or stopped
-            slow = self._fleet.ready_since[name] - self._left.pop(name) < SOON
-            self._slow[name] = self._slow[name] + 1 if slow else 0
+            when, waited = self._left.pop(name)
+            if self._fleet.ready_since[name] - when < SOON:
+                self._usual[name] = max(waited, self._usual.get(name, 0.0))
         try:
             asked.reference = self._fleet.ask(name, *asked.place)
         except Exception:  # it was lost just now: the place stays without a helper
@@ -117,7 +117,7 @@ class HelpedMaker:
         head = window.popleft()
         if head.reference is not None:
             usual = self._usual.get(head.helper, 1.0)
-            patience = (usual + min(usual / 2, 0.2) + SLACK) * 2 ** min(self._slow[head.helper], 6)
+            patience = usual + min(usual / 2, 0.2) + SLACK
             self._waits_for = head.helper
             came = self._fleet.done(head.reference, head.since + patience - time.monotonic())
             while not came and not self.wanted.is_set() and time.monotonic() < head.since + patience + AT_EASE:
@@ -129,7 +129,6 @@ class HelpedMaker:
                     crops, answer = self._fleet.take(head.reference)
                     took = time.monotonic() - head.since
                     self._usual[head.helper] = usual + (0.5 if took < usual else 0.2) * (took - usual)
-                    self._slow[head.helper] = 0
                     self._counts["made_there"] += 1
                     return finished(self._here, head.place, crops, Answer.from_json(answer))
                 except ConnectionError as error:
@@ -141,14 +140,14 @@ class HelpedMaker:
                     "made elsewhere"
                 )
             self._counts[why] += 1
-            self._leave(head.helper, window)
+            self._leave(head.helper, window, patience if why == "late" else 0.0)
         self._counts["made_here"] += 1
         return self._here.render(self._here.prepare(head.place))
 
-    def _leave(self, helper: str, window: deque[_Asked]) -> None:
-        """Takes the places in the window from a helper, and asks others for them."""
+    def _leave(self, helper: str, window: deque[_Asked], waited: float) -> None:
+        """Takes the places in the window from a helper that was given `waited` seconds, and asks others for them."""
         self._fleet.lose(helper)
-        self._left[helper] = time.monotonic()
+        self._left[helper] = time.monotonic(), waited
         for asked in window:
             if asked.helper == helper:
                 asked.helper, asked.reference = "", None

@@ -3,6 +3,7 @@
 Ray starts processes, carries arrays and says who died. Everything else is decided by `augment.service.client`.
 """
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -34,10 +35,11 @@ _TALK = "talk"  # a helper's thread that answers while another one cuts
 MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # Ray's environment
 
 
-def connect(address: str | None) -> Any:
+def connect(address: str | None, cpus: int = 0) -> Any:
     """The module `ray`, connected: to the cluster at `address`, or to one on this machine alone that this call starts.
 
-    A connection that this process has already is used as it is. BadValue without the extra; UserError where the
+    `cpus`: those that the one on this machine may give to tasks; helpers need none. A connection that this process has
+    already is used as it is. BadValue without the extra; UserError where the
     cluster cannot be joined.
     """
     if importlib.util.find_spec("ray") is None:
@@ -67,9 +69,9 @@ def connect(address: str | None) -> Any:
         remedy = "It is printed by `ray start --head`, and by augment.serve"
         raise BadValue("address", address, f"that of a Ray cluster, HOST:PORT; there: {error}", remedy) from error
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
-    # No CPUs to give away: Ray would start a process for each at once.
-    local = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _STORE}
-    with _own_signals():
+    # Ray starts a process for each CPU at once.
+    local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE}
+    with _own_signals(), _few_programs():
         try:
             # "local": else RAY_ADDRESS, or a cluster that happens to run here, would be joined.
             try:
@@ -90,14 +92,19 @@ def connect(address: str | None) -> Any:
 
 def start_helper(ray: Any, source: Source, workers: int, node: str, name: str) -> Any:
     """A helper on the cluster's node with this id. It ends with this process; Ray starts it again when it dies."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     from augment.service.helper import Helper
 
+    return as_helper(ray, Helper, node, name).remote(source, workers)
+
+
+def as_helper(ray: Any, kind: type, node: str, name: str) -> Any:
+    """The class of an actor that clients find as a helper; `remote(...)` of it starts one."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     # Bound to no CPU of Ray's book-keeping: a node whose CPUs are all promised would never get its helper.
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={_TALK: 1})(Helper)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={_TALK: 1})(kind)
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return actor.options(name=PREFIX + name, namespace=NAMESPACE, scheduling_strategy=there).remote(source, workers)
+    return actor.options(name=PREFIX + name, namespace=NAMESPACE, scheduling_strategy=there)
 
 
 def talk(method: Any, *arguments: Any) -> Any:
@@ -130,7 +137,7 @@ class Fleet:
     def take(self, reference: Any) -> tuple[Any, str]:
         """What has come. Raises ConnectionError where the helper was lost, or the batch could not be made there."""
         try:
-            return self._ray.get(reference, timeout=1)
+            return self._ray.get(reference, timeout=0.3)  # it is here; but the machine that made it may be gone
         except self._ray.exceptions.RayError as error:
             raise ConnectionError(str(error).strip().splitlines()[-1]) from error
         except UserError as error:
@@ -247,6 +254,22 @@ def _own_token() -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
+
+
+@contextmanager
+def _few_programs() -> Iterator[None]:
+    """Ray of this process's own begins without the programs that add machines and that print logs elsewhere.
+
+    `ray start` has flags for that, `ray.init` has none. Each takes seconds of CPU time to begin, and on a busy machine
+    Ray fails where its agent, which begins at the same time, is not there within 15 s.
+    """
+    parameter: Any = importlib.import_module("ray._private.parameter")
+    kind = parameter.RayParams
+    parameter.RayParams = functools.partial(kind, include_log_monitor=False, no_monitor=True)
+    try:
+        yield
+    finally:
+        parameter.RayParams = kind
 
 
 @contextmanager

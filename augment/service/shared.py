@@ -82,8 +82,9 @@ class RingMaker:
         self._expected, self._waits_for = 0, ""
 
     def _batch(self, place: Place, number: int) -> Made:
-        ring, until, pause = self._ring, time.monotonic() + self.patience, 0.0005
-        while time.monotonic() < until:
+        ring, began = self._ring, time.monotonic()
+        until = began + self.patience
+        while (now := time.monotonic()) < until:
             there = ring.holds(number)
             if there > 0 and (made := self._taken(place, number)) is not None:
                 return made
@@ -98,7 +99,8 @@ class RingMaker:
                 finally:
                     ring.release(number)
             self._waits_for = "another training, which makes this batch"
-            time.sleep(pause := min(1.3 * pause, 0.004))
+            # The longer it has waited, the less another moment matters; waking up is what waiting costs.
+            time.sleep(min(max((now - began) / 4, 0.0005), 0.2))
         self._waits_for = ""
         self._counts["made_alone"] += 1
         return self._here.render(self._here.prepare(place))

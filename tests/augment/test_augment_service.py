@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -118,6 +119,46 @@ def test_a_bad_file_is_decided_by_the_helper_and_named_once_by_the_trainer(demo,
         assert len(loader.report()["bad_files"]) == 2
     assert sorted(line.split(": ")[1] for line in said) == sorted(loader.images.path(row) for row in some[:2])
     helper.close()
+
+
+class Late:
+    """A fleet with one helper that is alive and never answers in time; asks for no time itself."""
+
+    def __init__(self):
+        self.ready, self.refused, self.ready_since, self.given = {"a": None}, {}, {"a": 0.0}, []
+
+    def ask(self, name, epoch, step):
+        return epoch, step
+
+    def done(self, reference, seconds):
+        self.given.append(seconds)
+        return False
+
+    def lose(self, name):
+        self.ready_since[name] = time.monotonic()  # it says at once that it is there
+
+    def close(self):
+        pass
+
+
+def test_a_helper_that_is_late_is_given_half_a_second_more_and_no_place_is_lost(demo):
+    """The training waits (`wanted`) and makes the batch itself; a helper that is only slow is believed step by step."""
+    from augment.service.client import HelpedMaker
+
+    root, boxes = demo
+    with (
+        open_views(boxes, root, policy=SMALL, batch_size=8, making=HERE) as loader,
+        open_views(boxes, root, policy=SMALL, batch_size=8, making=HERE) as helped,
+    ):
+        fleet = Late()
+        maker = HelpedMaker(helped._maker, fleet)
+        maker.wanted.set()
+        made = maker.make((0, step) for step in range(6))
+        for expected, batch in zip(loader, made, strict=False):
+            equal(expected, batch.take())
+        assert maker.status()["service"]["made_here"] == maker.status()["service"]["late"] == len(fleet.given) >= 4
+        # One that is new is expected to take a second.
+        assert all(given <= 1.0 + 0.5 * (i + 1) for i, given in enumerate(fleet.given))
 
 
 class TestRefusals:
