@@ -3,7 +3,6 @@
 Ray starts processes, carries arrays and says who died. Everything else is decided by `augment.service.client`.
 """
 
-import functools
 import importlib
 import importlib.util
 import itertools
@@ -71,7 +70,7 @@ def connect(address: str | None, cpus: int = 0) -> Any:
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
     # Ray starts a process for each CPU at once.
     local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE}
-    with _own_signals(), _few_programs():
+    with _own_signals():
         try:
             # "local": else RAY_ADDRESS, or a cluster that happens to run here, would be joined.
             try:
@@ -254,22 +253,6 @@ def _own_token() -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-
-
-@contextmanager
-def _few_programs() -> Iterator[None]:
-    """Ray of this process's own begins without the programs that add machines and that print logs elsewhere.
-
-    `ray start` has flags for that, `ray.init` has none. Each takes seconds of CPU time to begin, and on a busy machine
-    Ray fails where its agent, which begins at the same time, is not there within 15 s.
-    """
-    parameter: Any = importlib.import_module("ray._private.parameter")
-    kind = parameter.RayParams
-    parameter.RayParams = functools.partial(kind, include_log_monitor=False, no_monitor=True)
-    try:
-        yield
-    finally:
-        parameter.RayParams = kind
 
 
 @contextmanager
