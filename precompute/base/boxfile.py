@@ -323,7 +323,7 @@ def _verify(file: BufferedReader, path: Path | str) -> int:
     block = file.read(BLOCK)
     if not block.startswith(_MAGIC):
         kind = " (HDF5 of another kind)" if block.startswith(b"\x89HDF") else "" if block else " (it is empty)"
-        raise UserError(f"{path}: not a box file of python -m precompute.boxes{kind}")
+        raise UserError(f"{path}: not a box file of python -m precompute.boxes{kind}; name another, or {_AGAIN}")
     schema = block[len(_MAGIC) :].split(b",", 1)[0].decode(errors="replace")
     if schema != str(SCHEMA):
         raise UserError(f"{path}: written in schema {schema}, this version reads schema {SCHEMA}; {_AGAIN}")
