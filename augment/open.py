@@ -108,7 +108,7 @@ def _decoding(source: Source, images: ImageSet, schedule: Schedule, making: Maki
     """How DALI's decoder works here, from a measurement that is kept; nothing is chosen without DALI."""
     if backends.why_no_dali() is not None:
         return USUAL
-    from augment.backends.decoding_measure import find
+    from augment.stream.decoding_measure import find
 
     def choosing(plain: bool) -> tuple[Decoding, dict[str, float]]:
         return find(images, schedule.rows, schedule.largest, device, making.workers or 1, plain=plain)

@@ -15,72 +15,13 @@ Before anything is timed, views are compared with those of a training alone, to 
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from augment.request import Source
-from augment.views.policy import Policy
 from benchmarks import harness
-from benchmarks.harness import Arm
-from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
+from benchmarks.goals import Measured, ServiceSettings
+from benchmarks.program import head, parse
 from benchmarks.results import rows
-from precompute.base.options import group, option, option_of
 from precompute.base.program import main
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """The program's settings and their only defaults."""
-
-    photographs: Photographs = group(Photographs, "photographs")
-    scope: tuple[str, ...] = option(
-        (), "what is measured; default: all of it", choices=("pictures", "batches", "jobs", "ray", "transport")
-    )
-    images: int = option(768, "images of an epoch: those of the set, again and again where it has fewer")
-    batch: int = option(64, "source images of a batch")
-    size: int = option_of(Policy, "size")
-    scene: str = option_of(Policy, "scene")
-    trainings: int = option(4, "trainings that share a file or a ring")
-    repeats: int = option(4, "timed repeats of every arm, arms taking turns")
-    output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "images", "batch", "trainings", "repeats")
-        check_size(self.size)
-
-    @property
-    def policy(self) -> Policy:
-        """That of all views."""
-        return Policy(size=self.size, scene=self.scene)
-
-    def source(self) -> Source:
-        """The pictures, in one split."""
-        import numpy as np
-
-        from benchmarks.growth import of_rows
-
-        cache = self.photographs.cache()
-        rows = np.arange(self.images) % len(cache)
-        return Source(of_rows(cache, rows), str(cache.folder(self.photographs.root)), "all")
-
-
-class Goal(NamedTuple):
-    """A ratio of two arms' times, and what it is meant to be at most."""
-
-    words: str
-    above: Arm
-    below: Arm
-    most: float
-
-
-class Measured(NamedTuple):
-    """What a scope gives."""
-
-    arms: list[Arm]
-    pairs: list[tuple[Arm, Arm]]  # one of the others', and ours
-    goals: list[Goal]
-    seen: dict[str, Any]  # what else was counted; by words, for people
-    skipped: dict[str, str]  # by arm: why
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from augment.request import Making
+from benchmarks.goals import Goal, Measured, ServiceSettings
 from benchmarks.harness import Arm
 from benchmarks.readers import Reader, Readers, ReadersArm, in_turns
-from benchmarks.service import Goal, Measured, ServiceSettings
 from benchmarks.transports import CARRIERS, missing
 from precompute.base.errors import UserError
 

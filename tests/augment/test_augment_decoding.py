@@ -120,7 +120,7 @@ def test_the_edge_measures_on_a_cpu_too(birds) -> None:  # noqa: F811
     pytest.importorskip("nvidia.dali")
     import numpy as np
 
-    from augment.backends import decoding_measure
+    from augment.stream import decoding_measure
 
     best, rates = decoding_measure.find(birds, np.arange(8), 4, torch.device("cpu"), 2, plain=True)
     assert set(map(type, rates.values())) == {float}

@@ -1,4 +1,4 @@
-"""The decoder's rate on some of a set's files: the edge of `augment.backends.decoding`."""
+"""The decoder's rate on some of a set's files, for `augment.backends.decoding`."""
 
 import itertools
 import time
