@@ -153,7 +153,7 @@ def listing_of(
     counts[unboxed] += sum(not isinstance(box, Box) for box in boxes) if boxed else files.count(None)
     counts = {what: count for what, count in counts.items() if what and count}
     return Listing(
-        dataset.name, root, tuple(classes.values()), splits, paths, *columns, boxes if boxed else None,
+        dataset.name, root, tuple(map(_shown, classes.values())), splits, paths, *columns, boxes if boxed else None,
         files if read_box else (), read_box, read_mask, boxes_in, banner, tuple(quarantine), counts,
         members if any(members) else (),
     )  # fmt: skip
@@ -251,7 +251,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _shown(path: str) -> str:
-    """The path, with backslashes for bytes that are not UTF-8 and for halves of characters."""
+    """A path or name, with backslashes for bytes that are not UTF-8 and for halves of characters."""
     try:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

@@ -171,3 +171,14 @@ def test_masks_without_a_bbox(box, tmp_path):
 @pytest.mark.parametrize("bad", [{"size": [4, 6], "counts": "\x7f"}, {"size": [4, 6], "counts": [3]}, [[1, 2, 3]], 7])
 def test_masks_that_are_none(bad):
     assert "makes no sense" in str(extent_of(bad))
+
+
+def test_half_a_character_in_a_class_name_is_written_with_backslashes(tmp_path):
+    """JSON may hold such, a box file may not."""
+    from precompute.boxes import make_boxes
+
+    pictures(tmp_path, "pics/0.jpg", "pics/1.jpg")
+    coco(tmp_path / "my.json", ["0.jpg", "1.jpg"], lambda content: content["categories"][0].update(name="a\ud800b"))
+    settings = {"root": str(tmp_path / "pics"), "annotations": (str(tmp_path / "my.json"),), "say": lambda line: None}
+    cache = make_boxes("coco", out=str(tmp_path / "x.h5"), **settings)
+    assert cache.class_names == ("a\\ud800b",)
