@@ -29,6 +29,16 @@ def test_readme_shows_the_committed_comparison() -> None:
     [
         ("settings", "settings", ("probe AUC, off-centre crops", "kNN accuracy")),
         (
+            "longer",
+            "cub25-longer",
+            (
+                "kNN accuracy",
+                "same-class retrieval AUC",
+                "matched cells, held-out views",
+                "probe AUC, off-centre crops",
+            ),
+        ),
+        (
             "matching",
             "cub25-matching",
             (
