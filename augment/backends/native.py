@@ -21,7 +21,7 @@ import numpy as np
 from precompute.base.files import replacing
 from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp", "files.cpp"))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -78,7 +78,9 @@ def _open(path: Path) -> ctypes.CDLL:
     library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
     library.jpeg_open.argtypes = [pointer]
     library.jpeg_crops.argtypes = [pointer, pointer]
+    library.read_files.argtypes = [pointer]
     library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
+    library.read_files.restype = None
     return library
 
 
