@@ -1,4 +1,7 @@
-"""Runs of a comparison side by side: as those of one after the other, to the byte."""
+"""Runs of a comparison side by side: as those of one after the other, to the byte.
+
+What is imported here every run's process imports too.
+"""
 
 import json
 from dataclasses import replace
@@ -11,8 +14,6 @@ from trainer.compare import run_one
 from trainer.comparison.arms import arm_of
 from trainer.comparison.jobs import side_by_side, waves
 from trainer.config.run import RunConfig
-from trainer.model.resnets import build_encoder
-from trainer.record.export import save_encoder
 
 ARMS = ("byol:saliencyswap", "cvsa:saliencyswap")
 
@@ -70,6 +71,9 @@ def test_a_run_that_fails_gives_its_status_and_the_others_end(tmp_path: Path) ->
 
 def test_files_of_equal_weights_are_equal(tmp_path: Path) -> None:
     """safetensors writes a file's metadata in a random order."""
+    from trainer.model.resnets import build_encoder
+    from trainer.record.export import save_encoder
+
     encoder, config = build_encoder("resnet10w8"), RunConfig()
     files = {save_encoder(encoder, tmp_path, config).read_bytes() for _ in range(8)}
     assert len(files) == 1
