@@ -12,7 +12,9 @@ around it stay, by which a driver finds the code of its own chip. That a driver 
 """
 
 import json
+import os
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -215,8 +217,10 @@ def check(settings: GpuPackSettings) -> dict[str, object]:
                 unpack.stdin.write(part.read_bytes())
         y, x = np.mgrid[:48, :64]
         Image.fromarray(np.stack((x * 4, y * 5, x + y), -1).astype(np.uint8)).save(picture, quality=95)
-        command = [settings.interpreter, "-c", TRY, str(picture)]
-        done = subprocess.run(command, env={"PYTHONPATH": str(site)}, capture_output=True, text=True)
+        if (python := shutil.which(settings.interpreter)) is None:
+            raise UserError(f"{settings.interpreter} is not installed here: name by --interpreter one that has NumPy")
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        done = subprocess.run([python, "-c", TRY, str(picture)], env=environment, capture_output=True, text=True)
         if done.returncode or unpack.returncode:
             raise UserError(f"{settings.interpreter} cannot use what is in {settings.check}: {done.stderr[-1500:]}")
         found = json.loads(done.stdout.splitlines()[-1])
