@@ -43,10 +43,8 @@ def test_a_box_file_made_before_opens():
 
 
 @pytest.mark.parametrize("method", ["cvsa", "looc"])
-def test_a_checkpoint_made_before_goes_on_to_the_same_weights(method, older, run_here, monkeypatch):
-    monkeypatch.chdir(older)
-    torch.set_num_threads(1)  # as it was made
-    done = run_here("trainer.run", "--resume", older / method, "--device", "cpu")
+def test_a_checkpoint_made_before_goes_on_to_the_same_weights(method, older, run_module):
+    done = run_module("trainer.run", "--resume", older / method, "--device", "cpu", cwd=older, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert "resumed at step 10 of 12" in done.stdout
     was, now = load_file(OLDER / method / "encoder.safetensors"), load_file(older / method / "encoder.safetensors")
