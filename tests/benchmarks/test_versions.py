@@ -33,11 +33,11 @@ def test_a_checkout_beside_itself(boxes, demo_root, tmp_path, run_module):
     assert not list(boxes.parent.glob("tmp*"))  # the folder of the cache's file
 
 
-def test_what_is_no_checkout(boxes, tmp_path, run_module):
-    done = run_module("benchmarks.versions", "--boxes", boxes)
+def test_what_is_no_checkout(boxes, tmp_path, run_here):
+    done = run_here("benchmarks.versions", "--boxes", boxes)
     assert done.returncode == 2
     assert "--old None: must be the folder of an older checkout" in done.stderr
-    done = run_module("benchmarks.versions", "--boxes", boxes, "--old", tmp_path, "--cases", "scaled")
+    done = run_here("benchmarks.versions", "--boxes", boxes, "--old", tmp_path, "--cases", "scaled")
     assert done.returncode == 1
     assert "no checkout of this project" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -29,6 +30,23 @@ def assert_same_run(out: Path, unbroken: Path) -> None:
     assert {**ours["config"], "out": None} == {**theirs["config"], "out": None}
     assert_equal({**ours, "config": None}, {**theirs, "config": None})
     assert rows_of(out) == rows_of(unbroken)
+
+
+def assert_same_training(one: Path, several: Path) -> None:
+    """A run of one process, and of several that add up in another order: losses, means over all of them, weights."""
+    rows = [[r for r in metrics.read(out / metrics.NAME) if r["kind"] == "step"] for out in (one, several)]
+    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == list(range(1, len(rows[0]) + 1))
+    assert len(rows[0]) >= 6
+    for a, b in zip(*rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        for share in {"no_background", "saturated"} & a.keys():  # of all views, not of the first process's
+            assert a[share] == pytest.approx(b[share], abs=0.02)
+        if "c_auc" in a:
+            assert a["c_auc"] == pytest.approx(b["c_auc"], abs=0.005)
+    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-5)
+    a, b = (load_file(out / "encoder.safetensors") for out in (one, several))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
 def assert_equal(a: Any, b: Any) -> None:

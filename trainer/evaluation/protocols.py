@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from augment import Policy
 from precompute.base.errors import UserError
-from trainer.evaluation.bench import Bench
+from trainer.evaluation.bench import MOST_IMAGES, Bench
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.localise import (
     box_masks,
@@ -31,7 +31,6 @@ from trainer.model.auc import cell_auc
 from trainer.model.encoders import Encoder, maps, pooled, width
 
 Say = Callable[[str], None]
-MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
 
 
 @torch.no_grad()
