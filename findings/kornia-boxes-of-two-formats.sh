@@ -4,8 +4,9 @@
 # A good guess: corners and sides are two ways to write a box; after a flip or a resize both say where the mask lies.
 # Seen: the box 10-30 x 20-40 of a 64x64 picture, beside a mask of just these pixels. RandomHorizontalFlip takes the
 # mask to columns 34-54 and xywh too, but xyxy to 33-53. A vertical flip and a turn by 180 degrees are off in the same
-# way. Resize to 128x128 takes the mask to 20-60, xyxy to 20.16-60.48 and xywh to 20.16-59.46. So a pair of corners is
-# mirrored about the middles of pixels, as if the last pixel were inside, and one flip in two moves the box by a pixel.
+# way. Resize to 128x128 takes the mask to 20-60, xyxy to 20.16-60.48 and xywh to 20.16-59.46. So corners are taken as
+# inclusive, which the text of AugmentationSequential says of boxes of either kind, and sides as exclusive. Where flips
+# are drawn with p=0.5, every second box of corners is a pixel off.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
