@@ -19,7 +19,8 @@ class Linear {
     for (int c = 0; c < 3; ++c) {
       float constant = 0;
       for (int from = 0; from < 3; ++from) constant += offset[3 * c + from] * float(mean[from]);
-      set(c, matrix + 3 * c, to.scale[c], constant * to.scale[c] + to.shift[c], to.shift[c], 255 * to.scale[c] + to.shift[c]);
+      const float low = to.shift[c], high = 255 * to.scale[c] + to.shift[c];
+      set(c, matrix + 3 * c, to.scale[c], constant * to.scale[c] + to.shift[c], low, high);
     }
   }
 
@@ -30,7 +31,8 @@ class Linear {
   template <bool kPast>
   void row(const uint8_t* from, float* to, int n, float*) const {
     for (int j = 0; j < n; j += 3 * kWide) {
-      const __m128i first = _mm_loadu_si128((const __m128i*)(from + j)), last = _mm_loadu_si128((const __m128i*)(from + j + 12));
+      const __m128i first = _mm_loadu_si128((const __m128i*)(from + j));
+      const __m128i last = _mm_loadu_si128((const __m128i*)(from + j + 12));
       const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(first), last, 1);
       __m256 x[3], y[3];
       for (int c = 0; c < 3; ++c) x[c] = _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, spread(c)));
