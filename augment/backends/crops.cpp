@@ -330,4 +330,13 @@ int32_t crops(const uint8_t* image, int32_t image_width, int32_t image_height, i
   return 0;
 }
 
+// Works on a batch until no picture is left.
+void crops_of(PictureBatch* batch) {
+  for (int32_t i; (i = __atomic_fetch_add(&batch->next, 1, __ATOMIC_RELAXED)) < batch->count;) {
+    const int64_t first = batch->first[i], n = batch->first[i + 1] - first;
+    if (crops(batch->pixels[i], batch->widths[i], batch->heights[i], int32_t(n), batch->crops + first))
+      __atomic_store_n(&batch->left, i, __ATOMIC_RELAXED);
+  }
+}
+
 }  // extern "C"
