@@ -45,8 +45,10 @@ def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
     slot = plan.source_slot[wanted // plan.views]
     if count:
         wanted = np.flatnonzero(needed)
-        if shared:
-            wanted = wanted[np.unique(plan.background_slot.reshape(-1)[wanted], return_index=True)[1]]
+        if shared:  # of each image the first that is wanted
+            one = np.full(len(plan.images), -1)
+            one[plan.background_slot.reshape(-1)[wanted[::-1]]] = wanted[::-1]
+            wanted = one[one >= 0]
         cut = np.zeros(len(wanted), CROP)
         cut["roi"], cut["out"] = plan.scene.reshape(-1, 4)[wanted], scenes.reshape(-1)[wanted]
         cut["width"] = cut["height"] = size

@@ -41,6 +41,15 @@ VIEW = np.dtype(
 )
 
 
+class PictureBatch(ctypes.Structure):
+    """The struct PictureBatch of crops.hpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("pixels", "widths", "heights", "first", "crops")),
+        *((name, ctypes.c_int32) for name in ("count", "next", "left")),
+    )
+
+
 class NotBuilt(Exception):
     """There is no compiler, or it failed; the text is the reason."""
 
@@ -76,9 +85,10 @@ def _open(path: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crops.argtypes = [pointer, integer, integer, integer, pointer]
     library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.jpeg_open.argtypes = [pointer]
+    library.jpeg_open.argtypes, library.crops_of.argtypes = [pointer], [pointer]
     library.jpeg_crops.argtypes = [pointer, pointer]
-    library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
+    library.crops.restype, library.views.restype = integer, None
+    library.jpeg_crops.restype, library.crops_of.restype = None, None
     return library
 
 

@@ -137,6 +137,9 @@ def test_a_crop_that_leaves_its_picture_on_any_side_is_refused(roi, compiled):
     backend = FusedBackend(Policy(size=32), Making(device="cpu", workers=1).settled(), compiled=compiled)
     with pytest.raises(ValueError, match=r"leaves an image of 10x7 pixels"):
         backend._cut(Picture(image), jobs)
+    if backend._library is not None:
+        with pytest.raises(ValueError, match=r"leaves an image of 10x7 pixels"):
+            backend._cut_kept(backend._library, [Picture(image), Picture(image)], np.array((0, 0, 2)), jobs)
     backend.close()
     with pytest.raises(ValueError, match="leaves an image of 10x7"):
         crop_resize(image.permute(2, 0, 1), np.array(roi), 4, 4)
