@@ -86,8 +86,12 @@ class Work:
         return lambda: [self._warm.render(*job) for job in zip(self.plans, nothing, strict=True)]
 
     def fill(self) -> Callable[[], object]:
-        """Views of all batches of pictures that an empty cache is to keep: the decoder's list is there already."""
+        """Views of all batches of pictures that an empty cache is to keep: the decoder's list is there already.
+
+        So is its pipeline, which is built once, not once an epoch.
+        """
         backend = self._backend(cached=True)
+        backend._decoder.keep(backend._decoder.decode(self.files[0]))
         return lambda: self._fill(backend)
 
     def loader(self, cached: bool) -> Callable[[], object]:
@@ -147,7 +151,7 @@ def _name(files: Any) -> tuple[int, int]:
 
 
 def _fed_only(rows: int) -> Any:
-    """A pipeline that takes files and returns nothing of them."""
+    """A pipeline that takes files and returns only their lengths: to return them would copy them."""
     from nvidia.dali import fn, pipeline_def
 
     types: Any = importlib.import_module("nvidia.dali.types")  # its members are made at run time
@@ -155,7 +159,7 @@ def _fed_only(rows: int) -> Any:
     @pipeline_def
     def graph() -> Any:
         files: Any = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-        return files
+        return files.shape()
 
     return graph(batch_size=rows, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
 

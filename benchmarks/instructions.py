@@ -179,22 +179,28 @@ def programs(launch: "Launch") -> Counter[Trips]:
     """The programs of a launch that have something to do, by their loops' trips."""
     import numpy as np
 
+    from augment.backends.layout import JOB
+    from augment.backends.native import VIEW
+
     named, all_of_them = launch.named, math.prod(launch.grid)
+    jobs = named["jobs"].numpy()
     if launch.name == "crop_kernel":
-        jobs = launch.grid[2]  # the tables are flat, and padded
-        shape, roi = (named[name].numpy()[: n * jobs].reshape(jobs, n) for name, n in (("shape", 2), ("roi", 4)))
+        crops = jobs[: launch.grid[2] * (JOB.itemsize // 4)].view(JOB)  # the tables are flat, and padded
+        shape, roi = np.stack((crops["width"], crops["height"]), axis=1), crops["roi"]
         taps = np.ceil(2 * np.maximum((roi[:, 2:] - roi[:, :2]) / shape.astype(np.float32), 1)).astype(int)
         tiles = np.ceil(shape / (named["COLUMNS"], named["ROWS"])).astype(int).prod(axis=1)
         work: Counter[Trips] = Counter()
         for (across, down), many in zip(taps.tolist(), tiles.tolist(), strict=True):
             work[("ky", down), ("kx", across)] += many
         return work
+    views = jobs[: len(named["sums"]) * (VIEW.itemsize // 4)].view(VIEW)
     if launch.name == "blur_kernel":
-        inner = named["TILE"] - 2 * named["radius"].numpy()[: launch.grid[2]] * (named["CHUNKS"] == 1)
-        chunks = ("cx", named["CHUNKS"]), ("cy", named["CHUNKS"])
+        radius = views["radius"][named["which"].numpy()[: launch.grid[2]]]
+        inner = named["TILE"] - 2 * radius * (named["CHUNKS"] == 1)
+        chunks = ("cx", named["CHUNKS"]), ("cy", named["CHUNKS"]), ("channel", 3)
         return Counter({chunks: int((np.ceil(named["size"] / inner) ** 2).sum())})
     if launch.name == "mean_kernel":
-        all_of_them = launch.grid[0] * int(named["jittered"].count_nonzero())
+        all_of_them = launch.grid[0] * int(np.count_nonzero(views["jittered"]))
     return Counter({(("first", -(-named["size"] // named["ROWS"])),): all_of_them})
 
 

@@ -30,10 +30,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 SIZES = (224, 100)  # a multiple of 16, which Triton compiles apart, and none
 COUNT = 3  # sources of a plan
 # 80 registers leave room for 24 of a multiprocessor's 64 warps. Nothing may be spilled (it would be in the stack). A
-# tile that is blurred is held by the threads of a program; its 8 warps have room with as many as a thread can have. For
-# compute capability 80 some bytes of it are spilled all the same; for 90 and 100 none.
+# tile that is blurred is held by the threads of a program; its 8 warps have room with as many as a thread can have.
 LIMITS = {"registers": 80, "stack": 0, "local": 0, "shared": 4096}
-LIMITS_OF = {"blur_kernel": LIMITS | {"registers": 255, "stack": 32, "shared": 40960}}
+LIMITS_OF = {"blur_kernel": LIMITS | {"registers": 255, "shared": 40960}}
 
 
 @dataclass(frozen=True)

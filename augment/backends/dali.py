@@ -60,7 +60,7 @@ class Fed:
 class DaliBackend(Fed, Backend):
     """The views of a policy; a run's key is its plan."""
 
-    name = "dali"
+    name, buffers = "dali", True
 
     def __init__(self, policy: Policy, making: Making, batch: int, decoding: Decoding = USUAL) -> None:
         # Batches that are no multiple of the group need some images more than they have sources.

@@ -19,13 +19,12 @@ from torch import Tensor
 from augment.backends import jpeg, native
 from augment.backends.decoded import DecodedCache, Picture, RecentPictures, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
-from augment.backends.layout import Layout, lay_out
+from augment.backends.layout import Layout, lay_out, view_table
 from augment.backends.protocol import Backend
 from augment.backends.recycled import Given, Recycled
 from augment.backends.threads import share_out
 from augment.backends.torch_ops import decode
 from augment.request import Making
-from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy
 
@@ -232,15 +231,9 @@ class FusedBackend(Backend):
 
     def _finish(self, plan: Plan, scenes: np.ndarray, patches: np.ndarray, views: Sequence[Tensor]) -> None:
         """Makes the views by the compiled pass."""
-        jobs = np.zeros(scenes.shape, native.VIEW)
-        jobs["scene"], jobs["patch"] = scenes, patches
+        jobs = view_table(plan, scenes, patches)
         places = np.arange(len(plan), dtype=np.uint64) * (views[0].stride(0) * views[0].element_size())
         jobs["out"] = places[:, None] + np.array([view.data_ptr() for view in views], np.uint64)
-        jobs["rect"] = geometry.flip_rects(plan.rects, plan.flip, plan.size)
-        for name in ("flip", "gray", "jittered", "order", "jitter", "sigma"):
-            jobs[name] = getattr(plan, name)
-        jobs["radius"] = np.ceil(3 * plan.sigma).astype(np.int32)  # `policy.blur_radius` of all
-        jobs["matrix"], jobs["offset"] = colour.collapse(plan.jitter, plan.gray)
         first, count = jobs.ctypes.data, jobs.size
         parts = min(4 * self.workers, count)
         runs = [count * part // parts for part in range(parts + 1)]

@@ -1,8 +1,10 @@
 """The fused backend on CUDA: DALI decodes on the device, Triton kernels do everything else."""
 
 import importlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,9 @@ from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture
 from augment.backends.decoding import USUAL, Decoding
-from augment.backends.layout import lay_out
+from augment.backends.layout import lay_out, view_table
 from augment.backends.protocol import Backend
 from augment.request import Making
-from augment.views import colour, geometry
 from augment.views.plan import Plan
 from augment.views.policy import Policy, blur_radius
 
@@ -26,7 +27,6 @@ BLUR_TILE = 64  # side of what a program composes, colours and blurs
 ROWS, COLUMNS = 16, 32
 CHUNK = {"ROWS": ROWS, "COLUMNS": COLUMNS}
 _ALIGNED = 16  # bytes: what Triton's wide loads ask for
-_PADDING = np.zeros(_ALIGNED, np.uint8)
 _KINDS = (torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32)
 _TYPES = {torch.empty(0, dtype=kind).numpy().dtype: kind for kind in _KINDS}
 # Of every launch: a product and its sum become one operation. Triton's default changes with its version, and with it
@@ -37,7 +37,7 @@ FUSION = {"enable_fp_fusion": True}
 class FusedCudaBackend(Backend):
     """Decoded pictures stay where DALI put them; the kernels take them by address."""
 
-    name = "fused"
+    name, buffers = "fused", True
 
     def __init__(
         self,
@@ -116,15 +116,17 @@ def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
     The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
     would wait for the kernels before it.
     """
-    pieces = []
-    for array in arrays.values():
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        pieces += [flat, _PADDING[: -len(flat) % _ALIGNED]]
-    rooms = [len(flat) + len(padding) for flat, padding in zip(pieces[::2], pieces[1::2], strict=True)]
-    packed = torch.empty(sum(rooms), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    np.concatenate(pieces, out=packed.numpy())
-    parts = packed.to(device, non_blocking=True).split(rooms)
-    return {name: part.view(_TYPES[array.dtype]) for (name, array), part in zip(arrays.items(), parts, strict=True)}
+    flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays.values()]
+    ends = list(itertools.accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in flat))
+    packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    host = packed.numpy()
+    for array, start in zip(flat, (0, *ends), strict=False):
+        host[start : start + array.nbytes] = array.view(np.uint8)
+    there = packed.to(device, non_blocking=True)
+    return {
+        name: there[start:end].view(_TYPES[array.dtype])
+        for name, array, start, end in zip(arrays, flat, (0, *ends), ends, strict=False)
+    }
 
 
 def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
@@ -135,10 +137,10 @@ def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Ten
     if not len(crops):
         return
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    job = put(out.device, **pictures.jobs(crops, slot, out))
+    jobs = put(out.device, jobs=pictures.jobs(crops, slot, out).view(np.int32))["jobs"]
     grid = (_tiles(int(crops["width"].max()), COLUMNS), _tiles(int(crops["height"].max()), ROWS), len(crops))
     # Pictures are found from `out`, whose address is a multiple of 16, so that there is one kernel for all batches.
-    kernels.crop_kernel[grid](out, **job, out=out, **CHUNK, **FUSION)
+    kernels.crop_kernel[grid](jobs, jobs.view(torch.int64), out, **CHUNK, **FUSION)
 
 
 def make_views(
@@ -152,66 +154,63 @@ def make_views(
     if not isinstance(pictures, Addressed):
         pictures = Addressed.of(pictures)
     layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=pictures.scene is not None)
-    size, count = plan.size, plan.background_slot.size
+    size, shape = plan.size, plan.background_slot.shape
     cuts = torch.empty(layout.total, dtype=torch.uint8, device=device)
     cut_crops(pictures, layout.crops, layout.slot, cuts)
     scenes = layout.scenes
     if pictures.scene is not None:  # as offsets from `cuts`, wherever they are
         scenes = pictures.scene[plan.background_slot] - cuts.data_ptr()
-    turned = {  # V runs of B, as the views lie in memory
-        name: np.ascontiguousarray(np.swapaxes(getattr(plan, name), 0, 1)).reshape(count, -1)
-        for name in ("flip", "jittered", "order", "gray", "jitter", "sigma", "rects")
-    }
-    flip, gray, sigma = (turned[name][:, 0] for name in ("flip", "gray", "sigma"))
-    matrix, offset = colour.collapse(turned["jitter"], gray)
-    scale, shift = 1 / (255 * np.array(policy.std)), -np.array(policy.mean) / policy.std
-    plain, blurred = (np.flatnonzero(which).astype(np.int32) for which in (sigma <= 0, sigma > 0))
-    radius = np.ceil(3 * sigma[blurred].astype(np.float64)).astype(np.int32)  # `blur_radius` of all
-    reach = int(radius.max(initial=0))
+    table = view_table(plan, scenes.view(np.uint64), layout.patches)
+    table["out"] = np.arange(plan.sigma.size).reshape(shape[::-1]).T * (3 * size * size)  # V runs of B
+    table = table.reshape(-1)
+    sigma, radius = table["sigma"], table["radius"]
+    blurred = sigma > 0
+    plain, soft = (np.flatnonzero(which).astype(np.int32) for which in (~blurred, blurred))
+    reach = int(radius[soft].max(initial=0))
     chunks = 1 if blur_radius(policy.blur_sigma[1]) <= BLUR_TILE // 4 else 1 + _tiles(2 * reach, BLUR_TILE)
     given = put(
         device,
+        jobs=table.view(np.int32),
         plain=plain,
-        blurred=blurred,
-        radius=radius,
-        weights=_weights(sigma[blurred], radius, chunks),
-        scale=scale.astype(np.float32),
-        shift=shift.astype(np.float32),
-        scene=scenes.T,
-        patch=layout.patches.T,
-        rect=geometry.flip_rects(turned["rects"], flip, size),
-        **{name: turned[name].astype(np.int32) for name in ("flip", "jittered", "order", "gray")},
-        jitter=turned["jitter"],
-        matrix=matrix,
-        offset=offset,
-        **({} if plan.alpha is None else {"alpha": np.swapaxes(plan.alpha, 0, 1)}),
+        blurred=soft,
+        weights=_weights(sigma[soft], radius[soft], chunks),
+        levels=_levels(policy.mean, policy.std),
+        **({} if plan.alpha is None else {"alpha": plan.alpha}),
     )
-    sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
-    out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
+    jobs = given["jobs"]
+    sums = torch.zeros((table.size, 3), dtype=torch.int64, device=device)
+    out = torch.empty((table.size, size, size, 3), dtype=dtype, device=device)
     linear, columns = policy.colour == "linear", _tiles(size, COLUMNS)
-    canvas = (cuts, given.get("alpha"), *(given[name] for name in ("scene", "patch", "rect", "flip")))
-    jitter = [given[name] for name in ("jittered", "order", "jitter")]
-    to = *(given[name] for name in ("gray", "matrix", "offset")), out, given["scale"], given["shift"], size
-    kernels.mean_kernel[columns, count](*canvas, *jitter, sums, size, LINEAR=linear, **CHUNK, **FUSION)
+    canvas = jobs, jobs.view(torch.float32), jobs.view(torch.int64), cuts, given.get("alpha"), sums
+    kernels.mean_kernel[columns, table.size](*canvas, size, LINEAR=linear, **CHUNK, **FUSION)
+    to = given["levels"], out, size
     if len(plain):
-        grid = columns, len(plain)
-        kernels.view_kernel[grid](given["plain"], *canvas, sums, *jitter, *to, LINEAR=linear, **CHUNK, **FUSION)
-    if len(blurred):
+        kernels.view_kernel[columns, len(plain)](given["plain"], *canvas, *to, LINEAR=linear, **CHUNK, **FUSION)
+    if len(soft):
         side = _tiles(size, BLUR_TILE - 2 * reach if chunks == 1 else BLUR_TILE)
-        grid = side, side, len(blurred)
-        kernels.blur_kernel[grid](
-            given["blurred"], given["radius"], given["weights"], *canvas, sums, *jitter, *to, LINEAR=linear,
-            CHUNKS=chunks, TILE=BLUR_TILE, num_warps=8, **FUSION,
+        kernels.blur_kernel[side, side, len(soft)](
+            given["blurred"], given["weights"], *canvas, *to, LINEAR=linear, CHUNKS=chunks, TILE=BLUR_TILE,
+            num_warps=8, **FUSION,
         )  # fmt: skip
-    return tuple(view.permute(0, 3, 1, 2) for view in out.view(plan.views, len(plan), size, size, 3))
+    return tuple(view.permute(0, 3, 1, 2) for view in out.view(*shape[::-1], size, size, 3))
+
+
+@cache
+def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Factors of levels from 0 to 1 that normalise them, and what is added: float32 [6]."""
+    scale = np.float32(255) * (1 / (255 * np.array(std))).astype(np.float32)
+    return np.concatenate((scale, (-np.array(mean) / std).astype(np.float32)))
 
 
 def _weights(sigma: np.ndarray, radius: np.ndarray, chunks: int) -> np.ndarray:
     """The blurs' weights as `blur_kernel` reads them, float16 [n, BLUR_TILE · (chunks + 1)]."""
-    distance = np.arange(BLUR_TILE * chunks) - radius[:, None]
-    weights = np.exp(-0.5 * (distance / sigma[:, None].astype(np.float64)) ** 2) * (distance <= radius[:, None])
+    # No further than the widest blur: a multiple of 8, with which NumPy adds the same numbers in the same order.
+    room = min(-(-(2 * int(radius.max(initial=0)) + 1) // 8) * 8, BLUR_TILE * chunks)
+    distance = np.arange(room, dtype=np.float64) - radius[:, None]
+    weights = np.exp(-0.5 * (distance / sigma[:, None]) ** 2)
+    weights *= distance <= radius[:, None]
     table = np.zeros((len(sigma), BLUR_TILE * (chunks + 1)), np.float16)
-    table[:, BLUR_TILE:] = weights / weights.sum(axis=1, keepdims=True)
+    table[:, BLUR_TILE : BLUR_TILE + room] = weights / weights.sum(axis=1, keepdims=True)
     return table
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from precompute.base.files import replacing
 from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp", "files.cpp"))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -89,6 +89,7 @@ def _open(path: Path) -> ctypes.CDLL:
     library.jpeg_crops.argtypes = [pointer, pointer]
     library.crops.restype, library.views.restype = integer, None
     library.jpeg_crops.restype, library.crops_of.restype = None, None
+    library.read_files.argtypes, library.read_files.restype = [pointer], None
     return library
 
 

@@ -14,7 +14,8 @@ class Backend(Protocol):
     """`begin(plan, files)` may start on a batch that is to be rendered soon; at most one more is rendered before it.
 
     `render(plan, files)`: files[i] are the bytes of plan.images[i], as `ImageSet.read` gives them; anything for an
-    image that the backend `holds`.
+    image that the backend `holds`. Where `buffers` is set they may also be memoryviews; their memory is used again
+    when nothing refers to it.
 
     Returns one tensor a view, [B, 3, size, size] in channels-last memory, normalised, on the backend's device; nothing
     writes to it afterwards. Any exception means that this batch could not be made (a file that cannot be decoded);
@@ -22,6 +23,7 @@ class Backend(Protocol):
     """
 
     name: str
+    buffers: bool = False
 
     def begin(self, plan: "Plan", files: Sequence[bytes], /) -> None:
         """Nothing, for backends whose threads are all at work in `render`."""

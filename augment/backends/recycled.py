@@ -1,4 +1,4 @@
-"""Memory for views that is used again as soon as nobody holds it."""
+"""Memory that is used again as soon as nobody holds it."""
 
 import itertools
 import math
@@ -12,25 +12,36 @@ from torch import Tensor
 ALIGNED = 64  # bytes: views.cpp writes whole lines of the processor's cache
 
 
-class Recycled:
-    """Blocks of memory for tensors. A block is free when only this list refers to it, by its reference count.
+class Blocks:
+    """Blocks of memory. One is free when only this list refers to it, by its reference count.
 
     Fresh pages would cost as much as filling them.
     """
 
-    def __init__(self, dtype: torch.dtype, keep: int = 16) -> None:
-        self._dtype, self._keep = dtype, keep
+    def __init__(self, keep: int = 16) -> None:
+        self._keep = keep
         self._blocks: list[np.ndarray] = []
 
-    def take(self, shape: tuple[int, int, int, int]) -> Tensor:
-        """A tensor of shape [N, H, W, 3], seen as [N, 3, H, W]; its contents are arbitrary."""
-        count = math.prod(shape) * self._dtype.itemsize
-        room = count + ALIGNED
+    def take(self, room: int) -> np.ndarray:
+        """uint8 of at least `room` bytes, whose contents are arbitrary. Who keeps a part of it keeps all of it."""
         free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
         block = min(free, key=len, default=None)
         if block is None:
             block = np.empty(room, np.uint8)
             self._blocks = [*self._blocks[-self._keep + 1 :], block]
+        return block
+
+
+class Recycled:
+    """Memory for tensors."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype, self._blocks = dtype, Blocks()
+
+    def take(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """A tensor of shape [N, H, W, 3], seen as [N, 3, H, W]; its contents are arbitrary."""
+        count = math.prod(shape) * self._dtype.itemsize
+        block = self._blocks.take(count + ALIGNED)
         start = -block.ctypes.data % ALIGNED
         # The tensor's storage holds a reference to the block, whatever views of it are passed around.
         return torch.from_numpy(block)[start : start + count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
@@ -48,7 +59,7 @@ class Given:
 
 
 def _references_when_free() -> int:
-    """The value of `sys.getrefcount` in the loop of `Recycled.take` for a block that only the list refers to."""
+    """The value of `sys.getrefcount` in the loop of `Blocks.take` for a block that only the list refers to."""
     blocks = [np.empty(1, np.uint8)]
     return next(sys.getrefcount(b) for b in blocks)
 

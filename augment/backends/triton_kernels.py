@@ -14,6 +14,31 @@ blurred pixel is off by at most a fifth of a level of 255 (half a unit of the la
 
 import triton
 import triton.language as tl
+from triton.language.target_info import cuda_capability_geq
+
+from augment.backends.triton_colour import coloured, colouring, luma, operate
+from augment.backends.triton_records import (
+    CUT,
+    FLIP,
+    HEIGHT,
+    IMAGE,
+    JITTER,
+    JITTERED,
+    JOB_LONGS,
+    JOB_WORDS,
+    ORDER,
+    OUT,
+    PATCH,
+    RADIUS,
+    RECT,
+    ROI,
+    SCENE,
+    STRIDE,
+    TURNED,
+    VIEW_LONGS,
+    VIEW_WORDS,
+    WIDTH,
+)  # fmt: skip
 
 
 @triton.jit
@@ -25,17 +50,18 @@ def triangle(tap, low, high, centre, slope):
 
 
 @triton.jit
-def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Job j: the `roi` of the image `offset[j]` bytes after `image`, rows of `stride[j]`, to `out + place[j]`."""
-    job = tl.program_id(2)
-    width, height = tl.load(shape + 2 * job), tl.load(shape + 2 * job + 1)
+def crop_kernel(jobs, places, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Cuts `jobs` (layout.JOB) out of images to their places, both counted in bytes from `out`."""
+    job = jobs + tl.program_id(2) * JOB_WORDS
+    place = places + tl.program_id(2) * JOB_LONGS
+    width, height = tl.load(job + WIDTH), tl.load(job + HEIGHT)
     if (tl.program_id(0) * COLUMNS < width) & (tl.program_id(1) * ROWS < height):
         to_x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         to_y = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         x, y = tl.minimum(to_x, width - 1), tl.minimum(to_y, height - 1)
-        x = tl.where(tl.load(flip + job) != 0, width - 1 - x, x)
-        x0, y0 = tl.load(roi + 4 * job), tl.load(roi + 4 * job + 1)
-        in_width, in_height = tl.load(roi + 4 * job + 2) - x0, tl.load(roi + 4 * job + 3) - y0
+        x = tl.where(tl.load(job + TURNED) != 0, width - 1 - x, x)
+        x0, y0 = tl.load(job + ROI), tl.load(job + ROI + 1)
+        in_width, in_height = tl.load(job + ROI + 2) - x0, tl.load(job + ROI + 3) - y0
         scale_x, scale_y = in_width / width, in_height / height
         reach_x, reach_y = tl.maximum(scale_x, 1.0), tl.maximum(scale_y, 1.0)
         centre_x, centre_y = (x + 0.5) * scale_x, (y + 0.5) * scale_y
@@ -46,8 +72,8 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.co
         taps_x, taps_y = tl.ceil(2 * reach_x).to(tl.int32), tl.ceil(2 * reach_y).to(tl.int32)
         slope_x, slope_y = 1 / reach_x, 1 / reach_y
         wide, high = tl.zeros([COLUMNS], tl.float32), tl.zeros([ROWS], tl.float32)
-        row_stride = tl.load(stride + job).to(tl.int32)
-        start = image + tl.load(offset + job) + y0.to(tl.int64) * row_stride + 3 * x0
+        row_stride = tl.load(job + STRIDE)
+        start = out + tl.load(place + IMAGE) + y0.to(tl.int64) * row_stride + 3 * x0
         red = tl.zeros([ROWS, COLUMNS], tl.float32)
         green, blue = red, red
         for ky in range(0, taps_y):
@@ -64,14 +90,14 @@ def crop_kernel(image, offset, stride, roi, shape, flip, place, out, ROWS: tl.co
                 blue += weight * tl.load(at + 2).to(tl.float32)
         share = (1 / high)[:, None] * (taps_y / wide)[None, :]
         inside = (to_y < height)[:, None] & (to_x < width)[None, :]
-        to = out + tl.load(place + job) + 3 * (to_y[:, None] * width + to_x[None, :])
+        to = out + tl.load(place + CUT) + 3 * (to_y[:, None] * width + to_x[None, :])
         tl.store(to, (red * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
         tl.store(to + 1, (green * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
         tl.store(to + 2, (blue * share + 0.5).to(tl.int32).to(tl.uint8), mask=inside)
 
 
 @triton.jit
-def levels(at):
+def rgb(at):
     """Red, green and blue, uint8, from byte `at` on."""
     return tl.load(at), tl.load(at + 1), tl.load(at + 2)
 
@@ -84,11 +110,10 @@ def blended(alpha, over, under):
 
 
 @triton.jit
-def placed(scene, patch, rect, flip, view):
+def placed(job, place):
     """What `composed` needs to know of a view; offsets have 64 bits, as scenes may be anywhere."""
-    x0, y0 = tl.load(rect + 4 * view), tl.load(rect + 4 * view + 1)
-    x1, y1 = tl.load(rect + 4 * view + 2), tl.load(rect + 4 * view + 3)
-    return x0, y0, x1 - x0, y1 - y0, tl.load(flip + view), tl.load(patch + view), tl.load(scene + view)
+    x0, y0, x1, y1 = tl.load(job + RECT), tl.load(job + RECT + 1), tl.load(job + RECT + 2), tl.load(job + RECT + 3)
+    return x0, y0, x1 - x0, y1 - y0, tl.load(job + FLIP), tl.load(place + PATCH), tl.load(place + SCENE)
 
 
 @triton.jit
@@ -110,67 +135,27 @@ def composed(cuts, alpha, place, view, y, x, size):
     in_patch = (3 * width * (y - y0))[:, None] + (3 * (x - x0))[None, :]
     in_scene = (3 * size * y)[:, None] + (3 * column)[None, :]
     if alpha is None:  # settled when the kernel is compiled
-        return levels(cuts + tl.where(over, of_patch, of_scene) + tl.where(over, in_patch, in_scene))
+        return rgb(cuts + tl.where(over, of_patch, of_scene) + tl.where(over, in_patch, in_scene))
     else:
         at = alpha + view.to(tl.int64) * size * size + (size * y)[:, None] + column[None, :]
         share = tl.load(at, mask=over, other=0).to(tl.int32)
-        over_r, over_g, over_b = levels(cuts + of_patch + tl.where(over, in_patch, 0))
-        under_r, under_g, under_b = levels(cuts + of_scene + in_scene)
+        over_r, over_g, over_b = rgb(cuts + of_patch + tl.where(over, in_patch, 0))
+        under_r, under_g, under_b = rgb(cuts + of_scene + in_scene)
         red, green = blended(share, over_r, under_r), blended(share, over_g, under_g)
         return red, green, blended(share, over_b, under_b)
 
 
 @triton.jit
-def clamped(x):
-    return tl.minimum(tl.maximum(x, 0.0), 255.0)
-
-
-@triton.jit
-def luma(red, green, blue):
-    return 0.2989 * red + 0.587 * green + 0.114 * blue
-
-
-@triton.jit
-def hue_channel(first, sixth, value, span):
-    k = first + sixth
-    k -= 6 * (k * (1 / 6)).to(tl.int32).to(tl.float32)
-    return value - span * tl.maximum(tl.minimum(tl.minimum(k, 4 - k), 1.0), 0.0)
-
-
-@triton.jit
-def shift_hue(red, green, blue, turns):
-    """HSV's hue; channel = v - range · clamp(min(k, 4 - k), 0, 1), k = (5, 3, 1 + 6·hue) mod 6."""
-    value = tl.maximum(tl.maximum(red, green), blue)
-    span = value - tl.minimum(tl.minimum(red, green), blue)
-    divisor = tl.where(span > 0, span, 1.0)
-    not_red = tl.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    sixth = tl.where(value == red, (green - blue) / divisor, not_red)
-    sixth += 6 * turns + 12
-    r, g = hue_channel(5.0, sixth, value, span), hue_channel(3.0, sixth, value, span)
-    return r, g, hue_channel(1.0, sixth, value, span)
-
-
-@triton.jit
-def operate(op, factor, centre, red, green, blue):
-    """One of torchvision's operations; `centre` is the mean luma that contrast turns about."""
-    if op == 3:
-        red, green, blue = shift_hue(red, green, blue, factor)
-    else:
-        target = tl.where(op == 1, centre, tl.where(op == 2, luma(red, green, blue), 0.0)) * (1 - factor)
-        red, green, blue = factor * red + target, factor * green + target, factor * blue + target
-    return clamped(red), clamped(green), clamped(blue)
-
-
-@triton.jit
-def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, sums, size, LINEAR: tl.constexpr,
-                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+def mean_kernel(jobs, floats, places, cuts, alpha, sums, size, LINEAR: tl.constexpr, ROWS: tl.constexpr,
+                COLUMNS: tl.constexpr):  # fmt: skip
     """sums[view] += (red, green, blue), or for torchvision 256 · luma as it is before the contrast's turn.
 
     Of the views that are jittered; no other has a contrast.
     """
     view = tl.program_id(1)
-    if tl.load(jittered + view) != 0:
-        place = placed(scene, patch, rect, flip, view)
+    job = jobs + view * VIEW_WORDS
+    if tl.load(job + JITTERED) != 0:
+        place = placed(job, places + view * VIEW_LONGS)
         x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         red = tl.zeros([ROWS, COLUMNS], tl.int32)
         green, blue = red, red
@@ -186,10 +171,10 @@ def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, 
                 r, g, b = r.to(tl.float32), g.to(tl.float32), b.to(tl.float32)
                 before = True
                 for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
-                    op = tl.load(order + 4 * view + step)
+                    op = tl.load(job + ORDER + step)
                     before = before & (op != 1)
                     if before:
-                        r, g, b = operate(op, tl.load(jitter + 4 * view + op), 0.0, r, g, b)
+                        r, g, b = operate(op, tl.load(floats + view * VIEW_WORDS + JITTER + op), 0.0, r, g, b)
                 red += tl.where(inside, luma(r, g, b) * 256 + 0.5, 0.0).to(tl.int32)
         tl.atomic_add(sums + 3 * view, tl.sum(red.to(tl.int64)))
         if LINEAR:
@@ -198,62 +183,26 @@ def mean_kernel(cuts, alpha, scene, patch, rect, flip, jittered, order, jitter, 
 
 
 @triton.jit
-def terms(view, sums, matrix, offset, pixels, channel):
-    """Linear colour of `channel`: factors of red, green and blue, and what is added, for levels from 0 to 1."""
-    m, k = matrix + 9 * view + 3 * channel, offset + 9 * view + 3 * channel
-    constant = tl.load(k) * tl.load(sums + 3 * view).to(tl.float32)
-    constant += tl.load(k + 1) * tl.load(sums + 3 * view + 1).to(tl.float32)
-    constant += tl.load(k + 2) * tl.load(sums + 3 * view + 2).to(tl.float32)
-    return tl.load(m) / 255, tl.load(m + 1) / 255, tl.load(m + 2) / 255, constant / pixels / 255
+def view_kernel(which, jobs, floats, places, cuts, alpha, sums, levels, out, size, LINEAR: tl.constexpr,
+                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """The views numbered `which`: a program makes COLUMNS columns, ROWS rows at a time.
 
-
-@triton.jit
-def mixed(red, green, blue, terms):
-    """One channel of linear colour. To clamp to 0 and 1 costs nothing, it comes with the last addition."""
-    level = terms[3] + terms[0] * red + terms[1] * green + terms[2] * blue
-    return tl.minimum(tl.maximum(level, 0.0), 1.0)
-
-
-@triton.jit
-def coloured(view, red, green, blue, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, pixels,
-             LINEAR: tl.constexpr):  # fmt: skip
-    """The colour of view number `view` in either meaning, as levels from 0 to 1; uint8 or int32 levels of 255 in."""
-    red, green, blue = red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
-    if LINEAR:
-        r, g = mixed(red, green, blue, of_red), mixed(red, green, blue, of_green)
-        return r, g, mixed(red, green, blue, of_blue)
-    else:
-        if tl.load(jittered + view) != 0:
-            centre = tl.load(sums + 3 * view).to(tl.float32) / 256 / pixels
-            for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
-                op = tl.load(order + 4 * view + step)
-                red, green, blue = operate(op, tl.load(jitter + 4 * view + op), centre, red, green, blue)
-        if tl.load(gray + view) != 0:
-            level = luma(red, green, blue)
-            red, green, blue = level, level, level
-        return red / 255, green / 255, blue / 255
-
-
-@triton.jit
-def view_kernel(which, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray, matrix, offset, out,
-                scale, shift, size, LINEAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """The views numbered `which`: a program makes COLUMNS columns, ROWS rows at a time."""
+    `levels`: three factors of levels from 0 to 1, and what is added to each.
+    """
     view = tl.load(which + tl.program_id(1))
     to_x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     x = tl.minimum(to_x, size - 1)
-    place = placed(scene, patch, rect, flip, view)
-    of_red = terms(view, sums, matrix, offset, size * size, 0)
-    of_green = terms(view, sums, matrix, offset, size * size, 1)
-    of_blue = terms(view, sums, matrix, offset, size * size, 2)
-    scale_r, scale_g, scale_b = 255 * tl.load(scale), 255 * tl.load(scale + 1), 255 * tl.load(scale + 2)
-    shift_r, shift_g, shift_b = tl.load(shift), tl.load(shift + 1), tl.load(shift + 2)
-    base = out + view.to(tl.int64) * size * size * 3
+    job, place = jobs + view * VIEW_WORDS, places + view * VIEW_LONGS
+    parts = placed(job, place)
+    colour = colouring(job, floats + view * VIEW_WORDS, sums + 3 * view, size * size)
+    scale_r, scale_g, scale_b = tl.load(levels), tl.load(levels + 1), tl.load(levels + 2)
+    shift_r, shift_g, shift_b = tl.load(levels + 3), tl.load(levels + 4), tl.load(levels + 5)
+    base = out + tl.load(place + OUT)
     kind = out.dtype.element_ty
     for first in range(0, size, ROWS):
         y = first + tl.arange(0, ROWS)
-        r, g, b = composed(cuts, alpha, place, view, tl.minimum(y, size - 1), x, size)
-        r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
-                           LINEAR)  # fmt: skip
+        r, g, b = composed(cuts, alpha, parts, view, tl.minimum(y, size - 1), x, size)
+        r, g, b = coloured(r, g, b, colour, LINEAR)
         inside = (y < size)[:, None] & (to_x < size)[None, :]
         to = base + ((3 * size * y)[:, None] + (3 * to_x)[None, :])
         tl.store(to, (r * scale_r + shift_r).to(kind), mask=inside)
@@ -269,63 +218,65 @@ def mirrored(i, n):
 
 
 @triton.jit
-def tile_of(canvas, colour, view, y, x, size, LINEAR: tl.constexpr):
+def tile_of(canvas, colour, y, x, LINEAR: tl.constexpr):
     """Rows `y` and columns `x` of the coloured view, float16 levels from 0 to 1 less 0.5: 11 bits keep those best."""
-    cuts, alpha, place = canvas
-    r, g, b = composed(cuts, alpha, place, view, y, x, size)
-    of_red, of_green, of_blue, sums, jittered, order, jitter, gray = colour
-    r, g, b = coloured(view, r, g, b, of_red, of_green, of_blue, sums, jittered, order, jitter, gray, size * size,
-                       LINEAR)  # fmt: skip
+    cuts, alpha, parts, view, size = canvas
+    r, g, b = composed(cuts, alpha, parts, view, y, x, size)
+    r, g, b = coloured(r, g, b, colour, LINEAR)
     return (r - 0.5).to(tl.float16), (g - 0.5).to(tl.float16), (b - 0.5).to(tl.float16)
 
 
 @triton.jit
-def target(out, view, first_y, first_x, step, size, inner):
-    """Where a tile's pixels are written, and which are: `inner` rows and columns, as far as they are in the view."""
+def target(first_y, first_x, step, size, inner):
+    """Where a tile's pixels are written (half the registers of pointers), and which are: `inner` rows and columns."""
     y, x = first_y + step, first_x + step
-    to = out + view.to(tl.int64) * size * size * 3 + ((3 * size * y)[:, None] + (3 * x)[None, :])
+    to = (3 * size * y)[:, None] + (3 * x)[None, :]
     return to, (y < tl.minimum(first_y + inner, size))[:, None] & (x < tl.minimum(first_x + inner, size))[None, :]
 
 
 @triton.jit
-def finish(to, levels, scale, shift, channel, inside):
+def finish(view, to, values, levels, channel, inside):
     """Writes a channel of what `tile_of` made."""
-    gain = 255 * tl.load(scale + channel)
-    normalised = levels * gain + (0.5 * gain + tl.load(shift + channel))
-    tl.store(to + channel, normalised.to(to.dtype.element_ty), mask=inside)
+    gain = tl.load(levels + channel)
+    normalised = values * gain + (0.5 * gain + tl.load(levels + 3 + channel))
+    tl.store(view + channel + to, normalised.to(view.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def blur_kernel(which, radius, weights, cuts, alpha, scene, patch, rect, flip, sums, jittered, order, jitter, gray,
-                matrix, offset, out, scale, shift, size, LINEAR: tl.constexpr, CHUNKS: tl.constexpr,
-                TILE: tl.constexpr):  # fmt: skip
+def blur_kernel(which, weights, jobs, floats, places, cuts, alpha, sums, levels, out, size, LINEAR: tl.constexpr,
+                CHUNKS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """The views numbered `which`: a program reads CHUNKS × CHUNKS tiles, of TILE × TILE pixels each.
 
     It makes the pixels in the middle, all whose blur reads nothing else, or TILE × TILE of them if CHUNKS is not 1.
     `weights` float16 [n, TILE · (CHUNKS + 1)]: TILE zeros, 2 · radius + 1 weights, zeros.
     """
     number = tl.program_id(2)
-    reach = tl.load(radius + number)
+    view = tl.load(which + number)
+    job = jobs + view * VIEW_WORDS
+    reach = tl.load(job + RADIUS)
     inner = TILE - 2 * reach if CHUNKS == 1 else TILE
     first_x, first_y = tl.program_id(0) * inner, tl.program_id(1) * inner
     if (first_x < size) & (first_y < size):
-        view = tl.load(which + number)
-        canvas = cuts, alpha, placed(scene, patch, rect, flip, view)
-        of_red = terms(view, sums, matrix, offset, size * size, 0)
-        of_green = terms(view, sums, matrix, offset, size * size, 1)
-        of_blue = terms(view, sums, matrix, offset, size * size, 2)
-        colour = of_red, of_green, of_blue, sums, jittered, order, jitter, gray
+        place = places + view * VIEW_LONGS
+        canvas = cuts, alpha, placed(job, place), view, size
+        colour = colouring(job, floats + view * VIEW_WORDS, sums + 3 * view, size * size)
         step = tl.arange(0, TILE)
         band = weights + TILE * (CHUNKS + 1) * number + TILE + (step[None, :] - step[:, None])  # [out, in]
+        base = out + tl.load(place + OUT)
         if CHUNKS == 1:  # one channel after the other: fewer registers
             y, x = mirrored(first_y - reach + step, size), mirrored(first_x - reach + step, size)
-            r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+            r, g, b = tile_of(canvas, colour, y, x, LINEAR)
             down = tl.load(band)
             across = tl.trans(down)
-            to, inside = target(out, view, first_y, first_x, step, size, inner)
-            finish(to, tl.dot(tl.dot(down, r).to(tl.float16), across), scale, shift, 0, inside)
-            finish(to, tl.dot(tl.dot(down, g).to(tl.float16), across), scale, shift, 1, inside)
-            finish(to, tl.dot(tl.dot(down, b).to(tl.float16), across), scale, shift, 2, inside)
+            to, inside = target(first_y, first_x, step, size, inner)
+            if cuda_capability_geq(9):
+                finish(base, to, tl.dot(tl.dot(down, r).to(tl.float16), across), levels, 0, inside)
+                finish(base, to, tl.dot(tl.dot(down, g).to(tl.float16), across), levels, 1, inside)
+                finish(base, to, tl.dot(tl.dot(down, b).to(tl.float16), across), levels, 2, inside)
+            else:  # the tensor cores' operands are in registers, and of three channels at once not all would fit
+                for channel in range(0, 3):
+                    level = tl.where(channel == 0, r, tl.where(channel == 1, g, b))
+                    finish(base, to, tl.dot(tl.dot(down, level).to(tl.float16), across), levels, channel, inside)
         else:
             red = tl.zeros([TILE, TILE], tl.float32)
             green, blue = red, red
@@ -335,7 +286,7 @@ def blur_kernel(which, radius, weights, cuts, alpha, scene, patch, rect, flip, s
                 for cy in range(0, CHUNKS):
                     y = mirrored(first_y - reach + TILE * cy + step, size)
                     x = mirrored(first_x - reach + TILE * cx + step, size)
-                    r, g, b = tile_of(canvas, colour, view, y, x, size, LINEAR)
+                    r, g, b = tile_of(canvas, colour, y, x, LINEAR)
                     down = tl.load(band + TILE * cy)
                     down_r, down_g = tl.dot(down, r, down_r), tl.dot(down, g, down_g)
                     down_b = tl.dot(down, b, down_b)
@@ -343,7 +294,7 @@ def blur_kernel(which, radius, weights, cuts, alpha, scene, patch, rect, flip, s
                 red = tl.dot(down_r.to(tl.float16), across, red)
                 green = tl.dot(down_g.to(tl.float16), across, green)
                 blue = tl.dot(down_b.to(tl.float16), across, blue)
-            to, inside = target(out, view, first_y, first_x, step, size, inner)
-            finish(to, red, scale, shift, 0, inside)
-            finish(to, green, scale, shift, 1, inside)
-            finish(to, blue, scale, shift, 2, inside)
+            to, inside = target(first_y, first_x, step, size, inner)
+            finish(base, to, red, levels, 0, inside)
+            finish(base, to, green, levels, 1, inside)
+            finish(base, to, blue, levels, 2, inside)

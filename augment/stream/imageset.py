@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from augment.request import to_stderr
+from augment.stream.files import FileReader
 from augment.views.plan import Pool
 from precompute.base import pixels
 from precompute.base.away import Patient
@@ -123,6 +124,17 @@ class ImageSet:
             return pixels.to_png(data)
         except pixels.BadImage as error:
             raise BadFile(cache.path(row), str(error)) from error
+
+    def read_many(self, rows: np.ndarray, reader: FileReader) -> list[memoryview | None]:
+        """What `read` with check="size" returns of images `rows`; None for those that only `read` itself can judge."""
+        out: list[memoryview | None] = [None] * len(rows)
+        part = np.searchsorted(self.offsets, rows, "right") - 1
+        for number in np.unique(part).tolist():
+            which = np.flatnonzero(part == number)
+            found = reader.read(self.parts[number][0], self._folders[number].root, rows[which] - self.offsets[number])
+            for i, data in zip(which.tolist(), found, strict=True):
+                out[i] = data
+        return out
 
     def diagnose(self, i: int, data: bytes) -> str | None:
         """The reason why image i's bytes cannot be decoded as planned, or None; decodes them the slow, careful way."""

@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends import native
 from augment.backends.protocol import Backend
 from augment.backends.threads import share_out
 from augment.request import Making
 from augment.stream.alpha import MapFolder, with_alpha
 from augment.stream.batch import Batch
+from augment.stream.files import FileReader
 from augment.stream.handover import Handover, put
 from augment.stream.imageset import ImageSet
 from augment.stream.producer import Made, Place, check_process
@@ -36,6 +38,7 @@ from augment.views.schedule import Schedule
 from precompute.base.errors import BadFile, UserError
 
 T = TypeVar("T")
+Data: TypeAlias = Any  # bytes, or a memoryview of some: see `Backend.buffers`
 
 
 def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
@@ -58,7 +61,7 @@ class Prepared:
 
     place: Place
     plan: Plan
-    files: list[bytes]
+    files: list[Data]
     bad: tuple[int, ...]  # rows whose files are bad, among those that this batch asked for
     replaced: int
 
@@ -81,6 +84,7 @@ class BatchMaker:
         self._workers = self.making.workers or 1
         self._readers = ThreadPoolExecutor(self._workers, thread_name_prefix="augment-read")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="augment-prepare")
+        self._reader = self._at_once() if self.backend.buffers and self.making.check == "size" else None
         self._process: int | None = None  # whose threads these are, once they have begun
 
     def begin_here(self) -> None:
@@ -124,7 +128,7 @@ class BatchMaker:
         decoded = self.backend.decoded(prepared.files)
         return self.finished(prepared.plan, views, decoded, prepared.replaced)
 
-    def with_good_files(self, prepared: Prepared, work: Callable[[Plan, Sequence[bytes]], T]) -> tuple[Prepared, T]:
+    def with_good_files(self, prepared: Prepared, work: Callable[[Plan, Sequence[Data]], T]) -> tuple[Prepared, T]:
         """`work(plan, files)` and what it was done of: where it fails on a bad file, it is done again without that."""
         while True:
             try:
@@ -151,7 +155,8 @@ class BatchMaker:
 
     def _find_undecodable(self, prepared: Prepared) -> bool:
         """After a failure: decodes the batch's files one by one, and returns whether one of them is bad."""
-        files = {row: data for row, data in zip(prepared.plan.images.tolist(), prepared.files, strict=True) if data}
+        read = zip(prepared.plan.images.tolist(), prepared.files, strict=True)
+        files = {row: bytes(data) for row, data in read if data}
         reasons = self._readers.map(self.images.diagnose, files.keys(), files.values())
         bad = {row: reason for row, reason in zip(files, reasons, strict=True) if reason is not None}
         for row, reason in bad.items():
@@ -163,13 +168,34 @@ class BatchMaker:
         """Draws the plan of a batch and reads its files; bad ones are replaced."""
         plan, replaced = self.schedule.plan(self.images.pool, *place), 0
         rows = plan.images.tolist()
-        contents = share_out(self._readers, self._workers, self._read, [(row,) for row in rows])
-        files = dict(zip(rows, contents, strict=True))
-        if None in contents:
+        files = self._contents(rows)
+        if None in files.values():
             plan, replaced = self.replanned(plan, place[0], *self._stand_ins(plan, place[0], files))
         bad = tuple(row for row, data in files.items() if data is None)
         plan = self.with_opacities(plan)
         return Prepared(place, plan, [files[row] or b"" for row in plan.images.tolist()], bad, replaced)
+
+    def _contents(self, rows: list[int]) -> dict[int, Data | None]:
+        """What `_read` gives for each of the rows."""
+        files: dict[int, Data | None] = {}
+        if self._reader is not None:
+            left = [row for row in rows if row not in self._undecodable and not self.backend.holds(row)]
+            found = self.images.read_many(np.array(left, np.int64), self._reader)
+            files = {row: data for row, data in zip(left, found, strict=True) if data is not None}
+        left = [row for row in rows if row not in files]
+        return files | dict(
+            zip(left, share_out(self._readers, self._workers, self._read, [(r,) for r in left]), strict=True)
+        )
+
+    def _at_once(self) -> FileReader | None:
+        """What reads a batch's files; None, which is said, where it cannot be built."""
+        try:
+            library = native.load(self.making.say)
+        except native.NotBuilt as error:
+            self.making.say(f"files are read one by one, which is slower: {error}")
+            return None
+        readers, workers = self._readers, self._workers
+        return FileReader(library, lambda work: share_out(readers, workers, work, [()] * workers))
 
     def with_opacities(self, plan: Plan) -> Plan:
         """The plan with the opacities of its patches, where the policy pastes by maps."""
@@ -184,7 +210,7 @@ class BatchMaker:
         again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
         return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
 
-    def _stand_ins(self, plan: Plan, epoch: int, files: dict[int, bytes | None]) -> tuple[np.ndarray, np.ndarray]:
+    def _stand_ins(self, plan: Plan, epoch: int, files: dict[int, Data | None]) -> tuple[np.ndarray, np.ndarray]:
         """Sources and backgrounds of the plan with good images in place of bad ones; adds to `files`."""
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
@@ -195,7 +221,7 @@ class BatchMaker:
                 backgrounds[i, v] = sources[i] if own else self._good(epoch, other, files, int(sources[i]))
         return sources, backgrounds
 
-    def _good(self, epoch: int, row: int, files: dict[int, bytes | None], without: int | None = None) -> int:
+    def _good(self, epoch: int, row: int, files: dict[int, Data | None], without: int | None = None) -> int:
         """`row`, or its first stand-in, with a good file and another picture than `without`; adds to `files`."""
 
         def allowed(other: int) -> bool:

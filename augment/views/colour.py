@@ -38,14 +38,15 @@ def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     `jitter` [..., 4] factors and hue shift, `gray` bool [...] as in `augment.views.plan.Plan`.
     """
-    # The nine numbers of a matrix in one axis: NumPy is slow where the last axis is short.
-    factors = jitter.astype(np.float64)[..., None]
-    brightness, contrast, saturation, hue = (factors[..., op, :] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
+    # The nine numbers of a matrix in the first axis: NumPy is slow where the last axis is short.
+    rows = np.ascontiguousarray(jitter.reshape(-1, 4).T, np.float64)
+    brightness, contrast, saturation, hue = (rows[op] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
     # Red, yellow, green lie clockwise in the plane of I and Q, so a positive shift of the hue turns that way.
     angle = -2 * np.pi * hue
-    turned = np.cos(angle) * _TO_CHROMA.reshape(9) + np.sin(angle) * _QUARTER.reshape(9)
-    turned *= saturation
-    turned[gray] = 0.0
-    m = brightness * contrast * (_TO_LUMA.reshape(9) + turned)
-    k = brightness * (1 - contrast) * _TO_LUMA.reshape(9)
-    return tuple(x.astype(np.float32).reshape(*gray.shape, 3, 3) for x in (m, k))  # type: ignore[return-value]
+    turned = np.cos(angle) * _TO_CHROMA.reshape(9, 1) + np.sin(angle) * _QUARTER.reshape(9, 1)
+    turned *= np.where(gray.reshape(-1), 0.0, saturation)
+    turned += _TO_LUMA.reshape(9, 1)
+    turned *= brightness * contrast
+    m = turned.astype(np.float32).T.reshape(*gray.shape, 3, 3)
+    k = (brightness * (1 - contrast) * LUMA[:, None]).astype(np.float32).T.reshape(*gray.shape, 1, 3)
+    return m, k.repeat(3, axis=-2)

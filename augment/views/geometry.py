@@ -129,9 +129,12 @@ def is_empty(rects: np.ndarray) -> np.ndarray:
 
 def flip_rects(rects: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
     """Rectangles [..., 4] mirrored left to right where `flip` [...]; empty ones become zeros. int32."""
-    mirrored = np.stack((size - rects[..., 2], rects[..., 1], size - rects[..., 0], rects[..., 3]), axis=-1)
-    out = np.where(flip[..., None], mirrored, rects)
-    return np.where(is_empty(rects)[..., None], 0, out).astype(np.int32)
+    out = rects.astype(np.int32)
+    left, right = out[..., 0], out[..., 2]
+    np.copyto(left, size - rects[..., 2], where=flip)
+    np.copyto(right, size - rects[..., 0], where=flip)
+    out[is_empty(rects)] = 0
+    return out
 
 
 def turn_rects(rects: np.ndarray, turns: np.ndarray, size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 
 from augment.backends.addressed import Addressed, KeptOnDevice
 from augment.backends.decoded import DecodedCache, Picture
+from augment.backends.layout import CROP
 from augment.views.geometry import box_to_pixels
 from augment.views.plan import Pool
 from augment.views.policy import Policy
@@ -91,10 +92,11 @@ def test_tensors_by_address() -> None:
     assert listed.address.tolist() == [p.data_ptr() for p in pixels]
     assert listed.sides.tolist() == [[5, 4], [7, 6]]
     assert listed.scene is None
-    crops = np.zeros(1, [("roi", "i4", 4), ("width", "i4"), ("height", "i4"), ("flip", "i4"), ("out", "u8")])
-    crops["roi"] = (3, 4, 9, 6)
+    crops = np.zeros(1, CROP)
+    crops["roi"], crops["flip"], crops["out"] = (3, 4, 9, 6), 1, 7
     out = torch.empty(10, dtype=torch.uint8)
     jobs = listed.jobs(crops, np.array([1]), out)
     assert jobs["roi"].tolist() == [[1, 2, 4, 4]]
     assert jobs["stride"].tolist() == [21]
-    assert out.data_ptr() + jobs["offset"][0] == pixels[1].data_ptr()
+    assert out.data_ptr() + jobs["image"][0] == pixels[1].data_ptr()
+    assert (jobs["flip"].tolist(), jobs["out"].tolist()) == ([1], [7])

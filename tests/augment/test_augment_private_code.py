@@ -143,8 +143,8 @@ def test_a_crop_that_leaves_its_picture_on_any_side_is_refused(roi, compiled):
     backend.close()
     with pytest.raises(ValueError, match="leaves an image of 10x7"):
         crop_resize(image.permute(2, 0, 1), np.array(roi), 4, 4)
-    assert leaves(np.array([roi]), (10, 7))
-    assert not leaves(np.array([(0, 0, 10, 7), (9, 6, 10, 7)]), (10, 7))
+    assert leaves(np.array([roi]).T, np.array([[10], [7]]))
+    assert not leaves(np.array([(0, 0, 10, 7), (9, 6, 10, 7)]).T, np.array([[10], [7]]))
 
 
 CHECKED = """

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def test_a_checkout_beside_itself(boxes, demo_root, tmp_path, run_module):
     done = run_module(
         "benchmarks.versions", "--old", ROOT, "--boxes", boxes, "--root", demo_root, "--cases", "batch-4", "rrc",
-        "scaled", "disk", "python-4", "--repeats", 1, "--rounds", 1, "--json", "--out", tmp_path / "r.json", timeout=300,
+        "scaled", "disk", "python-4", "--repeats", 1, "--rounds", 1, "--json", "--out", tmp_path / "r.json",
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
