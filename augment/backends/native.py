@@ -79,17 +79,24 @@ def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
         raise NotBuilt(f"neither the cache folder nor the temporary folder can be used: {error}") from error
 
 
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int32
+# What the library exports: its arguments, and what it returns.
+FUNCTIONS = {
+    "crops": ([_POINTER, _INTEGER, _INTEGER, _INTEGER, _POINTER], _INTEGER),
+    "crops_of": ([_POINTER], None),
+    "views": ([_INTEGER, _POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER, _INTEGER], None),
+    "jpeg_open": ([_POINTER], _INTEGER),
+    "jpeg_crops": ([_POINTER, _POINTER], None),
+    "read_files": ([_POINTER], None),
+}
+
+
 @functools.cache
 def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crops.argtypes = [pointer, integer, integer, integer, pointer]
-    library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.jpeg_open.argtypes, library.crops_of.argtypes = [pointer], [pointer]
-    library.jpeg_crops.argtypes = [pointer, pointer]
-    library.crops.restype, library.views.restype = integer, None
-    library.jpeg_crops.restype, library.crops_of.restype = None, None
-    library.read_files.argtypes, library.read_files.restype = [pointer], None
+    for name, (arguments, result) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
     return library
 
 

@@ -23,7 +23,7 @@ from precompute.base.private import is_private, let_torch_keep_code_private, own
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 PLANTED = 'extern "C" int planted() { return 1; }\n'
 # It is built often here: the names of the kernel's functions, without their bodies.
-OURS = 'extern "C" { void crops() {} void views() {} void jpeg_open() {} void jpeg_crops() {} }\n'
+OURS = f'extern "C" {{ {" ".join(f"void {name}() {{}}" for name in native.FUNCTIONS)} }}\n'
 
 
 @pytest.fixture
