@@ -110,9 +110,7 @@ class FusedBackend(Backend):
 
         Pastes, colours, blurs and normalises. Transparent patches are blended in place: `crops` must then be writable.
         """
-        layout = self._layout(plan, len(kept) > 0)
-        if len(crops) != layout.total:
-            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        layout = self._layout_of(plan, crops, len(kept) > 0)
         scenes, patches = ((crops.ctypes.data + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept:
             address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
@@ -146,6 +144,13 @@ class FusedBackend(Backend):
         if self._cache is not None:
             self._pictures(rows, files, self._cache)
         return self._decoded
+
+    def _layout_of(self, plan: Plan, crops: np.ndarray, scenes_exist: bool = False) -> Layout:
+        """The layout of these crops. ValueError where they are not the plan's."""
+        layout = self._layout(plan, scenes_exist)
+        if len(crops) != layout.total:
+            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        return layout
 
     def _layout(self, plan: Plan, scenes_exist: bool) -> Layout:
         """Of a plan; that of the latest is known, since `finish` follows `cut`."""
