@@ -6,8 +6,9 @@ The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain
 import ctypes
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from threading import Barrier
 
@@ -20,7 +21,7 @@ from augment.backends.decoded import DecodedCache, Picture, RecentPictures, kept
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
 from augment.backends.layout import Layout, lay_out
 from augment.backends.protocol import Backend
-from augment.backends.recycled import Recycled
+from augment.backends.recycled import Given, Recycled
 from augment.backends.threads import share_out
 from augment.backends.torch_ops import decode
 from augment.request import Making
@@ -65,7 +66,7 @@ class FusedBackend(Backend):
         torch.set_num_threads(threads)
         self._share_out = partial(share_out, self._threads, self.workers, here=compiled)
         self._buffer = np.empty(0, np.uint8)  # of every batch: fresh pages cost more than the pixels
-        self._memory = Recycled(self.dtype)
+        self._memory: Recycled | Given = Recycled(self.dtype)
         std = np.array(policy.std)
         self._levels = (1 / (255 * std)).astype(np.float32), (-np.array(policy.mean) / std).astype(np.float32)
         self._latest: tuple[Plan, bool, Layout] | None = None  # see `_layout`
@@ -74,6 +75,15 @@ class FusedBackend(Backend):
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
         return self.finish(plan, *self.cut(plan, files))
+
+    @contextmanager
+    def into(self, views: Sequence[Tensor]) -> Iterator[None]:
+        """See `augment.backends.protocol.Backend`."""
+        kept, self._memory = self._memory, Given(views)
+        try:
+            yield
+        finally:
+            self._memory = kept
 
     def cut(self, plan: Plan, files: Sequence[bytes]) -> tuple[np.ndarray, Sequence[Picture]]:
         """Decodes and cuts: the crops, uint8 [bytes] as `layout.lay_out` describes them, used again by the next call.

@@ -1,6 +1,7 @@
 """What every backend is: a pure function of (plan, image files) that makes the pixels."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class Backend(Protocol):
         """Nothing, for backends whose threads are all at work in `render`."""
 
     def render(self, plan: "Plan", files: Sequence[bytes], /) -> "tuple[Tensor, ...]": ...
+
+    def into(self, views: "Sequence[Tensor]", /) -> AbstractContextManager[None]:
+        """A context in which `render` may put its views into these tensors; backends that cannot take no notice."""
+        return nullcontext()
 
     def holds(self, row: int) -> bool:
         """False, for backends that keep nothing from batch to batch."""

@@ -1,13 +1,15 @@
 """Memory for views that is used again as soon as nobody holds it."""
 
+import itertools
 import math
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_ALIGNED = 64  # bytes: views.cpp writes whole lines of the processor's cache
+ALIGNED = 64  # bytes: views.cpp writes whole lines of the processor's cache
 
 
 class Recycled:
@@ -23,15 +25,26 @@ class Recycled:
     def take(self, shape: tuple[int, int, int, int]) -> Tensor:
         """A tensor of shape [N, H, W, 3], seen as [N, 3, H, W]; its contents are arbitrary."""
         count = math.prod(shape) * self._dtype.itemsize
-        room = count + _ALIGNED
+        room = count + ALIGNED
         free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
         block = min(free, key=len, default=None)
         if block is None:
             block = np.empty(room, np.uint8)
             self._blocks = [*self._blocks[-self._keep + 1 :], block]
-        start = -block.ctypes.data % _ALIGNED
+        start = -block.ctypes.data % ALIGNED
         # The tensor's storage holds a reference to the block, whatever views of it are passed around.
         return torch.from_numpy(block)[start : start + count].view(self._dtype).view(shape).permute(0, 3, 1, 2)
+
+
+class Given:
+    """Memory for the views of one batch that lies ready: `tensors`, one a view, [N, 3, H, W] with channels last."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._next = itertools.cycle(tensors)
+
+    def take(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """The next view's tensor, the first one's after the last; its shape is `shape`."""
+        return next(self._next)
 
 
 def _references_when_free() -> int:

@@ -5,21 +5,39 @@ import mmap
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from augment.backends.recycled import Recycled
-from augment.service.ring import FOLDER, Ring
-from augment.stream.maker import BatchMaker
+from augment.backends.recycled import ALIGNED, Recycled
+from augment.service.ring import FOLDER, HELD, Ring
+from augment.stream.batch import Batch
+from augment.stream.maker import BatchMaker, Prepared
 from augment.stream.producer import Made, Place
-from precompute.base.errors import BadFile
+from precompute.base.errors import BadFile, UserError
 
 _TEXT = 1 << 14  # bytes of a slot for the reasons why files were replaced
+
+
+@dataclass(frozen=True, eq=False)
+class InPlace(Made):
+    """A batch whose views others read in the same memory."""
+
+    before: list["Tensor"]  # the views that the consumer had before these, where others read them too
+
+    def take(self) -> Batch:
+        """See `Made`. Raises UserError where the views before these were written to."""
+        if any(view._version for view in self.before):
+            raise UserError(
+                "views were written to in place, and other trainings read them in the same memory: clone first"
+            )
+        self.before.clear()
+        return super().take()
 
 
 class RingMaker:
@@ -28,15 +46,18 @@ class RingMaker:
     def __init__(self, here: BatchMaker, name: str, members: int, patience: float, folder: Path = FOLDER) -> None:
         """`members`: so many are waited for at the start, as long as `patience` (seconds) and a minute."""
         s, self._here, self.patience, self._expected = here.schedule, here, patience, members
-        self._rows, self._side, self._views = s.largest, s.policy.size, s.policy.views
-        dtype = here.making.dtype
-        self._pixels = s.policy.views * s.largest * s.policy.size**2 * 3 * dtype.itemsize
+        self._rows, self._side, self._count = s.largest, s.policy.size, s.policy.views
+        self._dtype = dtype = here.making.dtype
+        view = s.largest * s.policy.size**2 * 3 * dtype.itemsize
+        self._pixels = s.policy.views * -(-view // ALIGNED) * ALIGNED
         self._numbers = 8 * s.largest * (1 + s.policy.views)
         room = -(-(self._pixels + self._numbers + _TEXT) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._ring = Ring(f"{name} {dtype}", room, folder)
         self._memory = Recycled(dtype)
         self._counts: Counter[str] = Counter()
         self._waits_for = ""
+        self._before: list[Tensor] = []  # views of the last batch that lie where others read them
+        self._kept: list[int] = []  # what lay in the ring when no slot came free in time
         self._closed = threading.Event()
 
     @property
@@ -84,33 +105,54 @@ class RingMaker:
     def _batch(self, place: Place, number: int) -> Made:
         ring, began = self._ring, time.monotonic()
         until = began + self.patience
-        while (now := time.monotonic()) < until:
-            there = ring.holds(number)
-            if there > 0 and (made := self._taken(place, number)) is not None:
-                return made
-            if there < 0:  # left behind
-                break
+        while (now := time.monotonic()) < until and not ring.is_past(number):
+            if (memory := ring.read(number)) is not None:
+                self._counts["shared_taken"] += 1
+                return self._taken(place, memory)
             if ring.claim(number):
-                if ring.holds(number):
-                    ring.release(number)
-                    continue
                 try:
-                    return self._made(place, number, until)
+                    if not ring.has(number):
+                        return self._made(place, number, until)
                 finally:
                     ring.release(number)
+                continue
             self._waits_for = "another training, which makes this batch"
             # The longer it has waited, the less another moment matters; waking up is what waiting costs.
             time.sleep(min(max((now - began) / 4, 0.0005), 0.2))
         self._waits_for = ""
+        return self._made_alone(self._here.prepare(place))
+
+    def _made_alone(self, prepared: Prepared) -> Made:
         self._counts["made_alone"] += 1
-        return self._here.render(self._here.prepare(place))
+        self._before = []
+        return self._here.render(prepared)
 
     def _made(self, place: Place, number: int, until: float) -> Made:
-        """Makes a claimed batch, and shares it as soon as nobody needs what is in its slot."""
+        """Makes a claimed batch where all can read it, as soon as there is room."""
+        prepared = self._here.prepare(place)
+        slot = self._room_for(until)
+        if slot is None:
+            return self._made_alone(prepared)
+        memory = self._ring.memory(slot)
+        views = self._views(memory, len(prepared.plan))
+        try:
+            with self._here.backend.into(views):
+                made = self._here.render(prepared)
+            self._write(place, made, memory, views)
+        except BaseException:
+            self._ring.give_up(slot)
+            raise
+        self._counts["shared_made"] += 1
+        return self._with_views(made, self._ring.share(slot, number))
+
+    def _room_for(self, until: float) -> int | None:
+        """A slot that nobody needs; None where trainings keep all of them beyond the time `until`."""
         ring = self._ring
-        made = self._here.render(self._here.prepare(place))
-        while slow := ring.waits_for(number):
+        while (slot := ring.free()) is None and ring.contents() != self._kept:
             if time.monotonic() > until:
+                if not (slow := ring.waits_for()):
+                    self._kept = ring.contents()  # not waited for again before something changes
+                    break
                 ring.leave_behind(slow)
                 if not self._counts["left_behind"]:
                     self._here.making.say(
@@ -118,62 +160,59 @@ class RingMaker:
                         "batches itself"
                     )
                 self._counts["left_behind"] += len(slow)
-                break
+                until = time.monotonic() + self.patience  # for the next slowest
             self._waits_for = "a slower training"
             time.sleep(0.002)
         self._waits_for = ""
-        while not (done := ring.write(number, partial(self._write, place, made))) and time.monotonic() < until:
-            time.sleep(0.0001)
-        self._counts["shared_made" if done else "made_alone"] += 1
-        return made
+        return slot
 
-    def _write(self, place: Place, made: Made, slot: np.ndarray) -> None:
+    def _write(self, place: Place, made: Made, memory: np.ndarray, views: Sequence[Tensor]) -> None:
+        """Completes a slot: the views where they were put elsewhere, the rows, and why files were replaced."""
         plan, bad = made.batch.plan, {}
-        for view, part in zip(made.batch.views, self._parts(slot, len(plan)), strict=True):
-            part[:] = view.permute(0, 2, 3, 1).reshape(-1).view(torch.uint8).numpy()
-        sources, backgrounds = self._rows_in(slot, len(plan))
+        for view, there in zip(made.batch.views, views, strict=True):
+            if view.data_ptr() != there.data_ptr():
+                there.copy_(view)
+        sources, backgrounds = self._rows_in(memory, len(plan))
         sources[:], backgrounds[:] = plan.sources, plan.backgrounds
         if made.counts["replaced"]:
             drawn = set(self._here.schedule.plan(self._here.images.pool, *place).images.tolist())
             bad = {row: reason for row, reason in self._here.bad.items() if row in drawn}
         text = json.dumps(bad).encode()
         text = text if len(text) <= _TEXT - 8 else b"{}"  # files by the hundred: the others find out by themselves
-        end = slot[self._pixels + self._numbers :]
+        end = memory[self._pixels + self._numbers :]
         end[:8].view(np.int64)[0] = len(text)
         end[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
 
-    def _taken(self, place: Place, number: int) -> Made | None:
-        """The batch, copied out of its slot; None where it was overwritten meanwhile."""
-        here, bad = self._here, {}
-        plan = here.schedule.plan(here.images.pool, *place)
-        count, side = len(plan), self._side
-        views = tuple(self._memory.take((count, side, side, 3)) for _ in range(plan.views))
-        rows = plan.sources.copy(), plan.backgrounds.copy()
-
-        def use(slot: np.ndarray) -> None:
-            for view, part in zip(views, self._parts(slot, count), strict=True):
-                view.permute(0, 2, 3, 1).view(-1).view(torch.uint8).numpy()[:] = part
-            for mine, there in zip(rows, self._rows_in(slot, count), strict=True):
-                mine[:] = there
-            end = slot[self._pixels + self._numbers :]
-            length = min(max(int(end[:8].view(np.int64)[0]), 0), _TEXT - 8)
-            bad["text"] = end[8 : 8 + length].tobytes()
-
-        if not self._ring.read(number, use):
-            return None
-        replaced = 0
+    def _taken(self, place: Place, memory: np.ndarray) -> Made:
+        """The batch that another training made."""
+        here = self._here
+        plan, replaced = here.schedule.plan(here.images.pool, *place), 0
+        rows = tuple(map(np.copy, self._rows_in(memory, len(plan))))
         if any((a != b).any() for a, b in zip(rows, (plan.sources, plan.backgrounds), strict=True)):
-            for row, reason in json.loads(bad["text"]).items():
+            end = memory[self._pixels + self._numbers :]
+            text = end[8 : 8 + int(end[:8].view(np.int64)[0])].tobytes()
+            for row, reason in json.loads(text).items():
                 here.note(int(row), BadFile(here.images.path(int(row)), reason))
             plan, replaced = here.replanned(plan, place[0], *rows)
-        self._counts["shared_taken"] += 1
-        return here.made(here.with_opacities(plan), views, 0, replaced)
+        return self._with_views(here.made(here.with_opacities(plan), (), 0, replaced), memory)
 
-    def _parts(self, slot: np.ndarray, count: int) -> list[np.ndarray]:
-        """The bytes of each view in a slot, uint8 [count · side · side · 3 · bytes of a value]."""
-        return np.split(slot[: self._pixels // self._rows * count], self._views)
+    def _with_views(self, made: Made, memory: np.ndarray) -> Made:
+        """The batch with its views as they lie in a slot, or copies of them where this training holds too many."""
+        views, before = self._views(memory, len(made.batch)), self._before
+        self._before = list(views)
+        if self._ring.held > HELD:
+            views = tuple(self._memory.take((len(view), self._side, self._side, 3)).copy_(view) for view in views)
+            self._before = []
+        return InPlace(replace(made.batch, views=views), made.counts, made.event, before)
 
-    def _rows_in(self, slot: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _views(self, memory: np.ndarray, count: int) -> tuple[Tensor, ...]:
+        """The views in a slot, [count, 3, S, S] with channels last."""
+        size = count * self._side**2 * 3 * self._dtype.itemsize
+        parts = torch.from_numpy(memory[: self._pixels]).chunk(self._count)
+        shape = count, self._side, self._side, 3
+        return tuple(part[:size].view(self._dtype).view(shape).permute(0, 3, 1, 2) for part in parts)
+
+    def _rows_in(self, memory: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """A slot's sources int64 [count] and backgrounds int64 [count, V]."""
-        rows = slot[self._pixels : self._pixels + self._numbers].view(np.int64)
-        return rows[:count], rows[self._rows :][: count * self._views].reshape(count, self._views)
+        rows = memory[self._pixels : self._pixels + self._numbers].view(np.int64)
+        return rows[:count], rows[self._rows :][: count * self._count].reshape(count, self._count)

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from service_faults import batches, opened
+from service_faults import batches, digest, opened
 
-from augment.service.ring import FOLDER, Ring
+from augment.service.ring import FOLDER, SLOTS, Ring
 from precompute.base.errors import BadValue, UserError
 
 COUNT = 30
@@ -106,15 +106,17 @@ def test_what_a_killed_ring_left_is_begun_anew(tmp_path):
     ring = Ring("x", 4096, tmp_path)
     ring.at(7)
     assert ring.claim(3)
-    assert ring.write(3, lambda slot: slot.fill(1))
-    del ring._positions, ring._numbers, ring._slots  # as the system does when a process ends
+    slot = ring.free()
+    ring.memory(slot).fill(1)
+    ring.share(slot, 3)
+    del ring._positions, ring._numbers  # as the system does when a process ends
     ring._map.close()
     os.close(ring._shared.file)
     Ring("y", 4096, tmp_path).close()
     assert not list(tmp_path.iterdir())  # swept by whoever comes next
     again = Ring("x", 4096, tmp_path)
     assert again.members() == 1
-    assert again.holds(3) == 0
+    assert not again.has(3)
     again.close()
     assert not list(tmp_path.iterdir())
 
@@ -129,23 +131,82 @@ def test_a_full_memory_and_a_file_of_others_are_errors_with_a_remedy(tmp_path):
     ring.close()
 
 
-def test_a_torn_batch_is_not_taken(tmp_path):
+def write(ring, number):
+    """Makes the batch: bytes of its number."""
+    assert ring.claim(number)
+    slot = ring.free()
+    assert slot is not None
+    ring.memory(slot).fill(number)
+    there = ring.share(slot, number)
+    ring.release(number)
+    return there
+
+
+def test_what_is_read_is_never_written_to(tmp_path):
     writer, reader = Ring("x", 4096, tmp_path), Ring("x", 4096, tmp_path)
     assert writer.claim(0)
     assert not reader.claim(0)
-    assert writer.write(0, lambda slot: slot.fill(1))
     writer.release(0)
-    assert reader.read(0, lambda slot: None)
-
-    def overtaken(slot):
-        assert writer.claim(4)
-        assert writer.write(4, lambda slot: slot.fill(2))
-        writer.release(4)
-
-    assert not reader.read(0, overtaken)
-    assert reader.holds(0) == -1
+    write(writer, 0)
+    held = [reader.read(0), reader.read(0)]
+    for number in range(1, 4 * SLOTS):  # the reader is past all of them, but holds one
+        reader.at(number)
+        writer.at(number)
+        write(writer, number)
+    assert {*held[0].tolist(), *held[1].tolist()} == {0}
+    assert reader.has(0)
+    part = held[0][1:5]  # as a tensor would be
+    held.clear()
+    for number in range(30, 30 + 2 * SLOTS):
+        reader.at(number)
+        writer.at(number)
+        write(writer, number)
+    assert part.tolist() == [0] * 4
+    del part
+    write(writer, 99)
+    assert not reader.has(0)
+    assert reader.read(0) is None
     for ring in (writer, reader):
         ring.close()
+
+
+def test_a_slot_that_a_member_needs_is_not_free(tmp_path):
+    writer, reader = Ring("x", 4096, tmp_path), Ring("x", 4096, tmp_path)
+    reader.at(0)
+    for number in range(SLOTS):
+        write(writer, number)
+    assert writer.free() is None
+    assert writer.waits_for() == [reader.me]
+    writer.leave_behind([reader.me])
+    write(writer, SLOTS)
+    assert reader.is_past(0)
+    assert not reader.is_past(1)
+    reader.at(1)  # it goes on, and is waited for again
+    assert writer.free() is None
+    for ring in (writer, reader):
+        ring.close()
+
+
+def test_views_outlive_their_loader_and_must_not_be_written_to(demo, expected):
+    before = left()
+    with opened(demo, ring="e", ring_members=1) as loader:
+        iterator = iter(loader)
+        first = next(iterator)
+        first.views[0].clone().zero_()
+        second = next(iterator)
+        second.views[1][0].zero_()
+        with pytest.raises(UserError, match="clone first"):
+            next(iterator)
+    assert left() == before
+    assert digest(first) == expected[0][2]
+
+
+def test_a_training_that_keeps_its_batches_has_copies_in_the_end(demo, expected):
+    with opened(demo, ring="f", ring_members=1, ring_patience=0.2) as loader:
+        kept = []
+        while len(kept) < COUNT:
+            kept += loader
+        assert [digest(batch) for batch in kept[:COUNT]] == [place[2] for place in expected]
 
 
 def test_what_cannot_be_is_refused(demo):

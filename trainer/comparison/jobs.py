@@ -19,7 +19,7 @@ def waves(runs: Sequence[Run], jobs: int) -> Iterator[list[tuple[Run, Ring]]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_views(run), []).append(run)
-    ordered = [run for group in groups.values() for run in group]
+    ordered = [run for group in sorted(groups.values(), key=len, reverse=True) for run in group]
     for start in range(0, len(ordered), jobs):
         wave = ordered[start : start + jobs]
         alike = [[_views(other) for other in wave].count(_views(run)) if _on_cpu(run) else 1 for run in wave]

@@ -1,0 +1,82 @@
+"""Runs of a comparison side by side: as those of one after the other, to the byte.
+
+What is imported here every run's process imports too.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from trainer.compare import run_one
+from trainer.comparison.arms import arm_of
+from trainer.comparison.jobs import side_by_side, waves
+from trainer.config.run import RunConfig
+
+ARMS = ("byol:saliencyswap", "cvsa:saliencyswap")
+
+
+def test_side_by_side_equals_one_after_the_other(
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--epochs", 1,
+             "--batch-size", 16, "--device", "cpu", "--pipeline", "fused", "--workers", 1]  # fmt: skip
+    encoders = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        arms = [arm_of(name, [*map(str, flags)], out) for name in ARMS]
+        for wave in waves([(replace(arm, values=arm.values | {"evaluate": False}), 0) for arm in arms], jobs):
+            assert (run_one(wave[0][0][0], 0) if jobs == 1 else side_by_side(run_one, wave)) == 0
+        encoders.append([(path.parent.name, path.read_bytes()) for path in sorted(out.glob("*/encoder.safetensors"))])
+    assert encoders[0] == encoders[1]
+    assert len(encoders[0]) == len(ARMS)
+    shown = capfd.readouterr().out
+    assert all(f"\n[{name} seed 0] == {name}" in "\n" + shown for name in ARMS)
+
+
+def runs(tmp_path: Path, *names: str) -> list:
+    flags = ["--boxes", str(tmp_path / "none.h5"), "--device", "cpu"]
+    return [(arm_of(name, flags, tmp_path), 0) for name in names]
+
+
+def test_runs_of_equal_views_share_a_ring(tmp_path: Path) -> None:
+    first, second = waves(runs(tmp_path, "byol:rrc", *ARMS), 2)
+    assert [arm.name for (arm, _), _ in first] == [*ARMS]
+    (name, count), other = (ring for _, ring in first)
+    assert (bool(name), count) == (True, 2)
+    assert other == (name, 2)
+    assert [(arm.name, ring) for (arm, _), ring in second] == [("byol:rrc", ("", 1))]
+    for wave in waves(runs(tmp_path, *ARMS), 1):
+        assert [ring for _, ring in wave] == [("", 1)]
+
+
+def one_fails(arm, seed, ring) -> int:
+    """A run of no training: the second arm's fails."""
+    (arm.out / seed_file(arm.name)).write_text(json.dumps(ring))
+    return 3 if arm.name == ARMS[1] else 0
+
+
+def seed_file(name: str) -> str:
+    return name.replace(":", "-") + ".json"
+
+
+def test_a_run_that_fails_gives_its_status_and_the_others_end(tmp_path: Path) -> None:
+    (wave,) = waves(runs(tmp_path, *ARMS), 2)
+    assert side_by_side(one_fails, wave) == 3
+    told = [json.loads((tmp_path / seed_file(name)).read_text()) for name in ARMS]
+    assert told[0] == told[1]
+
+
+def test_files_of_equal_weights_are_equal(tmp_path: Path) -> None:
+    """safetensors writes a file's metadata in a random order."""
+    from trainer.model.resnets import build_encoder
+    from trainer.record.export import save_encoder
+
+    encoder, config = build_encoder("resnet10w8"), RunConfig()
+    files = {save_encoder(encoder, tmp_path, config).read_bytes() for _ in range(8)}
+    assert len(files) == 1
+    with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        assert file.metadata()["arch"] == config.model.arch
+        assert file.get_tensor("conv1.weight").equal(encoder.state_dict()["conv1.weight"])
