@@ -5,8 +5,8 @@ python -m benchmarks.instructions --boxes cache/cub.h5 --out now.json --beside b
 
 Needs no GPU, and times nothing. Every launch of real plans is recorded (`benchmarks.launches`), its kernel compiled,
 and the machine code read as `nvdisasm` shows it. An instruction in a loop counts as often as the loop runs, which
-follows from the launch's own arguments: sizes of crops, radii of blurs. Both sides of a branch count, so it is a
-little too many; of torchvision's colour, whose operations are branches, far too many.
+follows from the launch's own arguments: sizes of crops, radii of blurs, orders of colour's operations. Both sides of
+a branch count, so it is a little too many.
 
   instructions  of all warps; and of a thread, for one pixel of a view (all warps' · 32 / pixels)
   bound         the time that a GPU needs to issue them if every scheduler issues one each cycle: nothing is faster
@@ -182,26 +182,31 @@ def programs(launch: "Launch") -> Counter[Trips]:
     from augment.backends.layout import JOB
     from augment.backends.native import VIEW
 
-    named, all_of_them = launch.named, math.prod(launch.grid)
-    jobs = named["jobs"].numpy()
+    named = launch.named
+    jobs, work = named["jobs"].numpy(), Counter[Trips]()
     if launch.name == "crop_kernel":
         crops = jobs[: launch.grid[2] * (JOB.itemsize // 4)].view(JOB)  # the tables are flat, and padded
         shape, roi = np.stack((crops["width"], crops["height"]), axis=1), crops["roi"]
         taps = np.ceil(2 * np.maximum((roi[:, 2:] - roi[:, :2]) / shape.astype(np.float32), 1)).astype(int)
         tiles = np.ceil(shape / (named["COLUMNS"], named["ROWS"])).astype(int).prod(axis=1)
-        work: Counter[Trips] = Counter()
         for (across, down), many in zip(taps.tolist(), tiles.tolist(), strict=True):
             work[("ky", down), ("kx", across)] += many
         return work
     views = jobs[: len(named["sums"]) * (VIEW.itemsize // 4)].view(VIEW)
-    if launch.name == "blur_kernel":
-        radius = views["radius"][named["which"].numpy()[: launch.grid[2]]]
-        inner = named["TILE"] - 2 * radius * (named["CHUNKS"] == 1)
-        chunks = ("cx", named["CHUNKS"]), ("cy", named["CHUNKS"]), ("channel", 3)
-        return Counter({chunks: int((np.ceil(named["size"] / inner) ** 2).sum())})
-    if launch.name == "mean_kernel":
-        all_of_them = launch.grid[0] * int(np.count_nonzero(views["jittered"]))
-    return Counter({(("first", -(-named["size"] // named["ROWS"])),): all_of_them})
+    mean, blur = launch.name == "mean_kernel", launch.name == "blur_kernel"
+    views = views[views["jittered"] != 0] if mean else views[named["which"].numpy()[: launch.grid[-1]]]
+    each = np.full(len(views), launch.grid[0])  # programs of a view
+    loops = (("first", -(-named["size"] // named.get("ROWS", named["size"]))),)
+    if blur:
+        inner = named["TILE"] - 2 * views["radius"] * (named["CHUNKS"] == 1)
+        each = np.ceil(named["size"] / inner).astype(int) ** 2
+        loops = ("cx", named["CHUNKS"]), ("cy", named["CHUNKS"]), ("channel", 3)
+    # The operations of torchvision's colour: all of a jittered view, or those before the contrast's.
+    hue, contrast = (np.argmax(views["order"] == op, axis=1) for op in (3, 1))
+    end = contrast if mean else 4 * views["jittered"]
+    for h, e, many in zip(hue.tolist(), end.tolist(), each.tolist(), strict=True):
+        work[*loops, ("early", min(h, e)), ("_once", int(h < e)), ("late", max(e - h - 1, 0))] += many
+    return work
 
 
 @cache

@@ -28,23 +28,53 @@ def shift_hue(red, green, blue, turns):
     """HSV's hue; channel = v - range · clamp(min(k, 4 - k), 0, 1), k = (5, 3, 1 + 6·hue) mod 6."""
     value = tl.maximum(tl.maximum(red, green), blue)
     span = value - tl.minimum(tl.minimum(red, green), blue)
-    divisor = tl.where(span > 0, span, 1.0)
-    not_red = tl.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    sixth = tl.where(value == red, (green - blue) / divisor, not_red)
+    # One division: it costs as much as all the rest.
+    above = tl.where(value == red, green - blue, tl.where(value == green, blue - red, red - green))
+    sixth = above / tl.where(span > 0, span, 1.0)
+    sixth += tl.where(value == red, 0.0, tl.where(value == green, 2.0, 4.0))
     sixth += 6 * turns + 12
     r, g = hue_channel(5.0, sixth, value, span), hue_channel(3.0, sixth, value, span)
     return r, g, hue_channel(1.0, sixth, value, span)
 
 
 @triton.jit
-def operate(op, factor, centre, red, green, blue):
-    """One of torchvision's operations; `centre` is the mean luma that contrast turns about."""
-    if op == 3:
-        red, green, blue = shift_hue(red, green, blue, factor)
-    else:
-        target = tl.where(op == 1, centre, tl.where(op == 2, luma(red, green, blue), 0.0)) * (1 - factor)
-        red, green, blue = factor * red + target, factor * green + target, factor * blue + target
+def turned(red, green, blue, factors):
+    """The hue's operation."""
+    red, green, blue = shift_hue(red, green, blue, tl.load(factors + JITTER + 3))
     return clamped(red), clamped(green), clamped(blue)
+
+
+@triton.jit
+def scaled(red, green, blue, job, factors, step, centre):
+    """Operation number `step`, any but the hue's; `centre` is the mean luma that contrast turns about."""
+    op = tl.load(job + ORDER + step)
+    factor = tl.load(factors + JITTER + op)
+    target = tl.where(op == 1, centre, tl.where(op == 2, luma(red, green, blue), 0.0)) * (1 - factor)
+    red, green, blue = factor * red + target, factor * green + target, factor * blue + target
+    return clamped(red), clamped(green), clamped(blue)
+
+
+@triton.jit
+def place_of(job, op):
+    """When an operation's turn is, from 0 to 3."""
+    second, third = tl.load(job + ORDER + 1) == op, tl.load(job + ORDER + 2) == op
+    return second.to(tl.int32) + 2 * third.to(tl.int32) + 3 * (tl.load(job + ORDER + 3) == op).to(tl.int32)
+
+
+@triton.jit
+def jittered(red, green, blue, job, factors, centre, end):
+    """Torchvision's operations before number `end`, in the view's order.
+
+    Loops that run as often as it says, instead of branches for every operation at every place.
+    """
+    hue = place_of(job, 3)
+    for early in range(0, tl.minimum(hue, end)):
+        red, green, blue = scaled(red, green, blue, job, factors, early, centre)
+    for _once in range(0, (hue < end).to(tl.int32)):
+        red, green, blue = turned(red, green, blue, factors)
+    for late in range(hue + 1, end):
+        red, green, blue = scaled(red, green, blue, job, factors, late, centre)
+    return red, green, blue
 
 
 @triton.jit
@@ -87,10 +117,7 @@ def coloured(red, green, blue, colour, LINEAR: tl.constexpr):
         r, g = mixed(red, green, blue, of_red), mixed(red, green, blue, of_green)
         return r, g, mixed(red, green, blue, of_blue)
     else:
-        if tl.load(job + JITTERED) != 0:
-            for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
-                op = tl.load(job + ORDER + step)
-                red, green, blue = operate(op, tl.load(factors + JITTER + op), centre, red, green, blue)
+        red, green, blue = jittered(red, green, blue, job, factors, centre, 4 * tl.load(job + JITTERED))
         if tl.load(job + GRAY) != 0:
             level = luma(red, green, blue)
             red, green, blue = level, level, level

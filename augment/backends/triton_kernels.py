@@ -16,17 +16,15 @@ import triton
 import triton.language as tl
 from triton.language.target_info import cuda_capability_geq
 
-from augment.backends.triton_colour import coloured, colouring, luma, operate
+from augment.backends.triton_colour import coloured, colouring, jittered, luma, place_of
 from augment.backends.triton_records import (
     CUT,
     FLIP,
     HEIGHT,
     IMAGE,
-    JITTER,
     JITTERED,
     JOB_LONGS,
     JOB_WORDS,
-    ORDER,
     OUT,
     PATCH,
     RADIUS,
@@ -169,12 +167,7 @@ def mean_kernel(jobs, floats, places, cuts, alpha, sums, size, LINEAR: tl.conste
                 blue += tl.where(inside, b.to(tl.int32), 0)
             else:
                 r, g, b = r.to(tl.float32), g.to(tl.float32), b.to(tl.float32)
-                before = True
-                for step in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] - unrolled
-                    op = tl.load(job + ORDER + step)
-                    before = before & (op != 1)
-                    if before:
-                        r, g, b = operate(op, tl.load(floats + view * VIEW_WORDS + JITTER + op), 0.0, r, g, b)
+                r, g, b = jittered(r, g, b, job, floats + view * VIEW_WORDS, 0.0, place_of(job, 1))
                 red += tl.where(inside, luma(r, g, b) * 256 + 0.5, 0.0).to(tl.int32)
         tl.atomic_add(sums + 3 * view, tl.sum(red.to(tl.int64)))
         if LINEAR:
