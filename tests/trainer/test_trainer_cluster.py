@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_runs import TINY, assert_same_run
+from trainer_runs import TINY, assert_same_run, start_and_signal
 
 from trainer import run
 from trainer.record import checkpoint
@@ -71,7 +71,7 @@ def ended(process: subprocess.Popen, said: str = "") -> tuple[int, str]:
 def test_the_same_line_begins_a_run_and_goes_on_with_it(line, unbroken, tmp_path, run_here, number):
     out = tmp_path / "run"
     flags = line(out, "--resume", "auto")
-    status, said = signalled(started([sys.executable, "-m", "trainer.run", *flags]), number)
+    status, said = start_and_signal(flags, lambda said: said.count("\nepoch") >= 2, number, tmp_path / "log")
     assert status == (130 if number != signal.SIGKILL else -number), said
     assert ("stopped at step" in said) == (number != signal.SIGKILL)
     assert 1 <= checkpoint.load(out / checkpoint.NAME)["step"] < 12
