@@ -43,6 +43,7 @@ FORMATS = "nvidia/nvimgcodec/extensions/lib*tiff*_ext.so*", "nvidia/nvimgcodec/e
 # A package file of that name would hide the CUDA packages of the machine itself.
 HIDING = "nvidia/__init__.py"
 PART = "part-"
+CODE = b".nv_fatbin", b"__nv_relfatbin"  # sections of device code
 CONTAINER, ELF = 0xBA55ED50, 2  # a container's mark; the kind of an entry that is machine code (1: PTX)
 
 TRY = """
@@ -135,7 +136,7 @@ def strip(site: Path, python: str) -> None:
 def clear(library: Path, capability: int) -> Counter[str]:
     """Sets the device code of other chips in a shared library to zero; the bytes by chip."""
     data, cleared = bytearray(library.read_bytes()), Counter[str]()
-    for start, size in sections(data, b".nv_fatbin"):
+    for start, size in [found for name in CODE for found in sections(data, name)]:
         for entries in containers(data, start, start + size):
             # Where nothing is compiled for the chip itself, what the driver would take is not guessed.
             if not any(kind == ELF and chip == capability for kind, chip, _, _ in entries):

@@ -56,7 +56,7 @@ def test_code_of_other_chips_is_cleared(tmp_path: Path) -> None:
 def test_dalis_own_libraries_are_understood() -> None:
     dali = pytest.importorskip("nvidia.dali")
     data = bytearray(Path(dali.__path__[0], "libdali_kernels.so").read_bytes())
-    ((start, size),) = gpu_pack.sections(data, b".nv_fatbin")
+    ((start, size),) = gpu_pack.sections(data, gpu_pack.CODE[0])
     found = list(gpu_pack.containers(data, start, start + size))
     assert all(any(kind == gpu_pack.ELF and chip == 90 for kind, chip, *_ in entries) for entries in found)
     assert sum(end - begin for entries in found for *_, begin, end in entries) > 0.9 * size
