@@ -48,11 +48,12 @@ def open_views(
         raise BadValue("policy", policy, "an augment.Policy, such as Policy(name='rrc')")
     source.check_maps(policy)
     device = torch.device(making.device)
-    name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off")
+    served = making.service != "off"
+    name, reason = backends.choose(making.backend, device, policy.colour, making.cache != "off", served)
     images, schedule = schedule_of(source, policy, batch_size, seed, share, making.say)
     rows = schedule.rows
     cache = kept.decoded_cache(images, schedule, making, name, source)
-    decoding = _decoding(source, images, schedule, making) if device.type == "cuda" else USUAL
+    decoding = _decoding(source, images, schedule, making) if device.type == "cuda" and not served else USUAL
     backend = backends.build(name, policy, making, schedule.largest, cache, images.pool, decoding)
     making.say(f"{name} backend on {device} ({reason}); {policy}; {len(rows)} images, "
                f"{len(schedule)} batches of {batch_size}")  # fmt: skip
@@ -61,7 +62,7 @@ def open_views(
     maps = None if source.maps is None else MapFolder(source.maps, images, rows)
     here = BatchMaker(images, schedule, backend, making, maps)
     maker: Maker = here
-    if making.service != "off":
+    if served:
         maker = _helped(here, source, share)
     elif making.ring:
         maker = _in_ring(here, source)
@@ -76,7 +77,7 @@ def _helped(here: BatchMaker, source: Source, share: Share) -> Maker:
     making, name = here.making, here.backend.name
     try:
         if not isinstance(here.backend, FusedBackend):
-            raise BadValue("backend", name, "fused or eager on a CPU with a service, whose helpers send their crops")
+            raise BadValue("backend", name, "fused (or eager on a CPU) with a service, whose helpers send their crops")
         if making.address is None and share.world > 1:
             remedy = "Start one: ray start --head; python -m augment.serve --address auto ..."
             raise BadValue("address", None, f"that of a Ray cluster for {share.world} ranks to share", remedy)

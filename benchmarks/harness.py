@@ -23,7 +23,7 @@ from precompute.base.program import cores
 
 LIBRARIES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy", "h5py", "pillow",
-    "opencv-python-headless", "albumentations", "lightly", "ray", "pyarrow",
+    "opencv-python-headless", "albumentations", "albumentationsx", "lightly", "ray", "pyarrow",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ torchvision's colours (HSV hue, clamping, contrast about the mean luma), except 
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,15 @@ class Peer:
     scenes: tuple[str, ...] = ("whole", "crop", "zoom")
     draws: bool = False  # draws its own random numbers, so that pixels cannot be compared, only their statistics
     devices: tuple[str, ...] = ("cpu",)  # where it can run; on a GPU machine those on the CPU stand beside the others
+    package: str | None = None  # that brings its modules, where another one's have the same names
+    rival: str | None = None  # a package whose modules take the place of its own
 
     def missing(self) -> str | None:
         """What to install, or None."""
+        if self.rival is not None and _installed(self.rival):
+            return f"{self.rival} is installed, which has the same import name: they need an environment each"
+        if self.package is not None and not _installed(self.package):
+            return f"{self.package} not installed (pip install 'saliencyswap[{self.package}]')"
         absent = [m for m in self.needs if not _found(m)]
         return f"{', '.join(absent)} not installed (pip install 'saliencyswap[peers]')" if absent else None
 
@@ -44,6 +51,13 @@ def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # its package is missing
+        return False
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
         return False
 
 
@@ -62,7 +76,14 @@ PEERS = {
         Peer("torchvision", ("torchvision",), 2.0, _late("peers_sample.Torchvision")),
         Peer("opencv", ("cv2",), 8.0, _late("peers_sample.OpenCV")),
         Peer("opencv reduced", ("cv2",), 8.0, _late("peers_sample.OpenCVReduced")),
-        Peer("albumentations", ("albumentations",), 8.0, _late("peers_sample.Albumentations")),
+        Peer("albumentations", ("albumentations",), 8.0, _late("peers_sample.Albumentations"), rival="albumentationsx"),
+        Peer(
+            "albumentationsx",
+            ("albumentations",),
+            8.0,
+            _late("peers_sample.AlbumentationsX"),
+            package="albumentationsx",
+        ),
         Peer("kornia", ("kornia",), 5.0, _late("peers_batch.Kornia"), devices=_BOTH),
         Peer("kornia compiled", ("kornia",), 5.0, _late("peers_batch.KorniaCompiled"), devices=_BOTH),
         Peer("plain dali", ("nvidia.dali",), 12.0, _late("plain_dali.PlainDali"), scenes=("whole",), devices=_BOTH),

@@ -162,3 +162,16 @@ class Albumentations(OpenCV):
     def normalise(self, picture: Any, policy: Policy) -> Any:
         mean, std = (np.array(x, np.float32) * 255 for x in (policy.mean, policy.std))
         return torch.from_numpy(self.normalize(picture, mean, 1 / std)).permute(2, 0, 1)
+
+
+class AlbumentationsX(Albumentations):
+    """Its successor, by another licence and the same import name: one function does all of the colour jitter."""
+
+    def jittered(self, picture: Any, order: Sequence[int], factors: Sequence[float]) -> Any:
+        names = [OPERATIONS[op] for op in order]
+        for i in range(len(names) - 1):  # where they follow each other, one look-up does both
+            if {names[i], names[i + 1]} == {"brightness", "contrast"}:
+                names[i : i + 2] = [f"{names[i]}_{names[i + 1]}"]
+                break
+        arguments = {OPERATIONS[op]: factor for op, factor in enumerate(factors)}
+        return self.pixels.apply_color_jitter(picture, **arguments, order=names)

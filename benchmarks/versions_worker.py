@@ -44,10 +44,11 @@ class Bytes:
         try:
             making = _of("request", "Making")(device="cpu", workers=1, decode=case["decode"], say=lambda line: None)
             self._backend = build("fused", policy, making, batch, None, pool)
-            plans = [schedule.plan(pool, 0, k) for k in range(case["batches"])]
+            self._plan: Callable[[int, int], Any] = lambda epoch, k: schedule.plan(pool, epoch, k)
         except ModuleNotFoundError:
             self._backend = build("fused", policy, torch.device("cpu"), torch.float32, 1, batch)
-            plans = [schedule.plan(pool, schedule.order(0), 0, k) for k in range(case["batches"])]
+            self._plan = lambda epoch, k: schedule.plan(pool, schedule.order(epoch), epoch, k)
+        plans = [self._plan(0, k) for k in range(case["batches"])]
         self._parts = [(plan, [(folder / f"{i}.jpg").read_bytes() for i in plan.images.tolist()]) for plan in plans]
 
     def do(self, part: int) -> list[list[float]]:
@@ -59,6 +60,62 @@ class Bytes:
         """Of the first batch's views: equal where these are, to the bit."""
         views = self._backend.render(*self._parts[0])
         return hashlib.sha256(b"".join(view.contiguous().numpy().tobytes() for view in views)).hexdigest()
+
+
+class Python(Bytes):
+    """What Python costs of plan and views: all but the calls of C++, of libjpeg and of torchvision's decoder.
+
+    A part is a batch. Every pass over the parts is another epoch, so that no plan comes twice.
+    """
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        """`case`: see `Bytes`."""
+        super().__init__(case)
+        self._files = {int(i): data for plan, files in self._parts for i, data in zip(plan.images, files, strict=True)}
+        self._epoch, self._native = 0, 0.0
+        fused: Any = importlib.import_module("augment.backends.fused")
+        fused.decode = self._counted(fused.decode)
+        backend: Any = self._backend
+        backend._library = library = _Library(backend._library, self._counted)
+        if (reader := getattr(backend, "_jpeg", None)) is not None:
+            reader._compiled = library
+
+    def do(self, part: int) -> list[list[float]]:
+        """See `Bytes`."""
+        self._epoch += part == 0
+        self._native = 0.0
+        plan, drawn = self._timed(lambda: self._plan(self._epoch, part))
+        files = [self._files[i] for i in plan.images.tolist()]
+        _, made = self._timed(lambda: self._backend.render(plan, files))
+        return [[drawn[0] + made[0] - self._native, drawn[1] + made[1], len(plan)]]
+
+    @staticmethod
+    def _timed(work: Callable[[], Any]) -> tuple[Any, list[float]]:
+        """What `work` returns, and its CPU seconds and seconds on the clock."""
+        out: list[Any] = []
+        *cost, _ = _cost(lambda: out.append(work()), lambda: 1)
+        return out[0], cost
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return function(*given)
+            finally:
+                self._native += time.thread_time() - began
+
+        return counted
+
+
+class _Library:
+    """A library of C++ whose calls are counted."""
+
+    def __init__(self, library: Any, counted: Callable[..., Any]) -> None:
+        self._library, self._counted = library, counted
+
+    def __getattr__(self, name: str) -> Any:
+        setattr(self, name, self._counted(getattr(self._library, name)))
+        return self.__dict__[name]
 
 
 class Files:
@@ -146,7 +203,7 @@ def serve() -> None:
             return
         name, method, values = json.loads(line)
         if method == "open":
-            jobs[name] = (Files if values["files"] else Bytes)(values)
+            jobs[name] = {"bytes": Bytes, "files": Files, "python": Python}[values["kind"]](values)
             answer = None
         else:
             answer = getattr(jobs[name], method)(**values)

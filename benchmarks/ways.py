@@ -53,13 +53,18 @@ class WayBySample(Way):
         if plan.flip[i, v]:
             picture = self.flip(picture)
         if plan.jittered[i, v]:
-            for op in plan.order[i, v].tolist():
-                picture = self.jitter(picture, op, float(plan.jitter[i, v, op]))
+            picture = self.jittered(picture, plan.order[i, v].tolist(), plan.jitter[i, v].tolist())
         if plan.gray[i, v]:
             picture = self.gray(picture)
         if (sigma := float(plan.sigma[i, v])) > 0:
             picture = self.blur(picture, sigma)
         return self.normalise(picture, policy)
+
+    def jittered(self, picture: Any, order: Sequence[int], factors: Sequence[float]) -> Any:
+        """A picture after all operations in this order, each by its factor; for libraries that do several at once."""
+        for op in order:
+            picture = self.jitter(picture, op, factors[op])
+        return picture
 
     def composed(self, plan: Plan, images: Sequence[Any], i: int, v: int) -> Any:
         """The picture of sample i, view v: the patch on its background, not flipped."""

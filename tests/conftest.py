@@ -4,7 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,11 @@ def _threads() -> tuple[int, str | None]:
 
 
 @pytest.fixture(autouse=True)
-def _threads_are_put_back(_threads: tuple[int, str | None]) -> None:
+def _threads_are_put_back(_threads: tuple[int, str | None]) -> Iterator[None]:
     """Sums depend on the number of threads, here and in child processes. The benchmarks' programs set it for good."""
     import torch
 
+    yield  # after each test, so that a module's fixtures have them too
     count, told = _threads
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)

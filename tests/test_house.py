@@ -35,8 +35,8 @@ def test_help_answers_at_once_and_shows_an_example(module, run_module):
 
 
 @pytest.mark.parametrize("module", PROGRAMS)
-def test_unknown_flag_is_a_usage_error(module, run_module):
-    done = run_module(module, "--no-such-flag")
+def test_unknown_flag_is_a_usage_error(module, run_here):
+    done = run_here(module, "--no-such-flag")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 

@@ -21,7 +21,7 @@ def cub(shared_data, tmp_path_factory, run_module):
 
 
 @pytest.mark.parametrize("pipeline", ["dali", "kornia"])
-def test_photographs_to_encoder(cub, pipeline, tmp_path, run_module, run_here):
+def test_photographs_to_encoder(cub, pipeline, tmp_path, run_here):
     """Small views and a narrow net, so that it takes seconds; graph, files and programs are the real ones."""
     import torch
     from safetensors.torch import load_file
@@ -30,10 +30,9 @@ def test_photographs_to_encoder(cub, pipeline, tmp_path, run_module, run_here):
     if pipeline == "dali":
         pytest.importorskip("nvidia.dali")
     out = tmp_path / "run"
-    run = run_module if pipeline == "dali" else run_here
-    done = run(
-        "trainer.run", "--pipeline", pipeline, "--boxes", boxes, "--root", root, "--arch", "resnet10w16",
-        "--size", 64, "--batch-size", 32, "--epochs", 2, "--out", out,
+    done = run_here(
+        "trainer.run", "--pipeline", pipeline, "--boxes", boxes, "--root", root, "--arch", "resnet10w4",
+        "--size", 48, "--batch-size", 32, "--epochs", 1, "--out", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert pipeline in done.stdout + done.stderr
@@ -51,14 +50,14 @@ def verdicts(shared_data: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("backend", ["dali", "kornia"])
-def test_faults_are_named_and_the_rest_gives_views(shared_data, backend, tmp_path, run_module):
+def test_faults_are_named_and_the_rest_gives_views(shared_data, backend, tmp_path, run_here):
     from augment import Making, Policy, Share, Source, open_views
     from precompute.base.boxfile import BoxCache
 
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
     root = shared_data / "faults"
-    done = run_module("precompute.boxes", "--dataset", "folder", "--root", root, "--out", tmp_path / "faults.h5")
+    done = run_here("precompute.boxes", "--dataset", "folder", "--root", root, "--out", tmp_path / "faults.h5")
     assert "Traceback" not in done.stderr
     cache = BoxCache.open(tmp_path / "faults.h5")
     kept = {cache.path(i) for i in range(len(cache))}

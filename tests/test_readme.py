@@ -27,14 +27,15 @@ def workplace(shared_data, tmp_path_factory):
     return folder
 
 
-def test_commands_run(workplace, run_module):
+def test_commands_run(workplace, run_here, monkeypatch):
+    monkeypatch.chdir(workplace)
     commands = [line for line in block("sh").splitlines() if line.startswith("python -m ")]
     assert len(commands) == 5
     for line in commands:
         module, *arguments = shlex.split(line)[2:]
         if "--epochs" in arguments:
             arguments += SHORT
-        done = run_module(module, *arguments, cwd=workplace, timeout=300)
+        done = run_here(module, *arguments)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     for made in ("cache/cub.h5", "boxes.png", "views.png", "runs/cub/encoder.safetensors"):
         assert (workplace / made).stat().st_size > 1000, made

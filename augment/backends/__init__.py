@@ -23,16 +23,20 @@ if TYPE_CHECKING:
     from augment.views.plan import Pool
 
 
-def choose(name: str, device: "torch.device", colour: str = "linear", cached: bool = False) -> tuple[str, str]:
+def choose(
+    name: str, device: "torch.device", colour: str = "linear", cached: bool = False, served: bool = False
+) -> tuple[str, str]:
     """The backend's name for `name` (which may be "auto") and the reason, in words for a log line.
 
-    `colour`: the policy's; `cached`: decoded pictures are to be kept. Raises BadValue for an unknown name, one whose
-    packages are not installed, or one that does not have this colour.
+    `colour`: the policy's; `cached`: decoded pictures are to be kept; `served`: helpers cut the crops. Raises BadValue
+    for an unknown name, one whose packages are not installed, or one that does not have this colour.
     """
     if name not in NAMES:
         raise BadValue("backend", name, NAMES)
     missing, triton = why_no_dali(), importlib.util.find_spec("triton") is not None
     cuda = device.type == "cuda"
+    if served and cuda and triton and name in ("auto", "fused"):
+        return "fused", f"crops from CPUs are finished on {device.type}"
     if name == "auto":
         if not cuda:
             return "fused", "the fastest on a CPU"
@@ -81,7 +85,7 @@ def build(
     its decoded pictures to the next. Raises BadValue for a cache that the backend has no use for.
     """
     making = making.settled()
-    cuda = str(making.device).startswith("cuda")
+    cuda, served = str(making.device).startswith("cuda"), making.service != "off"
     if cache is not None and name not in ("fused", "eager"):
         raise BadValue("backend", name, "fused or eager to keep decoded pictures", "Or use cache off")
     if making.decode == "scaled" and (cuda or name != "fused"):
@@ -94,7 +98,7 @@ def build(
         from augment.backends.kornia import KorniaBackend
 
         return KorniaBackend(policy, making)
-    if name == "fused" and cuda:
+    if name == "fused" and cuda and not served:
         from augment.backends.fused_cuda import FusedCudaBackend
 
         return FusedCudaBackend(policy, making, batch, cache, decoding)
@@ -102,10 +106,23 @@ def build(
     from augment.backends.fused import FusedBackend
     from augment.backends.native import NotBuilt
 
-    if cache is None and pool is not None and making.decode == "exact" and RecentPictures.needed_for(policy, batch):
+    if (
+        cache is None
+        and pool is not None
+        and not cuda
+        and making.decode == "exact"
+        and RecentPictures.needed_for(policy, batch)
+    ):
         cache = RecentPictures(policy, pool, batch)
     try:
+        if cuda:
+            from augment.backends.finished_on_device import FinishedOnDevice
+
+            return FinishedOnDevice(policy, making)
         return FusedBackend(policy, making, cache, compiled=name == "fused")
     except NotBuilt as error:
+        if cuda:
+            valid = "off on CUDA without a C++ compiler: what helpers do not cut in time is cut here"
+            raise BadValue("service", making.service, valid, str(error)) from error
         making.say(f"fused backend without its kernel, in plain torch, about half as fast: {error}")
         return FusedBackend(policy, making, cache, compiled=False)

@@ -23,6 +23,7 @@ constexpr int kBlock = 16, kTurned = 32;
 #else
 constexpr int kBlock = 8, kTurned = 16;
 #endif
+constexpr int kLine = 64;      // bytes of a line of the cache
 constexpr int kOne = 1 << 15;  // a weight of 1
 constexpr int kMostTaps = 32;  // with more, the products' rounding errors would add up to more than 1/8 of a level
 typedef int16_t Shorts __attribute__((vector_size(2 * kBlock)));
@@ -31,47 +32,61 @@ typedef uint8_t Bytes __attribute__((vector_size(kBlock)));
 typedef uint8_t Turned __attribute__((vector_size(kTurned)));
 
 // Weights of an antialiased triangle filter, as Pillow computes them: for output i, `taps` inputs from `start`, counted
-// from the pixel `first` that holds the ROI's beginning; the number is the same for all outputs, weights of 0 fill up. They sum up to kOne, so that a flat area stays what it is.
+// from the pixel `first` that holds the ROI's beginning; the number is the same for all outputs, weights of 0 fill up.
+// They sum up to kOne, so that a flat area stays what it is.
 struct Filter {
   std::vector<int> start;
-  std::vector<int32_t> weight;  // twice in the two halves, as the products take it
-  std::vector<double> exact;
+  std::vector<int32_t> weight;  // [out, taps]: twice in the two halves, as the products take it
+  std::vector<double> exact;    // [taps, out]
   int taps = 0, first = 0, in = 0;
 
-  // An ROI of from ... to `unit`s of a pixel.
+  // An ROI of from ... to `unit`s of a pixel. Loops go over the outputs, so that they vectorise.
   void set(int from_unit, int to_unit, int unit, int out) {
     first = from_unit / unit, in = (to_unit + unit - 1) / unit - first;
     const double begin = double(from_unit % unit) / unit;
     const double scale = double(to_unit - from_unit) / unit / out, stretch = std::max(scale, 1.0), slope = 1 / stretch;
-    const auto low = [&](int i) { return std::max(int(begin + (i + 0.5) * scale - stretch + 0.5), 0); };
-    const auto high = [&](int i) { return std::min(int(begin + (i + 0.5) * scale + stretch + 0.5), in); };
-    taps = 0;
-    for (int i = 0; i < out; ++i) taps = std::max(taps, high(i) - low(i));
-    start.resize(out);
-    weight.resize(size_t(out) * taps);
-    exact.resize(size_t(out) * taps);
+    for (std::vector<int>* of : {&start, &low_, &high_, &before_}) of->resize(out);
+    centre_.resize(out), sum_.resize(out);
+    int most = 0;
     for (int i = 0; i < out; ++i) {
-      start[i] = std::min(low(i), in - taps);
-      const int from = low(i) - start[i], to = high(i) - start[i];
-      const double centre = begin + (i + 0.5) * scale - start[i] - 0.5;
-      double* share = &exact[size_t(i) * taps];
-      int32_t* pair = &weight[size_t(i) * taps];
-      double sum = 0;
-      for (int k = 0; k < taps; ++k) share[k] = k < from || k >= to ? 0 : std::max(0.0, 1 - std::abs(k - centre) * slope);
-      for (int k = 0; k < taps; ++k) sum += share[k];
-      // What rounding leaves over goes to the next weight: the sum stays exact.
-      const double unit = 1 / sum;
-      double carried = 0.5;
-      int before = 0;
-      for (int k = 0; k < taps; ++k) {
-        share[k] *= unit;
-        carried += share[k] * kOne;
-        const int upto = int(carried), w = std::min(upto - before, kOne - 1);
-        pair[k] = w << 16 | w;
-        before = upto;
+      low_[i] = std::max(int(begin + (i + 0.5) * scale - stretch + 0.5), 0);
+      high_[i] = std::min(int(begin + (i + 0.5) * scale + stretch + 0.5), in);
+      most = std::max(most, high_[i] - low_[i]);
+    }
+    taps = most;
+    weight.resize(size_t(out) * taps), exact.resize(size_t(out) * taps);
+    for (int i = 0; i < out; ++i) {
+      start[i] = std::min(low_[i], in - taps);
+      low_[i] -= start[i], high_[i] -= start[i];
+      centre_[i] = begin + (i + 0.5) * scale - start[i] - 0.5;
+      sum_[i] = 0, before_[i] = 0;
+    }
+    for (int k = 0; k < taps; ++k) {
+      double* share = &exact[size_t(k) * out];
+      for (int i = 0; i < out; ++i) {
+        const double height = std::max(0.0, 1 - std::abs(k - centre_[i]) * slope);
+        share[i] = k < low_[i] || k >= high_[i] ? 0 : height;
+        sum_[i] += share[i];
+      }
+    }
+    // What rounding leaves over goes to the next weight: the sum stays exact.
+    std::vector<double>& carried = centre_;
+    for (int i = 0; i < out; ++i) sum_[i] = 1 / sum_[i], carried[i] = 0.5;
+    for (int k = 0; k < taps; ++k) {
+      double* share = &exact[size_t(k) * out];
+      for (int i = 0; i < out; ++i) {
+        share[i] *= sum_[i];
+        carried[i] += share[i] * kOne;
+        const int upto = int(carried[i]), w = std::min(upto - before_[i], kOne - 1);
+        weight[size_t(i) * taps + k] = w << 16 | w;
+        before_[i] = upto;
       }
     }
   }
+
+ private:
+  std::vector<int> low_, high_, before_;
+  std::vector<double> centre_, sum_;
 };
 
 // Bytes to 1/128 levels; products of those with weights, rounded; and the lower or higher halves of every 16 bytes of a
@@ -156,20 +171,36 @@ struct Source {
   const uint8_t* row(int y) const { return pixels + y * stride; }
 };
 
-typedef void EightRows(const Source&, const Filter&, int, int, int, int16_t*);
+typedef void EightRows(const int16_t*, int, const Filter&, int, int, int16_t*);
 typedef void AcrossRows(const int16_t*, const Filter&, int, bool, uint8_t*);
 
-// Rows y ... y + 7 of the crop (the last one again beyond its end), kBlock bytes from column j on, by columns to `to`.
+// kBlock bytes, from column j on, of the source's rows `first` to `last` as 1/128 levels: most are read by two rows of
+// the crop or more. Bytes that are soon wanted are asked for: so many rows are too many for the processor to foresee.
+void read_levels(const Source& source, int first, int last, int j, int16_t* to) {
+  for (int y = first; y <= last; ++y, to += kBlock) {
+    *(LooseShorts*)to = levels(source.row(y) + j);
+    if (j % kLine < kBlock) __builtin_prefetch(source.row(y) + j + 3 * kLine);
+  }
+}
+
+// Asks for the share from `part` to `next` of `all` of `count` bytes, to be written.
+void claim(uint8_t* at, int64_t count, int part, int next, int all) {
+  for (int64_t k = count * part / all; k < count * next / all; k += kLine) __builtin_prefetch(at + k, 1, 2);
+}
+
+// Rows y ... y + 7 of the crop (the last one again beyond its end), kBlock bytes, by columns to `to`. `block`: what
+// `read_levels` made of the source's rows from `first` on.
 template <int kTaps>
-void eight_rows(const Source& source, const Filter& down, int y, int last, int j, int16_t* to) {
+void eight_rows(const int16_t* block, int first, const Filter& down, int y, int last, int16_t* to) {
   const int taps = kTaps ? kTaps : down.taps;
   Shorts rows[kGroup];
+#pragma GCC unroll 8
   for (int r = 0; r < kGroup; ++r) {
     const int at = std::min(y + r, last);
     const int32_t* weight = &down.weight[size_t(at) * taps];
-    const uint8_t* from = source.row(down.start[at]) + j;
-    Shorts sum = times(levels(from), weight[0]);
-    for (int k = 1; k < taps; ++k) sum += times(levels(from + k * source.stride), weight[k]);
+    const int16_t* from = block + (down.start[at] - first) * kBlock;
+    Shorts sum = times(*(const LooseShorts*)from, weight[0]);
+    for (int k = 1; k < taps; ++k) sum += times(*(const LooseShorts*)(from + k * kBlock), weight[k]);
     rows[r] = sum;
   }
   turn<kGroup>(rows);
@@ -222,7 +253,7 @@ void rows_of_columns(const uint8_t* columns, int rows, int count, uint8_t* out, 
 // One thread's, kept from call to call.
 struct Memory {
   Filter across, down;
-  std::vector<int16_t> columns;
+  std::vector<int16_t> block, columns;
   std::vector<uint8_t> turned;
 };
 
@@ -233,14 +264,14 @@ void plain_crop(const Source& source, const Filter& across, const Filter& down, 
     std::fill(line.begin(), line.end(), 0.0);
     for (int k = 0; k < down.taps; ++k) {
       const uint8_t* row = source.row(down.start[y] + k);
-      for (size_t j = 0; j < line.size(); ++j) line[j] += down.exact[size_t(y) * down.taps + k] * row[j];
+      for (size_t j = 0; j < line.size(); ++j) line[j] += down.exact[size_t(k) * crop.height + y] * row[j];
     }
     uint8_t* out = crop.out + 3 * size_t(y) * crop.width;
     for (int i = 0; i < crop.width; ++i)
       for (int c = 0; c < 3; ++c) {
         double sum = 0.5;
         for (int k = 0; k < across.taps; ++k)
-          sum += across.exact[size_t(i) * across.taps + k] * line[3 * size_t(across.start[i] + k) + c];
+          sum += across.exact[size_t(k) * crop.width + i] * line[3 * size_t(across.start[i] + k) + c];
         out[3 * (crop.flip ? crop.width - 1 - i : i) + c] = uint8_t(std::min(sum, 255.0));
       }
   }
@@ -261,7 +292,7 @@ int32_t crops(const uint8_t* image, int32_t image_width, int32_t image_height, i
   if (!std::all_of(jobs, jobs + n, good)) return 1;
   const int64_t stride = 3 * int64_t(image_width);
   thread_local Memory memory;
-  auto& [across, down, columns, turned] = memory;
+  auto& [across, down, block, columns, turned] = memory;
   // By the number of taps, 0 for any: loops of a known length unroll.
   constexpr EightRows* kEightRows[] = {eight_rows<0>, eight_rows<1>, eight_rows<2>, eight_rows<3>,
                                        eight_rows<4>, eight_rows<5>, eight_rows<6>, eight_rows<7>};
@@ -282,17 +313,30 @@ int32_t crops(const uint8_t* image, int32_t image_width, int32_t image_height, i
     if (turned.size() < (count + 16) * size_t(kRows)) turned.resize((count + 16) * size_t(kRows));
     for (int y = 0; y < c->height; y += kRows) {
       const int rows = std::min(kRows, c->height - y);
+      const int64_t at = int64_t(y) * count;
+      const int first = down.start[y], last = down.start[y + rows - 1] + down.taps - 1;
+      if (block.size() < size_t(last + 1 - first) * kBlock) block.resize(size_t(last + 1 - first) * kBlock);
       for (int j = 0; j < bytes; j += kBlock) {
         const int start = std::min(j, bytes - kBlock);  // the last block begins earlier, nothing is read beyond
+        read_levels(source, first, last, start, block.data());
+        claim(c->out + at, int64_t(rows) * count, j, std::min(j + kBlock, bytes), bytes);
         for (int r = 0; r < rows; r += kGroup)
-          eight_rows(source, down, y + r, c->height - 1, start, &columns[size_t(start) * kRows + r]);
+          eight_rows(block.data(), first, down, y + r, c->height - 1, &columns[size_t(start) * kRows + r]);
       }
       across_rows(columns.data(), across, c->width, c->flip, turned.data());
-      const int64_t at = int64_t(y) * count;
       rows_of_columns(turned.data(), rows, count, c->out + at, int64_t(c->height) * count - at);
     }
   }
   return 0;
+}
+
+// Works on a batch until no picture is left.
+void crops_of(PictureBatch* batch) {
+  for (int32_t i; (i = __atomic_fetch_add(&batch->next, 1, __ATOMIC_RELAXED)) < batch->count;) {
+    const int64_t first = batch->first[i], n = batch->first[i + 1] - first;
+    if (crops(batch->pixels[i], batch->widths[i], batch->heights[i], int32_t(n), batch->crops + first))
+      __atomic_store_n(&batch->left, i, __ATOMIC_RELAXED);
+  }
 }
 
 }  // extern "C"

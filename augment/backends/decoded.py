@@ -120,12 +120,14 @@ class DecodedCache:
     def blank(self, rows: Sequence[int]) -> tuple[list[Picture], np.ndarray]:
         """Memory for the rows' pictures on the host, and the `crops` that fill it from their images."""
         crops = self.crops(rows)
-        pictures = []
-        for corner, scale, jobs in zip(*(x.tolist() for x in self.parts(np.asarray(rows))[1:]), crops, strict=True):
-            parts = [torch.empty((height, width, 3), dtype=torch.uint8) for width, height in jobs[["width", "height"]]]
-            jobs["out"] = [part.data_ptr() for part in parts]
-            scene = parts[1] if self.keeps_scenes else None
-            pictures.append(Picture(parts[0], tuple(corner), scene, tuple(scale)))
+        sides = np.stack((crops["height"], crops["width"]), axis=-1).tolist()
+        parts = [[torch.empty((height, width, 3), dtype=torch.uint8) for height, width in own] for own in sides]
+        crops["out"] = [[part.data_ptr() for part in own] for own in parts]
+        _, corners, scales = (x.tolist() for x in self.parts(np.asarray(rows)))
+        pictures = [
+            Picture(own[0], tuple(corner), own[1] if self.keeps_scenes else None, tuple(scale))
+            for own, corner, scale in zip(parts, corners, scales, strict=True)
+        ]
         return pictures, crops
 
     def reserve(self, rows: np.ndarray) -> np.ndarray:

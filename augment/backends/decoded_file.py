@@ -100,9 +100,11 @@ class FileCache(DecodedCache):
             return None
         x0, y0, x1, y1 = self._regions[row].tolist()
         (w, h), start, size = self._sides[row].tolist(), int(self._starts[i]), self.policy.size
-        end = start + 3 * w * h
-        scene = self._pixels[end : end + 3 * size**2].view(size, size, 3) if self.keeps_scenes else None
-        return Picture(self._pixels[start:end].view(h, w, 3), (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
+        pixels = self._pixels.as_strided((h, w, 3), (3 * w, 3, 1), start)
+        scene = None
+        if self.keeps_scenes:
+            scene = self._pixels.as_strided((size, size, 3), (3 * size, 3, 1), start + 3 * w * h)
+        return Picture(pixels, (x0, y0), scene, (w / (x1 - x0), h / (y1 - y0)))
 
     def begin(self, row: int) -> bool:
         """See `DecodedCache`: False where another process decodes the row, or has just done so."""

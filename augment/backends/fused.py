@@ -3,6 +3,7 @@
 The passes are C++ (`crops.cpp`, `views.cpp`); without a compiler they are plain torch (`eager`).
 """
 
+import ctypes
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 from augment.backends import jpeg, native
 from augment.backends.decoded import DecodedCache, Picture, RecentPictures, kept_rois
 from augment.backends.eager import blend_patches, finish_view, scene_or_patch
-from augment.backends.layout import lay_out, view_table
+from augment.backends.layout import Layout, lay_out, view_table
 from augment.backends.protocol import Backend
 from augment.backends.recycled import Given, Recycled
 from augment.backends.threads import share_out
@@ -67,6 +68,7 @@ class FusedBackend(Backend):
         self._memory: Recycled | Given = Recycled(self.dtype)
         std = np.array(policy.std)
         self._levels = (1 / (255 * std)).astype(np.float32), (-np.array(policy.mean) / std).astype(np.float32)
+        self._latest: tuple[Plan, bool, Layout] | None = None  # see `_layout`
         self._decoded = 0  # pictures of the last batch that the cache did not have
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
@@ -89,7 +91,7 @@ class FusedBackend(Backend):
         """
         kept = None if self._cache is None else self._pictures(plan.images.tolist(), files, self._cache)
         exist = self._cache is not None and self._cache.keeps_scenes
-        layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=exist)
+        layout = self._layout(plan, exist)
         if len(self._buffer) < layout.total:
             self._buffer = np.empty(layout.total + layout.total // 8, np.uint8)
         crops = layout.crops.copy()
@@ -97,8 +99,10 @@ class FusedBackend(Backend):
         first = np.searchsorted(layout.slot, np.arange(len(plan.images) + 1))  # crop of each image
         if kept is None:
             self._decode_and_cut(files, first, crops)
-        else:
+        elif self._library is None:
             self._share_out(self._cut, list(zip(kept, np.split(crops, first[1:-1]), strict=True)))
+        else:
+            self._cut_kept(self._library, kept, first.astype(np.int64), crops)
         return self._buffer[: layout.total], kept if kept and exist else ()
 
     def finish(self, plan: Plan, crops: np.ndarray, kept: Sequence[Picture] = ()) -> tuple[Tensor, ...]:
@@ -106,9 +110,7 @@ class FusedBackend(Backend):
 
         Pastes, colours, blurs and normalises. Transparent patches are blended in place: `crops` must then be writable.
         """
-        layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=len(kept) > 0)
-        if len(crops) != layout.total:
-            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        layout = self._layout_of(plan, crops, len(kept) > 0)
         scenes, patches = ((crops.ctypes.data + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept:
             address = [0 if picture.scene is None else picture.scene.data_ptr() for picture in kept]
@@ -143,6 +145,21 @@ class FusedBackend(Backend):
             self._pictures(rows, files, self._cache)
         return self._decoded
 
+    def _layout_of(self, plan: Plan, crops: np.ndarray, scenes_exist: bool = False) -> Layout:
+        """The layout of these crops. ValueError where they are not the plan's."""
+        layout = self._layout(plan, scenes_exist)
+        if len(crops) != layout.total:
+            raise ValueError(f"{len(crops)} bytes of crops: the plan asks for {layout.total}")
+        return layout
+
+    def _layout(self, plan: Plan, scenes_exist: bool) -> Layout:
+        """Of a plan; that of the latest is known, since `finish` follows `cut`."""
+        known = self._latest
+        if known is None or known[0] is not plan or known[1] != scenes_exist:
+            layout = lay_out(plan, shared=self.policy.scene == "whole", scenes_exist=scenes_exist)
+            self._latest = known = plan, scenes_exist, layout
+        return known[2]
+
     def _pictures(self, rows: Sequence[int], files: Sequence[bytes], cache: DecodedCache) -> list[Picture]:
         """The pictures of different rows; decodes those that are not kept yet, or waits for who does it."""
         pictures: dict[int, Picture] = {}
@@ -175,16 +192,15 @@ class FusedBackend(Backend):
 
     def _decode_and_cut(self, files: Sequence[bytes], first: np.ndarray, crops: np.ndarray) -> None:
         """Decodes files, and cuts picture i's crops[first[i] : first[i + 1]] while it is in the processor's cache."""
-        jobs, pictures = np.split(crops, first[1:-1]), {}
-        left = np.arange(len(files))
+        left, pictures = np.arange(len(files)), {}
         if self._jpeg is not None and self._library is not None:
             left = self._jpeg.cut(files, first, crops, self._all_threads)
         elif self._jpeg is not None:
             pictures = self._jpeg.parts(files, first, crops, self._all_threads)
 
         def decode_and_cut(i: int) -> None:
-            if len(jobs[i]):
-                self._cut(pictures.get(i) or Picture(_decoded(files[i])), jobs[i])
+            if len(jobs := crops[first[i] : first[i + 1]]):
+                self._cut(pictures.get(i) or Picture(_decoded(files[i])), jobs)
 
         self._share_out(decode_and_cut, [(i,) for i in left.tolist()])
 
@@ -203,13 +219,29 @@ class FusedBackend(Backend):
         elif self._library.crops(image.data_ptr(), image.shape[1], image.shape[0], len(jobs), jobs.ctypes.data):
             raise ValueError(f"an ROI leaves an image of {image.shape[1]}x{image.shape[0]} pixels")
 
+    def _cut_kept(
+        self, library: ctypes.CDLL, pictures: Sequence[Picture], first: np.ndarray, crops: np.ndarray
+    ) -> None:
+        """Picture i's crops[first[i] : first[i + 1]], as `_cut`, in one call a thread."""
+        of = np.repeat(np.arange(len(pictures)), np.diff(first))
+        corner, scale = np.array([p.corner for p in pictures]), np.array([p.scale for p in pictures])
+        crops["roi"] = kept_rois(crops["roi"], corner[of], scale[of])
+        pixels = np.array([p.pixels.data_ptr() for p in pictures], np.uint64)
+        height, width = np.array([p.pixels.shape[:2] for p in pictures], np.int32).T.copy()
+        at = (x.ctypes.data for x in (pixels, width, height, first, crops))
+        batch = native.PictureBatch(*at, len(pictures), 0, -1)
+        self._all_threads(partial(library.crops_of, ctypes.addressof(batch)))
+        if (left := batch.left) >= 0:
+            raise ValueError(f"an ROI leaves an image of {width[left]}x{height[left]} pixels")
+
     def _finish(self, plan: Plan, scenes: np.ndarray, patches: np.ndarray, views: Sequence[Tensor]) -> None:
         """Makes the views by the compiled pass."""
         jobs = view_table(plan, scenes, patches)
         places = np.arange(len(plan), dtype=np.uint64) * (views[0].stride(0) * views[0].element_size())
         jobs["out"] = places[:, None] + np.array([view.data_ptr() for view in views], np.uint64)
         first, count = jobs.ctypes.data, jobs.size
-        runs = np.unique(np.linspace(0, count, min(4 * self.workers, count) + 1).astype(int)).tolist()
+        parts = min(4 * self.workers, count)
+        runs = [count * part // parts for part in range(parts + 1)]
         tasks = [(first + start * jobs.itemsize, end - start, plan.size) for start, end in itertools.pairwise(runs)]
         self._share_out(self._finish_run, tasks)
 

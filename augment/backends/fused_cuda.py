@@ -150,17 +150,24 @@ def make_views(
 
     On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Lane`).
     """
-    kernels: Any = importlib.import_module("augment.backends.triton_kernels")
     if not isinstance(pictures, Addressed):
         pictures = Addressed.of(pictures)
     layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=pictures.scene is not None)
-    size, shape = plan.size, plan.background_slot.shape
     cuts = torch.empty(layout.total, dtype=torch.uint8, device=device)
     cut_crops(pictures, layout.crops, layout.slot, cuts)
     scenes = layout.scenes
     if pictures.scene is not None:  # as offsets from `cuts`, wherever they are
         scenes = pictures.scene[plan.background_slot] - cuts.data_ptr()
-    table = view_table(plan, scenes.view(np.uint64), layout.patches)
+    return finish_views(policy, plan, cuts, scenes, layout.patches, dtype)
+
+
+def finish_views(
+    policy: Policy, plan: Plan, cuts: Tensor, scenes: np.ndarray, patches: np.ndarray, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Views from crops (uint8, flat, on the device); `scenes` and `patches`, int64 [B, V], are places in `cuts`."""
+    kernels: Any = importlib.import_module("augment.backends.triton_kernels")
+    size, shape, device = plan.size, plan.background_slot.shape, cuts.device
+    table = view_table(plan, scenes.view(np.uint64), patches)
     table["out"] = np.arange(plan.sigma.size).reshape(shape[::-1]).T * (3 * size * size)  # V runs of B
     table = table.reshape(-1)
     sigma, radius = table["sigma"], table["radius"]

@@ -52,8 +52,10 @@ def lay_out(plan: Plan, shared: bool, scenes_exist: bool = False) -> Layout:
     )
     crops["width"], crops["height"] = width[wanted], height[wanted]
     if count:
-        if shared:
-            needed = needed[np.unique(plan.background_slot.reshape(-1)[needed], return_index=True)[1]]
+        if shared:  # of each image the first that is wanted
+            one = np.full(len(plan.images), -1)
+            one[plan.background_slot.reshape(-1)[needed[::-1]]] = needed[::-1]
+            needed = one[one >= 0]
         cut = np.zeros(len(needed), CROP)
         cut["roi"], cut["out"] = plan.scene.reshape(-1, 4)[needed], scenes.reshape(-1)[needed]
         cut["width"] = cut["height"] = size

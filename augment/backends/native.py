@@ -41,6 +41,15 @@ VIEW = np.dtype(
 )
 
 
+class PictureBatch(ctypes.Structure):
+    """The struct PictureBatch of crops.hpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("pixels", "widths", "heights", "first", "crops")),
+        *((name, ctypes.c_int32) for name in ("count", "next", "left")),
+    )
+
+
 class NotBuilt(Exception):
     """There is no compiler, or it failed; the text is the reason."""
 
@@ -70,17 +79,24 @@ def load(say: Callable[[str], None] = lambda _: None) -> ctypes.CDLL:
         raise NotBuilt(f"neither the cache folder nor the temporary folder can be used: {error}") from error
 
 
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int32
+# What the library exports: its arguments, and what it returns.
+FUNCTIONS = {
+    "crops": ([_POINTER, _INTEGER, _INTEGER, _INTEGER, _POINTER], _INTEGER),
+    "crops_of": ([_POINTER], None),
+    "views": ([_INTEGER, _POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER, _INTEGER], None),
+    "jpeg_open": ([_POINTER], _INTEGER),
+    "jpeg_crops": ([_POINTER, _POINTER], None),
+    "read_files": ([_POINTER], None),
+}
+
+
 @functools.cache
 def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crops.argtypes = [pointer, integer, integer, integer, pointer]
-    library.views.argtypes = [integer, pointer, integer, integer, pointer, pointer, integer]
-    library.jpeg_open.argtypes = [pointer]
-    library.jpeg_crops.argtypes = [pointer, pointer]
-    library.read_files.argtypes = [pointer]
-    library.crops.restype, library.views.restype, library.jpeg_crops.restype = integer, None, None
-    library.read_files.restype = None
+    for name, (arguments, result) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
     return library
 
 

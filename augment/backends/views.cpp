@@ -5,63 +5,18 @@
 //
 // The meaning is that of tests/augment/reference.py, which is the place to read it in.
 
-#include "common.hpp"
+#include "linear.hpp"
 #include "planes.hpp"
 #include "rows.hpp"
 
 namespace {
 
-// Floats of one register: longer vectors would live in memory, not in registers (five times slower with AVX2, measured).
-#if defined(__AVX512F__)
-constexpr int kWide = 16;
-#elif defined(__AVX2__)
-constexpr int kWide = 8;
-#else
-constexpr int kWide = 4;
-#endif
-constexpr int kLanes = 48;  // of three registers or a multiple of it
-constexpr int kPad = 16;    // elements before and after a row that may be read, never used
-typedef float Vec __attribute__((vector_size(4 * kWide), aligned(4)));
-typedef uint8_t Bytes __attribute__((vector_size(kWide), aligned(1)));
 typedef uint8_t Bytes16 __attribute__((vector_size(16), aligned(1)));
-
-int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 float* grown(std::vector<float>& buffer, size_t count) {
   if (buffer.size() < count) buffer.resize(count);
   return buffer.data();
 }
-
-Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-Vec load(const uint8_t* from) {  // compilers take a long way from bytes to floats
-#if defined(__AVX512F__)
-  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-#elif defined(__AVX2__)
-  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
-#else
-  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Vec);
-#endif
-}
-
-// Finished views go past the caches, which a batch would not fit into anyway: what is there need not be read first (4 %
-// of the whole job, measured). `to` must be a multiple of 64 bytes then.
-template <bool kPast>
-void store(float* to, Vec x) {
-#if defined(__AVX512F__)
-  if (kPast) return _mm512_stream_ps(to, (__m512)x);
-#elif defined(__AVX2__)
-  if (kPast) return _mm256_stream_ps(to, (__m256)x);
-#endif
-  *reinterpret_cast<Vec*>(to) = x;
-}
-
-void end_of_stores() {
-#if defined(__AVX2__)
-  _mm_sfence();
-#endif
-}
-
-bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 64 == 0; }
 
 // out[j] = sum over k of weight[k] * rows[k][j] for j < kCount * kWide.
 template <int kCount, bool kPast>
@@ -122,13 +77,13 @@ struct Work {
   void fit(int side) {
     if (side == size) return;
     size = side, row = 3 * side, stride = round_up(row, kLanes) + 2 * kPad;
-    canvas_buffer.assign(size_t(side) * stride, 0);
-    pixel_buffer.assign(size_t(side) * stride, 0.f);
+    canvas_buffer.assign(size_t(side) * stride + kLine, 0);
+    pixel_buffer.assign(size_t(side) * stride + kLine, 0.f);
     line_buffer.assign(stride, 0.f);
   }
   uint8_t* canvas(int y) { return canvas_buffer.data() + size_t(y) * stride + kPad; }
   float* coloured(int y) { return pixels(y % window); }
-  float* pixels(int y) { return pixel_buffer.data() + size_t(y) * stride + kPad; }
+  float* pixels(int y) { return on_line(pixel_buffer.data()) + size_t(y) * stride + kPad; }
   float* line() { return line_buffer.data() + kPad; }
 };
 
@@ -144,76 +99,55 @@ void mirrored(const uint8_t* end, int n, uint8_t* to) {
   for (; x < n; ++x) std::memcpy(to + 3 * x, end - 3 * (x + 1), 3);
 }
 
-void compose(const View& view, Work& work) {
-  const int size = work.size, y0 = view.rect[1], y1 = view.rect[3];
-  for (int y = 0; y < size; ++y) {
-    const bool patched = y >= y0 && y < y1;
-    const int x0 = patched ? view.rect[0] : size, x1 = patched ? view.rect[2] : size;
-    uint8_t* to = work.canvas(y);
-    const uint8_t* scene = view.scene + size_t(y) * work.row;  // not to be read where the patch covers everything
-    if (x0 > 0 && view.flip) mirrored(scene + work.row, x0, to);
-    if (x0 > 0 && !view.flip) std::memcpy(to, scene, 3 * x0);
-    if (patched) std::memcpy(to + 3 * x0, view.patch + size_t(y - y0) * 3 * (x1 - x0), 3 * (x1 - x0));
-    if (x1 < size && view.flip) mirrored(scene + 3 * (size - x1), size - x1, to + 3 * x1);
-    if (x1 < size && !view.flip) std::memcpy(to + 3 * x1, scene + 3 * x1, 3 * (size - x1));
-  }
-}
-
-void mean_colour(Work& work, double mean[3]) {
+// Sums of the channels over rows of n bytes.
+struct Sums {
   uint32_t sum[kLanes] = {};
-  const int whole = work.row / kLanes * kLanes;
-  for (int y = 0; y < work.size; ++y) {
-    const uint8_t* row = work.canvas(y);
+
+  void add(const uint8_t* row, int n) {
+    const int whole = n / kLanes * kLanes;
     for (int from = 0; from < whole; from += 256 * kLanes) {  // 256 bytes and more would not fit into 16 bits
       uint16_t part[kLanes] = {};
       for (int j = from; j < std::min(from + 256 * kLanes, whole); j += kLanes)
         for (int l = 0; l < kLanes; ++l) part[l] += row[j + l];
       for (int l = 0; l < kLanes; ++l) sum[l] += part[l];
     }
-    for (int j = whole; j < work.row; ++j) sum[j - whole] += row[j];
+    for (int j = whole; j < n; ++j) sum[j - whole] += row[j];
   }
-  mean[0] = mean[1] = mean[2] = 0;
-  for (int l = 0; l < kLanes; ++l) mean[l % 3] += sum[l];
-  for (int c = 0; c < 3; ++c) mean[c] /= double(work.size) * work.size;
+
+  double of(int channel) const {
+    double all = 0;
+    for (int l = channel; l < kLanes; l += 3) all += sum[l];
+    return all;
+  }
+};
+
+// Asks for n bytes, which need not exist.
+void fetch(const uint8_t* from, int n) {
+  for (int j = 0; j < n; j += kLine) __builtin_prefetch(from + j);
 }
 
-// Levels to what a network wants: level * scale[c] + shift[c].
-struct Normalisation {
-  const float *scale, *shift;
-};
-
-// y = M·x + K·mean, clamped and normalised, as a filter along the interleaved row: five taps whose weights depend on the
-// channel.
-struct Matrix {
-  Vec tap[3][5], shift[3], low[3], high[3];  // of three registers, in which all places of a channel come by
-
-  Matrix(const View& view, const double mean[3], const Normalisation& to) {
-    for (int l = 0; l < 3 * kWide; ++l) {
-      const int c = l % 3, g = l / kWide, i = l % kWide;
-      for (int t = 0; t < 5; ++t) {
-        const int from = c + t - 2;
-        tap[g][t][i] = from >= 0 && from < 3 ? view.matrix[3 * c + from] * to.scale[c] : 0.f;
-      }
-      float constant = 0;
-      for (int from = 0; from < 3; ++from) constant += view.offset[3 * c + from] * float(mean[from]);
-      shift[g][i] = constant * to.scale[c] + to.shift[c];
-      low[g][i] = to.shift[c], high[g][i] = 255 * to.scale[c] + to.shift[c];
-    }
+// The view's levels, to the canvas; and, where they are wanted, the means of its channels.
+void compose(const View& view, Work& work, double* mean) {
+  const int size = work.size, y0 = view.rect[1], y1 = view.rect[3];
+  constexpr int kAhead = 2;  // rows
+  Sums sums;
+  for (int y = 0; y < size; ++y) {
+    const bool patched = y >= y0 && y < y1;
+    const int x0 = patched ? view.rect[0] : size, x1 = patched ? view.rect[2] : size;
+    uint8_t* to = work.canvas(y);
+    const uint8_t* scene = view.scene + size_t(y) * work.row;  // not to be read where the patch covers everything
+    const uint8_t* patch = view.patch + size_t(y - y0) * 3 * (x1 - x0);
+    if (x0 > 0 || x1 < size) fetch(scene + kAhead * work.row, work.row);
+    if (patched) fetch(patch + kAhead * 3 * (x1 - x0), 3 * (x1 - x0));
+    if (x0 > 0 && view.flip) mirrored(scene + work.row, x0, to);
+    if (x0 > 0 && !view.flip) std::memcpy(to, scene, 3 * x0);
+    if (patched) std::memcpy(to + 3 * x0, patch, 3 * (x1 - x0));
+    if (x1 < size && view.flip) mirrored(scene + 3 * (size - x1), size - x1, to + 3 * x1);
+    if (x1 < size && !view.flip) std::memcpy(to + 3 * x1, scene + 3 * x1, 3 * (size - x1));
+    if (mean) sums.add(to, work.row);
   }
-
-  // `from` may be read from -2 on and a little beyond the end; whole groups of three registers are written.
-  template <bool kPast>
-  void apply(const float* from, float* to, int n) const {
-    for (int j = 0; j < n; j += 3 * kWide)
-      for (int g = 0; g < 3; ++g) {
-        const float* x = from + j + kWide * g - 2;
-        Vec y = shift[g];
-        for (int t = 0; t < 5; ++t) y += tap[g][t] * load(x + t);
-        y = y < low[g] ? low[g] : y;
-        store<kPast>(to + j + kWide * g, y > high[g] ? high[g] : y);
-      }
-  }
-};
+  for (int c = 0; mean && c < 3; ++c) mean[c] = sums.of(c) / (double(size) * size);
+}
 
 void torchvision_colour(const View& view, const Normalisation& to, Work& work) {
   const int size = work.size, n = size * size;
@@ -240,15 +174,6 @@ void torchvision_colour(const View& view, const Normalisation& to, Work& work) {
       row[3 * x + 1] = planes.g[i] * to.scale[1] + to.shift[1],
       row[3 * x + 2] = planes.b[i] * to.scale[2] + to.shift[2];
   }
-}
-
-// Row y of the view after linear colour, from the canvas.
-template <bool kPast>
-void linear_row(const Matrix& matrix, Work& work, int y, float* out) {
-  const uint8_t* from = work.canvas(y);
-  float* line = work.line();
-  for (int j = 0; j < work.row; j += kWide) *reinterpret_cast<Vec*>(line + j) = load(from + j);
-  matrix.apply<kPast>(line, out, work.row);
 }
 
 int reflected(int i, int n) { return i < 0 ? -i : (i >= n ? 2 * n - 2 - i : i); }
@@ -297,10 +222,10 @@ void views(int32_t n, const View* jobs, int32_t size, int32_t linear, const floa
   // Rows are finished where they belong if nothing beyond them is touched, else here.
   std::vector<float> buffer(round_up(work.row, kLanes));
   for (const View* view = jobs; view < jobs + n; ++view) {
-    compose(*view, work);
     double mean[3] = {};
-    if (linear && std::any_of(view->offset, view->offset + 9, [](float k) { return k != 0; })) mean_colour(work, mean);
-    const Matrix matrix(*view, mean, normal);
+    const bool wanted = linear && std::any_of(view->offset, view->offset + 9, [](float k) { return k != 0; });
+    compose(*view, work, wanted ? mean : nullptr);
+    const Linear colour(view->matrix, view->offset, mean, normal);
     Blur blur(*view);
     if (!linear) torchvision_colour(*view, normal, work);
     work.window = linear ? 2 * view->radius + 1 : size;
@@ -312,13 +237,15 @@ void views(int32_t n, const View* jobs, int32_t size, int32_t linear, const floa
       const bool past = dtype == 0 && aligned(there);
       if (view->radius > 0) {
         for (; linear && ready < std::min(y + view->radius + 1, size); ++ready)
-          linear_row<false>(matrix, work, ready, work.coloured(ready));
+          colour.row<false>(work.canvas(ready), work.coloured(ready), work.row, work.line());
         row = dtype == 0 ? there : buffer.data();
         blur.apply(work, y, const_cast<float*>(row), past);
       } else if (linear) {
         const bool direct = dtype == 0 && work.row % kLanes == 0;
-        row = direct ? there : buffer.data();
-        (direct && past ? linear_row<true> : linear_row<false>)(matrix, work, y, const_cast<float*>(row));
+        float* const out = direct ? there : buffer.data();
+        if (direct && past) colour.row<true>(work.canvas(y), out, work.row, work.line());
+        else colour.row<false>(work.canvas(y), out, work.row, work.line());
+        row = out;
       } else {
         row = work.coloured(y);
       }

@@ -6,7 +6,7 @@ does not depend on batch, worker, rank, thread or history.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +93,13 @@ class Plan:
     @property
     def views(self) -> int:
         return self.backgrounds.shape[1]
+
+    def part(self, start: int, end: int) -> "Plan":
+        """The plan of the sources from `start` to before `end`, as if drawn by itself; shares no memory with this."""
+        own = {f.name: value[start:end].copy() for f in fields(self) if (value := getattr(self, f.name)) is not None
+               and f.name not in ("size", "images", "source_slot", "background_slot")}  # fmt: skip
+        images, source_slot, background_slot = _slots(own["sources"], own["backgrounds"])
+        return replace(self, images=images, source_slot=source_slot, background_slot=background_slot, **own)
 
     @property
     def finished_rects(self) -> np.ndarray:
@@ -294,10 +301,8 @@ def _jitter(policy: Policy, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _slots(sources: np.ndarray, backgrounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different images in order of first use (sources before backgrounds), and where each use finds its image."""
-    used = np.concatenate((sources, backgrounds.reshape(-1)))
-    ids, first, inverse = np.unique(used, return_index=True, return_inverse=True)
-    rank = np.empty(len(ids), np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(ids))
-    slot = rank[inverse.reshape(-1)]
-    images = used[np.sort(first)]
-    return images.astype(np.int64), slot[: len(sources)], slot[len(sources) :].reshape(backgrounds.shape)
+    used = [*sources.tolist(), *backgrounds.reshape(-1).tolist()]
+    place = {image: i for i, image in enumerate(dict.fromkeys(used))}
+    slot = np.array([place[image] for image in used], np.int64)
+    images = np.array(list(place), np.int64)
+    return images, slot[: len(sources)], slot[len(sources) :].reshape(backgrounds.shape)

@@ -3,6 +3,7 @@
 It is a pure function of (n, seed, epoch, step) and does not depend on workers, prefetch, backend or history.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ import numpy as np
 from augment.views.plan import Plan, Pool, draw, epoch_order, group_of, partners, pool_partners
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue, UserError
+
+_TOGETHER = 64  # sources whose views are drawn at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,9 @@ class Schedule:
     backgrounds: np.ndarray | None = None  # int64: the images that backgrounds come from; None: the split itself
     twins: np.ndarray | None = None  # int64 by row of the pool: equal numbers for equal pictures; None: all differ
     _orders: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, init=False, repr=False)  # see `_drawn`
+    _plans: list[tuple[Pool, int, int, Plan, list[tuple[int, int]]]] = field(
+        default_factory=list, init=False, repr=False
+    )  # see `plan`
 
     def __post_init__(self) -> None:
         n, batch, world = len(self.rows), self.batch_size, self.world_size
@@ -70,7 +76,10 @@ class Schedule:
 
     def pick(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Sources int64 [B] and backgrounds int64 [B, V], rows of the pool."""
-        order, positions, views = self.order(epoch), self.positions(step), self.policy.views
+        return self._pick(epoch, self.positions(step))
+
+    def _pick(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        order, views = self.order(epoch), self.policy.views
         if not self.policy.kind.pastes:
             return order[positions], np.repeat(order[positions][:, None], views, axis=1)
         settings = positions, self.policy.group, views, self.seed, epoch
@@ -95,8 +104,23 @@ class Schedule:
         return backgrounds
 
     def plan(self, pool: Pool, epoch: int, step: int) -> Plan:
-        """The plan of this rank's batch."""
-        return draw(self.policy, pool, *self.pick(epoch, step), seed=self.seed, epoch=epoch)
+        """The plan of this rank's batch.
+
+        Small batches are drawn several at a time and cut apart: to draw one view takes as long as to draw dozens.
+        """
+        together = _TOGETHER // self.largest
+        if together < 2:
+            return draw(self.policy, pool, *self.pick(epoch, step), seed=self.seed, epoch=epoch)
+        first = step - step % together
+        known = self._plans[0] if self._plans else None
+        if known is None or known[0] is not pool or known[1:3] != (epoch, first):
+            parts = [self.positions(k) for k in range(first, min(first + together, len(self)))]
+            drawn = draw(self.policy, pool, *self._pick(epoch, np.concatenate(parts)), seed=self.seed, epoch=epoch)
+            ends = itertools.accumulate(map(len, parts), initial=0)
+            known = pool, epoch, first, drawn, list(itertools.pairwise(ends))
+            self._plans[:] = [known]
+        *_, drawn, places = known
+        return drawn.part(*places[step - first])
 
     def _drawn(self, stream: int, rows: np.ndarray, epoch: int) -> np.ndarray:
         """`rows` in the epoch's order, drawn once an epoch: of a million images that takes as long as a batch."""

@@ -104,8 +104,9 @@ def thumbnail(data: bytes, side: int, *, banner: int = 0, max_pixels: int = MAX_
         picture = _to_rgb(picture)
         if banner and orientation != 1:
             picture, orientation = Image.fromarray(turn(np.asarray(picture), orientation)), 1
-        area = (0, 0, picture.width, picture.height - banner)
-        small = picture.resize((side, side), Image.Resampling.BILINEAR, box=area, reducing_gap=2.0)
+        # Cut off before the resize: its `box` would read on below the edge and mix the banner into the last row.
+        kept = picture.crop((0, 0, picture.width, picture.height - banner)) if banner else picture
+        small = kept.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
         return _sampled(info, picture), np.ascontiguousarray(turn(np.asarray(small), orientation))
 
 

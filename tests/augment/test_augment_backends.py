@@ -174,6 +174,7 @@ def test_dali_is_not_taken_for_colours_that_it_does_not_have(birds, monkeypatch)
     assert backends.choose("auto", cuda)[0] == "dali"
     assert backends.choose("auto", cuda, "torchvision") == ("fused", "has torchvision colour, which dali does not")
     assert backends.choose("auto", cuda, cached=True) == ("fused", "keeps decoded pictures, which dali does not")
+    assert backends.choose("auto", cuda, served=True) == ("fused", "crops from CPUs are finished on cuda")
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: None)
     assert backends.choose("auto", cuda, "torchvision")[0] == "kornia"
 
@@ -188,6 +189,8 @@ def test_auto_says_why(monkeypatch):
     assert "DALI is not installed" in reason
     with pytest.raises(BadValue, match="DALI is not installed"):
         backends.choose("dali", cpu)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name == "triton" or None)
+    assert backends.choose("fused", torch.device("cuda"), served=True)[0] == "fused"  # its helpers decode
 
 
 def test_the_decoder_falls_back_to_pillow(birds, monkeypatch):

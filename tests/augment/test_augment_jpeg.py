@@ -123,6 +123,9 @@ def test_damaged_files_are_left_to_the_decoder_that_judges_them(crops, shared_da
     judged = {True: 0, False: 0}
     for path in sorted((shared_data / "faults").rglob("*")):
         data = path.read_bytes() if path.is_file() else b""
+        if path.name == "bomb_dims_65500.jpg":  # torchvision fills 13 GB with it, in 25 s
+            assert part(crops, data, (0, 0, 65500, 65500)) is None
+            continue
         try:
             whole = decode(data).permute(1, 2, 0).numpy() if data[:2] == b"\xff\xd8" else None
         except RuntimeError:

@@ -22,6 +22,8 @@ from precompute.base.private import is_private, let_torch_keep_code_private, own
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 PLANTED = 'extern "C" int planted() { return 1; }\n'
+# It is built often here: the names of the kernel's functions, without their bodies.
+OURS = f'extern "C" {{ {" ".join(f"void {name}() {{}}" for name in native.FUNCTIONS)} }}\n'
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder with a library of somebody else's making under the name that ours has."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(native, "FLAGS", ("-O0", "-std=c++17", "-shared", "-fPIC"))  # it is built often here
+    (tmp_path / "ours.cpp").write_text(OURS)
+    monkeypatch.setattr(native, "SOURCES", (tmp_path / "ours.cpp",))
     own_folder.cache_clear()
     path = Path(native.load()._name)
     native._open.cache_clear()
@@ -134,6 +137,9 @@ def test_a_crop_that_leaves_its_picture_on_any_side_is_refused(roi, compiled):
     backend = FusedBackend(Policy(size=32), Making(device="cpu", workers=1).settled(), compiled=compiled)
     with pytest.raises(ValueError, match=r"leaves an image of 10x7 pixels"):
         backend._cut(Picture(image), jobs)
+    if backend._library is not None:
+        with pytest.raises(ValueError, match=r"leaves an image of 10x7 pixels"):
+            backend._cut_kept(backend._library, [Picture(image), Picture(image)], np.array((0, 0, 2)), jobs)
     backend.close()
     with pytest.raises(ValueError, match="leaves an image of 10x7"):
         crop_resize(image.permute(2, 0, 1), np.array(roi), 4, 4)

@@ -1,11 +1,14 @@
 """Which images meet in a batch: every image once an epoch, on any number of ranks."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import Policy, Share
+from augment.views.plan import Plan, Pool, draw
 from augment.views.schedule import Schedule
 from precompute.base.errors import BadValue, UserError
 
@@ -49,6 +52,26 @@ def test_every_image_once_an_epoch_over_batches_and_ranks(n, batch, world, group
     for step in range(n):
         source, others = single.pick(epoch, step)
         assert pairs.get(int(source[0]), others[0].tolist()) == others[0].tolist()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("changes", [{}, {"name": "rrc"}, {"own": 0.3, "scene": "zoom", "rotate": 0.5}], ids=str)
+def test_small_batches_are_cut_from_a_larger_plan_and_equal_their_own(changes, world):
+    rng = np.random.default_rng(0)
+    low, high = np.sort(rng.random((2, 150, 2)).astype(np.float32), axis=0)
+    sides = rng.integers(40, 200, (2, 150)).astype(np.int32)
+    pool = Pool(*sides, np.concatenate((low, high), axis=1), rng.random(150) < 0.8)
+    policy = Policy(size=32, **changes)
+    for rank in range(world):
+        schedule = Schedule(policy, np.arange(150), 6, 5, world == 2, rank, world)
+        for epoch, step in [(e, k) for e in (0, 1) for k in range(len(schedule))] + [(0, 3), (1, 20), (0, 3)]:
+            plan = schedule.plan(pool, epoch, step)
+            alone = draw(policy, pool, *schedule.pick(epoch, step), seed=5, epoch=epoch)
+            for f in fields(Plan):
+                np.testing.assert_array_equal(getattr(plan, f.name), getattr(alone, f.name), f.name, strict=True)
+        again = schedule.plan(pool, 0, 3)
+        again.patch[:] = 0  # a plan is its owner's: the next one does not see it
+        assert schedule.plan(pool, 0, 3).patch.any()
 
 
 def test_batches_that_cannot_be_made_are_named():

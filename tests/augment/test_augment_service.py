@@ -217,7 +217,7 @@ class TestRefusals:
         ({"service": "dask"}, "one of off, ray"),
         ({"address": "auto"}, "left out without a service"),
         ({"service": "ray", "cache": "ram"}, "off with service ray"),
-        ({"service": "ray", "backend": "kornia"}, "fused or eager"),
+        ({"service": "ray", "backend": "kornia"}, r"fused \(or eager on a CPU\)"),
     ],
 )
 def test_what_cannot_be_is_refused(demo, making, words):

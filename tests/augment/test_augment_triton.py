@@ -1,5 +1,6 @@
 """The Triton kernels' logic, run by Triton's interpreter on the CPU, against the slow reference."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from augment.backends.decoded import DecodedCache, Picture
 from augment.request import Making
@@ -27,16 +29,11 @@ interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by test_in_the_int
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter():
     triton = pytest.importorskip("triton")
-    root = Path(__file__).parents[2]
-
-    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"TRITON_INTERPRET": "1"}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-
-    if "only 0-dimensional arrays can be converted" in python("-m", "tests.augment.triton_interpreter_check").stderr:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment, root = os.environ | {"TRITON_INTERPRET": "1"}, Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode and "only 0-dimensional arrays can be converted" in done.stdout:
         pytest.skip(f"the interpreter of triton {triton.__version__} cannot loop beside numpy {np.__version__}")
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__)
     assert done.returncode == 0, done.stdout
     assert "11 passed" in done.stdout
 
@@ -51,6 +48,13 @@ def smooth_pictures(rng, sides):
         picture[: height // 3, : width // 2] = rng.integers(0, 255, 3)
         out.append(picture.clip(0, 255).astype(np.uint8))
     return out
+
+
+def png(picture):
+    """The picture as a file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    return file.getvalue()
 
 
 @interpreted
@@ -72,6 +76,7 @@ def smooth_pictures(rng, sides):
 )
 def test_kernels_agree_with_the_reference(changes):
     from augment.backends.addressed import Addressed
+    from augment.backends.finished_on_device import FinishedOnDevice
     from augment.backends.fused_cuda import FusedCudaBackend, make_views
 
     rng = np.random.default_rng(0)
@@ -98,6 +103,17 @@ def test_kernels_agree_with_the_reference(changes):
     backend.keep(plan.images, Addressed.of(images))
     again = backend.render(plan, [b""] * len(plan.images))
     assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
+    if "blur_p" not in changes:  # crops of a CPU, as helpers send them, finished by the kernels
+        backend = FinishedOnDevice(policy, Making(device="cpu", workers=1).settled())
+        crops = backend.cut(plan, [png(pictures[i]) for i in plan.images])[0].copy()
+        crops.flags.writeable = False
+        finished = backend.finish(plan, crops)
+        backend.close()
+        off = np.abs(np.stack([v.double().numpy() for v in finished], axis=1) - expected)
+        assert off.mean() < 0.3
+        assert off.max() < 3.0
+        with pytest.raises(ValueError, match="the plan asks for"):
+            backend.finish(plan, crops[1:])
 
 
 @interpreted

@@ -1,6 +1,4 @@
-"""Real photographs, and the result of a real run of benchmarks.throughput."""
-
-import json
+"""Real photographs, and the result of real runs of benchmarks.throughput."""
 
 import pytest
 
@@ -14,16 +12,19 @@ def cub_images(shared_data, cub_boxes):
 
 
 @pytest.fixture(scope="session")
-def demo_result(boxes, tmp_path_factory, run_module):
-    """A real, small run of benchmarks.throughput on the demo set: the result, and the file that holds it."""
+def demo_result(boxes, tmp_path_factory):
+    """Two real, small runs of benchmarks.throughput on the demo set, merged: the result, and the file that holds it."""
+    from benchmarks import results, throughput
+
     folder = tmp_path_factory.mktemp("throughput")
-    done = run_module(
-        "benchmarks.throughput", "--boxes", boxes, "--size", 64, "--batch", 16, "--batches", 1,
-        "--repeats", 2, "--rounds", 2, "--peers", "pillow", "--backends", "kornia:linear", "--json",
-        "--out", folder / "r.json", timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), folder / "r.json"
+    flags = ("--boxes", boxes, "--size", 64, "--batch", 16, "--batches", 1, "--repeats", 2, "--rounds", 1, "--peers",
+             "pillow", "--backends", "kornia:linear", "--out")  # fmt: skip
+    runs = [folder / "1.json", folder / "2.json"]
+    for run in runs:
+        assert throughput.program([*map(str, flags), str(run)]) == 0
+    document = results.merged([results.load(run) for run in runs])
+    results.save(document, folder / "r.json")
+    return document, folder / "r.json"
 
 
 @pytest.fixture(scope="session")

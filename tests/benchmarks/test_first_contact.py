@@ -80,19 +80,17 @@ def test_a_killed_stage_costs_the_others_nothing(boxes: Path, demo_root: Path, t
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    done = run(boxes, demo_root, tmp_path, "--only", "views-fused", "decoder", "device")
+    done = run(boxes, demo_root, tmp_path, "--only", "decoder", "device")
     assert done.returncode == 1, done.stderr
     assert killed
     assert document(tmp_path, "decoder")["status"] == "failed"
     assert document(tmp_path, "decoder")["exit"] == -signal.SIGKILL
-    (views,) = document(tmp_path, "views-fused")["results"]
-    assert {row["stage"] for row in views["rows"]} == {"all, linear", "zoom", "jitter, torchvision"}
     imports, facts, photographs, rates = document(tmp_path, "device")["results"]
     assert imports["imports"]["torch"] > 0
     assert facts["machine"]["cores"] > 0
     assert photographs["photographs"]["count"] == 96
     assert rates["rates"]["copy_gigabytes_per_second"] > 0
-    states = {"views-fused": "done", "decoder": "failed", "device": "done"}
+    states = {"decoder": "failed", "device": "done"}
     assert document(tmp_path, "summary") == {"device": "cpu", "stages": states}
 
 
@@ -152,6 +150,8 @@ def check_all_done(folder: Path, names: list[str]) -> None:
             whole = document(folder, name)["results"][-1]
             results.validate(whole)
             assert whole["benchmark"] == benchmark
+    (views,) = document(folder, "views-fused")["results"]
+    assert {row["stage"] for row in views["rows"]} == {"all, linear", "zoom", "jitter, torchvision"}
     compiled = document(folder, "kernels")["results"]
     assert len(compiled) == 13
     assert not any(line["faults"] for line in compiled)

@@ -36,6 +36,20 @@ def test_peers_make_the_same_views(name, cub_images):
     assert difference(peer, wrong, ours, policy) > (1.5 if peer.draws else 3) * peer.tolerance
 
 
+def test_of_two_packages_with_one_import_name_only_one_is_measured(monkeypatch):
+    from benchmarks import peers
+
+    there: set[str] = set()
+    monkeypatch.setattr(peers, "_installed", there.__contains__)
+    monkeypatch.setattr(peers, "_found", lambda module: True)
+    old, new = PEERS["albumentations"], PEERS["albumentationsx"]
+    assert old.missing() is None
+    assert "pip install 'saliencyswap[albumentationsx]'" in (new.missing() or "")
+    there.add("albumentationsx")
+    assert "same import name" in (old.missing() or "")
+    assert new.missing() is None
+
+
 def test_peers_are_what_their_names_say(monkeypatch):
     """Views alone would not show whether Kornia is compiled, nor which device a peer is built for."""
     import dataclasses

@@ -21,20 +21,23 @@ from benchmarks import report, results
     ],
     ids=["size", "images", "image", "roofline", "stream"],
 )
-def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
-    few = [] if module == "roofline" else ["--peers", "pillow"]
-    done = run_module(
+def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_here):
+    rounds = more[-2:] == ["--rounds", "2"]  # each in a process of its own, which imports a peer's library for nothing
+    few = [] if module == "roofline" else ["--peers", "none" if rounds else "pillow"]
+    done = run_here(
         f"benchmarks.{module}", "--boxes", boxes, "--root", demo_root, *more, *few, "--backends", "fused:linear",
-        "--json", "--out", tmp_path / "r.json", timeout=300,
+        "--json", "--out", tmp_path / "r.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert results.load(tmp_path / "r.json") == document
     names = [arm["name"] for arm in document["arms"]]
     if module == "throughput":
-        assert len(names) == 4
+        assert len(names) == (2 if rounds else 4)
         assert document["benchmark"] == "sweep"
         assert document["settings"]["scope"] == ("loader" if "images" in more else "decode+apply")
+        assert document.get("rounds") == (2 if rounds else None)
+        assert all(len(arm["cpu_ms"]["values"]) == (4 if rounds else 2) for arm in document["arms"])
         values = document["sweep"]["values"]
         assert all(name.endswith((f"@ {values[0]:g}", f"@ {values[1]:g}")) for name in names)
         assert set(document["sweep"]["slopes"]) == {n.split(" @ ")[0] for n in names}
@@ -70,12 +73,11 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_module):
         ("search", ["--out", "README.md/x.json"], "is no folder that can be written to"),
         ("detectors", ["--markdown", "README.md/x.md"], "--markdown README.md/x.md: "),
         ("suite", ["--out", "README.md"], "--out README.md: must be a folder"),
-        ("sweep", ["--over", "batch", "--samples", "64"], "python -m benchmarks.throughput --over batch|size|"),
         ("report", ["--agree", "a.json"], "--agree a.json: must be two result files"),
     ],
 )
-def test_usage_errors(module, arguments, said, run_module):
-    done = run_module(f"benchmarks.{module}", *arguments)
+def test_usage_errors(module, arguments, said, run_here):
+    done = run_here(f"benchmarks.{module}", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,17 +21,13 @@ from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
 from trainer.model.resnets import feature_widths
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = ("--arch", "resnet10w8", "--size", 32, "--device", "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2,
+         "--workers", 1, "--json")  # fmt: skip
 
 
-def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable) -> None:
+def test_a_small_real_run(demo_boxes: Path, demo_root: Path, run_here: Callable) -> None:
     pytest.importorskip("lightly")
-    boxes = tmp_path / "demo.h5"
-    assert run_module("precompute.boxes", "--dataset", "demo", "--root", demo_root, "--out", boxes).returncode == 0
-    done = run_module(
-        "benchmarks.step", "--boxes", boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--device",
-        "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2, "--workers", 1, "--json", OMP_NUM_THREADS="1",
-    )  # fmt: skip
+    done = run_here("benchmarks.step", "--boxes", demo_boxes, "--root", demo_root, *SMALL)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     validate(document)
@@ -45,14 +42,10 @@ def test_a_small_real_run(demo_root: Path, tmp_path: Path, run_module: Callable)
 
 
 def test_without_lightly_the_rest_is_measured(
-    demo_boxes: Path, demo_root: Path, tmp_path: Path, run_module: Callable
+    demo_boxes: Path, demo_root: Path, run_here: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lightly.py").write_text("raise ImportError('not here')")
-    done = run_module(
-        "benchmarks.step", "--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--device",
-        "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2, "--workers", 1, "--json",
-        PYTHONPATH=f"{tmp_path}:{ROOT}",
-    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "lightly.loss", None)  # its import raises ImportError
+    done = run_here("benchmarks.step", "--boxes", demo_boxes, "--root", demo_root, *SMALL)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     validate(document)

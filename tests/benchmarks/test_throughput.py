@@ -21,24 +21,24 @@ def test_throughput_result(demo_result, demo_root):
     assert document["versions"]["torch"]
 
 
-def test_unknown_names_are_usage_errors(run_module, tmp_path):
+def test_unknown_names_are_usage_errors(run_here, tmp_path):
     from benchmarks.peers import find
 
     with pytest.raises(BadValue, match="opencv"):
         find(["opencw"])
     for flag, known in (("--backends", "one of dali, fused"), ("--peers", "one of pillow")):
-        done = run_module("benchmarks.throughput", flag, "opencw")
+        done = run_here("benchmarks.throughput", flag, "opencw")
         assert (done.returncode, done.stdout) == (2, "")  # before any round
         assert f"{flag} opencw: must be {known}" in done.stderr
-    done = run_module("benchmarks.throughput", "--boxes", tmp_path / "no.h5")
+    done = run_here("benchmarks.throughput", "--boxes", tmp_path / "no.h5", "--rounds", 1)
     assert done.returncode == 1
     assert "no.h5" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_scope_without_arms_says_so(run_module, demo_boxes, demo_root):
+def test_a_scope_without_arms_says_so(run_here, demo_boxes, demo_root):
     flags = ["--scope", "apply", "--backends", "dali", "--peers", "none", "--rounds", "1", "--batch", "4"]
-    done = run_module("benchmarks.throughput", "--boxes", demo_boxes, "--root", demo_root, *flags)
+    done = run_here("benchmarks.throughput", "--boxes", demo_boxes, "--root", demo_root, *flags)
     assert done.returncode == 1
     assert "nothing to measure in scope apply" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A real set with one per cent of damaged files in it: they are judged as in MANIFEST.tsv, and nothing else changes."""
+"""A real set with some damaged files in it: they are judged as in MANIFEST.tsv, and nothing else changes."""
 
 import csv
 import random
@@ -39,8 +39,9 @@ def mix(cub: Path, odd: list[Path], root: Path, seed: int) -> None:
         (root / "images" / "201.Odd" / path.name).write_bytes(path.read_bytes())
 
 
-@pytest.mark.parametrize("source", ["gt", "geodesic-colour"])
-def test_one_per_cent_of_damaged_files_changes_nothing_else(run_here, shared_data, tmp_path, source):
+# 3 of 227 are one per cent. The detector takes a second for the set, so it gets more of them at a time.
+@pytest.mark.parametrize(("source", "at_once"), [("gt", 3), ("geodesic-colour", 12)])
+def test_some_damaged_files_change_nothing_else(run_here, shared_data, tmp_path, source, at_once):
     cub = shared_data / "CUB_200_2011"
 
     def boxes(root: Path, name: str) -> tuple[BoxCache, dict[str, tuple]]:
@@ -56,8 +57,8 @@ def test_one_per_cent_of_damaged_files_changes_nothing_else(run_here, shared_dat
     assert len(clean) == 224
     files = damaged_files(shared_data)
     assert len(files) == 48
-    for start in range(0, len(files), 3):  # 3 of 227: one per cent
-        some = files[start : start + 3]
+    for start in range(0, len(files), at_once):
+        some = files[start : start + at_once]
         root = tmp_path / f"mixed{start}"
         mix(cub, [shared_data / "faults" / path for path, _ in some], root, seed=start)
         cache, mixed = boxes(root, f"mixed{start}")

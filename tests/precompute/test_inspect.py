@@ -9,25 +9,25 @@ from PIL import Image
 
 from precompute.base.boxmath import agreement, best_centred, centred, iou
 from precompute.base.sheet import drawable
+from precompute.boxes import make_boxes
 from precompute.patches import draw_patch
 
 
 @pytest.fixture(scope="module")
-def made(run_module, shared_data, tmp_path_factory):
+def made(shared_data, tmp_path_factory):
     """A writable copy of the real CUB rows and their spectral-residual boxes."""
     folder = tmp_path_factory.mktemp("inspect")
     shutil.copytree(shared_data / "CUB_200_2011", folder / "cub")
     victim = next((folder / "cub" / "images" / "001.Black_footed_Albatross").iterdir())
     victim.write_bytes(victim.read_bytes()[:1000])
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", folder / "cub", "--out", folder / "x.h5",
-                      "--source", "spectral-residual")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    root, out = str(folder / "cub"), str(folder / "x.h5")
+    make_boxes("cub", root=root, out=out, source="spectral-residual", say=lambda _: None)
     return folder, victim.name
 
 
-def test_summary_sheet_quarantine_json(made, run_module):
+def test_summary_sheet_quarantine_json(made, run_here):
     folder, victim = made
-    done = run_module("precompute.inspect", folder / "x.h5", "--sheet", folder / "s.png", "--quarantine", "--json")
+    done = run_here("precompute.inspect", folder / "x.h5", "--sheet", folder / "s.png", "--quarantine", "--json")
     assert done.returncode == 0, done.stderr
     assert f"{victim}: cannot be decoded" in done.stdout
     assert "s.png: 24 pictures" in done.stdout  # their maps beside them are none

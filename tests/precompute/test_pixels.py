@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from precompute.base.pixels import BadImage, check, decode, probe, to_png
+from precompute.base.pixels import BadImage, check, decode, probe, thumbnail, to_png
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:
@@ -149,6 +149,24 @@ def test_every_orientation_as_pillow_turns_it(orientation, kind):
 def test_sixteen_bits_keep_their_upper_eight():
     values = np.array([[0, 255, 256, 40000, 65535]], dtype=np.uint16)
     assert decode(encoded(Image.fromarray(values), format="PNG"))[0, :, 0].tolist() == [0, 0, 1, 156, 255]
+
+
+@pytest.mark.parametrize("side", [16, 100, 224])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_nothing_of_a_banner_is_in_a_thumbnail(side, orientation):
+    """As if the file had never had it, whether the picture is shrunk by much, a little, or enlarged."""
+    pixels = np.random.default_rng(0).integers(0, 100, (150, 130, 3), dtype=np.uint8)
+    with_banner = np.concatenate([pixels, np.full((20, 130, 3), 255, np.uint8)])
+    files = []
+    for upright in (with_banner, pixels):
+        file, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.rot90(upright) if orientation == 6 else upright).save(file, "PNG", exif=exif)
+        files.append(file.getvalue())
+    np.testing.assert_array_equal(decode(files[0]), with_banner)
+    cut, without = thumbnail(files[0], side, banner=20)[1], thumbnail(files[1], side)[1]
+    off = np.abs(cut.astype(int) - without).max()
+    assert off <= (0 if orientation == 1 else 3)  # Pillow shrinks columns before rows: turned, it rounds elsewhere
 
 
 def test_the_pixel_limit_counts_before_decoding():

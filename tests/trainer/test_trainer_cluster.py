@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_runs import TINY, assert_same_run
+from trainer_runs import TINY, assert_same_run, start_and_signal
 
+from trainer import run
 from trainer.record import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,10 +35,9 @@ def line(demo_boxes: Path, demo_root: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(line: Callable, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> Path:
+def unbroken(line: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    done = run_module("trainer.run", *line(out), OMP_NUM_THREADS=str(torch.get_num_threads()))
-    assert done.returncode == 0, done.stderr
+    assert run.program(line(out)) == 0
     return out
 
 
@@ -68,20 +68,20 @@ def ended(process: subprocess.Popen, said: str = "") -> tuple[int, str]:
 @pytest.mark.parametrize(
     "number", [signal.SIGUSR1, *(pytest.param(n, marks=SLOW) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL))]
 )
-def test_the_same_line_begins_a_run_and_goes_on_with_it(line, unbroken, tmp_path, run_module, number):
+def test_the_same_line_begins_a_run_and_goes_on_with_it(line, unbroken, tmp_path, run_here, number):
     out = tmp_path / "run"
     flags = line(out, "--resume", "auto")
-    status, said = signalled(started([sys.executable, "-m", "trainer.run", *flags]), number)
+    status, said = start_and_signal(flags, lambda said: said.count("\nepoch") >= 2, number, tmp_path / "log")
     assert status == (130 if number != signal.SIGKILL else -number), said
     assert ("stopped at step" in said) == (number != signal.SIGKILL)
     assert 1 <= checkpoint.load(out / checkpoint.NAME)["step"] < 12
-    again = run_module("trainer.run", *flags, timeout=300, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    again = run_here("trainer.run", *flags)
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in again.stdout
     assert_same_run(out, unbroken)
 
 
-def test_other_settings_are_refused_by_their_names(line, unbroken, run_module):
+def test_other_settings_are_refused_by_their_names(line, unbroken, run_here):
     """Also by a flag that is left out: the run was not begun by this line."""
     before = (unbroken / checkpoint.NAME).read_bytes()
     without = line(unbroken, "--resume", "auto")
@@ -91,7 +91,7 @@ def test_other_settings_are_refused_by_their_names(line, unbroken, run_module):
         (line(unbroken, "--resume", "auto", "--method", "byol"), "--method byol: .* with --method cvsa"),
         ([*without[:at], *without[at + 2 :]], "--epochs 100: .* with --epochs 4"),
     ):
-        done = run_module("trainer.run", *flags)
+        done = run_here("trainer.run", *flags)
         assert done.returncode == 1
         assert re.search(words, done.stderr), done.stderr
         assert "Traceback" not in done.stderr

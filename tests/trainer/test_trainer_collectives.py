@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from trainer_three_ranks import DEADLINE, WORLD, store
+from trainer_runs import assert_same_training
+from trainer_three_ranks import DEADLINE, WORLD, store, whole_run
 
 from trainer.parallel.batchnorm import AllReduceBatchNorm, synchronise_batch_norm
 from trainer.parallel.stop_vote import StopVote
+from trainer.run import program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = range(WORLD)
@@ -24,7 +26,7 @@ WHOLE = torch.arange(24.0).view(12, 2)
 @pytest.fixture(scope="module")
 def folder(demo_boxes: Path, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all of them wrote."""
-    out, stores = tmp_path_factory.mktemp("three"), [store(), store()]
+    out, stores = tmp_path_factory.mktemp("three"), [store() for _ in range(3)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("trainer_three_ranks.py")
     command = [sys.executable, script, out, demo_boxes, demo_root, *(one.port for one in stores)]
@@ -89,6 +91,16 @@ def test_a_run_that_is_stopped_with_its_last_step_is_stopped_in_all(folder: Path
     assert [json.loads((folder / f"run-{rank}.json").read_text()) for rank in RANKS] == [130] * WORLD
     assert (folder / "run" / "checkpoint.pt").exists()
     assert not (folder / "run" / "encoder.safetensors").exists()
+
+
+def test_three_processes_equal_one(folder: Path, demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    assert program(whole_run(str(demo_boxes), str(demo_root), tmp_path / "one")) == 0
+    said, errors = ([(folder / f"{name}-{rank}.txt").read_text() for rank in RANKS] for name in ("said", "errors"))
+    assert not any(f"{ROOT}/trainer" in text for text in errors), "a warning about a line of ours"
+    assert [text.count("training: ") for text in said] == [1, 0, 0]  # the first process alone talks
+    assert (folder / "three" / "evaluation.json").exists()
+    assert_same_training(tmp_path / "one", folder / "three")
 
 
 def test_the_first_is_alone_in_the_block_and_the_others_follow(seen: dict[str, list[Any]]) -> None:

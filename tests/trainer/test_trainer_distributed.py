@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
-from trainer_runs import TINY, rows_of
+from trainer_runs import TINY, assert_same_training, rows_of
 
 from trainer.parallel.batchnorm import synchronise_batch_norm
 from trainer.parallel.collectives import resuming
 from trainer.parallel.stop_vote import StopVote
-from trainer.record import checkpoint, metrics
+from trainer.record import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BN = """
@@ -62,49 +61,35 @@ def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow  # one of these is quick with three processes that are forked: test_trainer_collectives.py
 @pytest.mark.parametrize(
     "method",
     [
         "cvsa --freeze-stages 1",
-        *(
-            pytest.param(method, marks=pytest.mark.slow)
-            for method in (
-                "simclr",
-                "looc",
-                "cvsa --control shuffled-masks",
-                "cvsa --control rolled-keys",
-                "matching",
-                "matching --control wrong-cells",
-                "matching --control rolled-keys",
-            )
-        ),
+        "simclr",
+        "looc",
+        "cvsa --control shuffled-masks",
+        "cvsa --control rolled-keys",
+        "matching",
+        "matching --control wrong-cells",
+        "matching --control rolled-keys",
     ],
 )
 def test_two_processes_equal_one(
-    demo_boxes: Path, demo_root: Path, tmp_path: Path, run_module: Callable, method: str
+    demo_boxes: Path, demo_root: Path, tmp_path: Path, run_here: Callable, method: str
 ) -> None:
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--batch-size", 16,
              "--device", "cpu", "--pipeline", "kornia", "--workers", 1, "--base-lr", 0.6, "--epochs", 2,
              "--method", *method.split()]  # fmt: skip
-    one = run_module("trainer.run", *flags, "--out", tmp_path / "one", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    one = run_here("trainer.run", *flags, "--out", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     two = torchrun("-m", "trainer.run", *flags, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-3000:]
     assert f"{ROOT}/trainer" not in two.stderr, "a warning about a line of ours"
     assert two.stdout.count("training: ") == 1  # the first process alone talks
     assert (tmp_path / "two" / "evaluation.json").exists()  # by the first process alone
-    rows = [[r for r in metrics.read(tmp_path / n / metrics.NAME) if r["kind"] == "step"] for n in ("one", "two")]
-    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]] == [1, 2, 3, 4, 5, 6]
-    for a, b in zip(*rows, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-        for share in {"no_background", "saturated"} & a.keys():  # of all views, not of the first process's
-            assert a[share] == pytest.approx(b[share], abs=0.02)
-        if "c_auc" in a:
-            assert a["c_auc"] == pytest.approx(b["c_auc"], abs=0.005)
-    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-5)
-    a, b = (load_file(tmp_path / n / "encoder.safetensors") for n in ("one", "two"))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+    assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow  # two starts of torch

@@ -10,6 +10,7 @@ from scipy import ndimage
 from trainer.evaluation.localise import (
     _largest_regions,
     box_masks,
+    box_overlaps,
     centre_prior,
     figures,
     fit_probe,
@@ -86,13 +87,13 @@ def test_the_largest_region_is_that_of_each_picture_alone(share: float) -> None:
 
 def test_max_box_accuracy_finds_exact_boxes_and_misses_shifted_ones() -> None:
     boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75], [0.0, 0.5, 0.5, 1.0]])
-    found = max_box_accuracy(box_masks(boxes, 8), boxes)
+    found = max_box_accuracy(box_overlaps(box_masks(boxes, 8), boxes))
     assert found == {"0.3": 1.0, "0.5": 1.0, "0.7": 1.0}
-    shifted = max_box_accuracy(box_masks(boxes.flip(0), 8), boxes)
+    shifted = max_box_accuracy(box_overlaps(box_masks(boxes.flip(0), 8), boxes))
     assert shifted == {"0.3": 0.0, "0.5": 0.0, "0.7": 0.0}
     half = torch.tensor([[0.25, 0.25, 0.75, 0.5]])  # IoU 1/2 with the first box
-    assert max_box_accuracy(box_masks(half, 8), boxes[:1], side=64)["0.3"] == 1.0
-    assert max_box_accuracy(box_masks(half, 8), boxes[:1], side=64)["0.7"] == 0.0
+    assert max_box_accuracy(box_overlaps(box_masks(half, 8), boxes[:1], side=64))["0.3"] == 1.0
+    assert max_box_accuracy(box_overlaps(box_masks(half, 8), boxes[:1], side=64))["0.7"] == 0.0
 
 
 def test_off_centre_is_about_the_box_centre() -> None:

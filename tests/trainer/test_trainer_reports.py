@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from trainer_runs import TINY
 
 from precompute.base.errors import UserError
+from precompute.boxes import make_boxes
 from trainer import compare, evaluate, record
 from trainer.comparison.table import missing_controls
 from trainer.evaluation.localise import Figures
@@ -22,7 +22,7 @@ CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linea
 
 
 @pytest.fixture(scope="module")
-def birds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory, run_module: Callable) -> list[str]:
+def birds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Twenty-four photographs whose boxes are all in the middle: none is off-centre."""
     root, source = tmp_path_factory.mktemp("birds") / "CUB", shared_data / "CUB_200_2011"
     rows = (source / "images.txt").read_text().splitlines()[:24]
@@ -45,8 +45,7 @@ def birds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory, run_modul
         boxes.append(f"{row.split()[0]} {w / 4} {h / 4} {w / 2} {h / 2}\n")
     (root / "bounding_boxes.txt").write_text("".join(boxes))
     out = root.parent / "birds.h5"
-    done = run_module("precompute.boxes", "--dataset", "cub", "--root", root, "--out", out)
-    assert done.returncode == 0, done.stderr
+    make_boxes("cub", root=str(root), out=str(out), say=lambda _: None)
     return ["--boxes", str(out), "--root", str(root)]
 
 

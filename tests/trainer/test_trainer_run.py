@@ -2,23 +2,20 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainer_runs import start_and_signal
 
 from precompute.base.errors import UsageError, UserError
 from trainer.record import checkpoint, metrics
 from trainer.run import program
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ("--arch", "resnet10w8", "--size", "32", "--batch-size", "16", "--device", "cpu", "--pipeline", "kornia",
         "--workers", "1")  # fmt: skip
 
@@ -73,21 +70,6 @@ def test_the_encoder_is_the_trained_one_with_torchvisions_names(unbroken: Path) 
     assert all(w.is_contiguous() for w in weights.values())
 
 
-def start_and_signal(command: list[str], after: str, number: int) -> tuple[int, str]:
-    """Runs trainer.run until a line holds `after`, then sends the signal; exit status and the rest of its output."""
-    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(
-        [sys.executable, "-m", "trainer.run", *command], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if after in line:
-                process.send_signal(number)
-                break
-        rest = process.stdout.read()
-        return process.wait(timeout=60), rest
-
-
 @pytest.mark.parametrize("pipeline", ["dali", pytest.param("kornia", marks=pytest.mark.slow)])
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(
     flags: list[str], unbroken: Path, tmp_path: Path, pipeline: str
@@ -99,7 +81,8 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(
         unbroken = tmp_path / "straight"
         assert program([*command, "--out", str(unbroken)]) == 0
     out = tmp_path / "run"
-    status, _ = start_and_signal([*command, "--save-every", "5", "--out", str(out)], "step 8/12", signal.SIGKILL)
+    command += ["--save-every", "5", "--out", str(out)]
+    status, _ = start_and_signal(command, lambda said: "step 8/12" in said, signal.SIGKILL, tmp_path / "log")
     assert status == -signal.SIGKILL
     assert checkpoint.load(out / checkpoint.NAME)["step"] == 5  # mid-epoch, the first of a log interval
     assert program(["--resume", str(out)]) == 0
@@ -112,9 +95,9 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(
 def test_a_signal_saves_and_ends_with_130(flags: list[str], unbroken: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "run"
     command = [*flags, "--epochs", "4", "--log-every", "2", "--no-evaluate", "--out", str(out)]
-    status, rest = start_and_signal(command, "step 4/12", number)
+    status, said = start_and_signal(command, lambda said: "step 4/12" in said, number, tmp_path / "log")
     assert status == 130
-    assert "--resume" in rest
+    assert "--resume" in said.split("step 4/12")[1]
     assert 4 <= checkpoint.load(out / checkpoint.NAME)["step"] < 12
     assert program([*command, "--resume"]) == 0
     assert losses(out) == losses(unbroken)

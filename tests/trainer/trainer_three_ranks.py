@@ -1,7 +1,8 @@
 """Three processes that train together, as torchrun would start them, but forked: torch is imported once.
 
-`python trainer_three_ranks.py FOLDER BOXES ROOT PORT PORT` writes what each of them saw to FOLDER/parts-RANK.json and
-run-RANK.json. The stores that they meet at are its caller's, as torchrun's is the agent's.
+`python trainer_three_ranks.py FOLDER BOXES ROOT PORT PORT PORT` writes what each of them saw to FOLDER/parts-RANK.json
+and run-RANK.json, and a run of all three to FOLDER/three. The stores that they meet at are its caller's, as torchrun's
+is the agent's.
 """
 
 import copy
@@ -28,7 +29,7 @@ from trainer.parallel.batchnorm import synchronise_batch_norm
 from trainer.parallel.stop_vote import StopVote
 
 WORLD = 3
-DEADLINE = 60  # seconds, after which a process that waits for another one ends
+DEADLINE = 120  # seconds, after which a process that waits for another one ends
 
 
 def rows(process: Process) -> dict[str, Any]:
@@ -165,6 +166,21 @@ def last_step(rank: int, folder: Path, boxes: str, root: str) -> None:
     (folder / f"run-{rank}.json").write_text(json.dumps(status))
 
 
+def whole_run(boxes: str, root: str, out: Path) -> list[str]:
+    """The flags of a run of eight steps and its evaluation."""
+    return ["--boxes", boxes, "--root", root, "--arch", "resnet10w8", "--size", "32", "--batch-size", "12", "--device",
+            "cpu", "--pipeline", "kornia", "--workers", "1", "--base-lr", "0.6", "--epochs", "2", "--method", "cvsa",
+            "--freeze-stages", "1", "--out", str(out)]  # fmt: skip
+
+
+def three_at_once(rank: int, folder: Path, boxes: str, root: str) -> None:
+    """That run in all processes; what they print goes to said-RANK.txt, their errors to errors-RANK.txt."""
+    for number, name in ((1, "said"), (2, "errors")):
+        os.dup2(os.open(folder / f"{name}-{rank}.txt", os.O_CREAT | os.O_WRONLY), number)
+    assert run.program(whole_run(boxes, root, folder / "three")) == 0
+    sys.stdout.flush()
+
+
 def together(port: str, work: Callable[..., None], *arguments: Any) -> bool:
     """Whether `work(rank, ...)` came to its end in all processes."""
     context = multiprocessing.get_context("fork")
@@ -192,5 +208,7 @@ def store() -> torch.distributed.TCPStore:
 
 if __name__ == "__main__":
     out, boxes, root, *ports = sys.argv[1:]
-    done = [together(ports[0], parts, Path(out)), together(ports[1], last_step, Path(out), boxes, root)]
+    done = [together(ports[0], parts, Path(out))]
+    works = zip(ports[1:], (last_step, three_at_once), strict=True)
+    done += [together(port, work, Path(out), boxes, root) for port, work in works]
     sys.exit(0 if all(done) else 1)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from augment import Making, Policy, Share, Source, ViewLoader, eval_images, open_views
+from augment import Batch, Making, Policy, Share, Source, ViewLoader, eval_images, open_views
 from augment.request import FILE_CACHES
 from precompute.base.errors import BadFile, UserError
 from precompute.base.program import count
 from trainer.engine.data import Data
+
+MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Bench:
             self._source(split, maps), policy=policy, batch_size=batch, seed=seed, making=making,
             share=Share(drop_last=drop_last),
         )  # fmt: skip
+
+    def some_views(self, split: str, policy: Policy, seed: int, maps: str | None = None) -> Iterator[Batch]:
+        """Batches of `views`, each image once, until they have `MOST_IMAGES`."""
+        seen = 0
+        with self.views(split, policy, self.batch, seed, maps=maps, drop_last=False) as loader:
+            for batch in loader:
+                yield batch
+                seen += len(batch)
+                if seen >= MOST_IMAGES:
+                    break
 
     @property
     def remark(self) -> str:

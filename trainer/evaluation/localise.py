@@ -5,6 +5,7 @@ over images; images without both kinds of cells are left out.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,23 +82,25 @@ def off_centre(boxes: Tensor, distance: float = 0.15) -> Tensor:
     return (centre - 0.5).abs().amax(1) > distance
 
 
-def max_box_accuracy(
-    scores: Tensor, boxes: Tensor, thresholds: int = 40, side: int = 56, ious: tuple[float, ...] = (0.3, 0.5, 0.7)
-) -> dict[str, float]:
+def max_box_accuracy(overlaps: np.ndarray, ious: tuple[float, ...] = (0.3, 0.5, 0.7)) -> dict[str, float]:
     """MaxBoxAcc (Choe et al. 2020): share of images whose box is found at the best common threshold, per IoU.
 
-    Scores [N, H, W] are resized to side × side and scaled to [0, 1] per image; the box of the largest connected region
-    above the threshold is compared with the image's. Boxes [N, 4] in [0, 1].
+    overlaps [thresholds, N] see `box_overlaps`.
+    """
+    return {f"{least:g}": float((overlaps >= least).mean(1).max()) for least in ious}
+
+
+def box_overlaps(scores: Tensor, boxes: Tensor, thresholds: int = 40, side: int = 56) -> np.ndarray:
+    """IoU [thresholds, N] of each image's box with that of the largest connected region above each threshold.
+
+    Scores [N, H, W], or [1, H, W] for all, are resized to side × side and scaled to [0, 1]. Boxes [N, 4] in [0, 1].
     """
     maps = F.interpolate(scores[:, None].float(), (side, side), mode="bilinear", align_corners=False)[:, 0].flatten(1)
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     scaled = ((maps - low) / (high - low).clamp_min(1e-12)).view(-1, side, side).cpu().numpy()
     truth = boxes.double().cpu().numpy() * side
-    best = np.zeros(len(ious))
-    for threshold in np.linspace(0, 1, thresholds, endpoint=False):
-        overlap = iou(_largest_regions(scaled >= threshold), truth)
-        best = np.maximum(best, [(overlap >= least).mean() for least in ious])
-    return {f"{least:g}": float(share) for least, share in zip(ious, best, strict=True)}
+    steps = np.linspace(0, 1, thresholds, endpoint=False)
+    return np.stack([iou(_largest_regions(scaled >= threshold), truth) for threshold in steps])
 
 
 def _largest_regions(masks: np.ndarray) -> np.ndarray:
@@ -109,14 +112,16 @@ def _largest_regions(masks: np.ndarray) -> np.ndarray:
 
     connected = np.zeros((3, 3, 3), bool)
     connected[1] = ndimage.generate_binary_structure(2, 1)  # within a mask only, so one call labels all masks
-    labels, count = ndimage.label(masks, connected)  # type: ignore[misc]
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist()
-    largest, boxes = [0] * len(masks), np.zeros((len(masks), 4))
-    for (mask, rows, columns), size in zip(ndimage.find_objects(labels), sizes, strict=True):
-        if size > largest[mask.start]:
-            largest[mask.start] = size
-            boxes[mask.start] = columns.start, rows.start, columns.stop, rows.stop
-    return boxes
+    labels: Any = ndimage.label(masks, connected)[0]  # type: ignore[index] - its stubs know a count alone
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0  # what is in no region
+    flat = labels.reshape(len(masks), -1)
+    largest = np.take_along_axis(flat, sizes[flat].argmax(1)[:, None], 1)  # the region of the first such pixel
+    there = labels == largest[:, :, None]
+    columns, rows = there.any(1), there.any(2)
+    starts = [side.argmax(1) for side in (columns, rows)]
+    ends = [side.shape[1] - side[:, ::-1].argmax(1) for side in (columns, rows)]
+    return np.where(largest > 0, np.stack((*starts, *ends), 1), 0.0)
 
 
 def off_centre_windows(boxes: Tensor, rows: Tensor, side: int, window: int, tries: int = 16) -> tuple[Tensor, Tensor]:

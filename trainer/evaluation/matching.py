@@ -25,7 +25,6 @@ from precompute.base.sheet import GREEN, RED, YELLOW, Tile, contact_sheet, save
 from trainer.config.run import RunConfig
 from trainer.evaluation.bench import Bench
 from trainer.evaluation.pictures import SHOWN, as_pictures
-from trainer.evaluation.protocols import MOST_IMAGES
 from trainer.methods.base import Match
 from trainer.methods.dense import wrong_cells
 from trainer.model.encoders import Encoder, maps
@@ -46,17 +45,6 @@ class Pair(NamedTuple):
     grid: int  # cells along a side
 
 
-def pairs_of(bench: Bench, split: str, seed: int) -> Iterator[Batch]:
-    """Batches of two views, made as `trainer.run` makes them by default, of at most as many pictures as are needed."""
-    policy, seen = RunConfig.of(size=bench.size).views, 0
-    with bench.views(split, policy, bench.batch, seed, drop_last=False) as loader:
-        for batch in loader:
-            yield batch
-            seen += len(batch)
-            if seen >= MOST_IMAGES:
-                break
-
-
 @torch.no_grad()
 def matching(
     encoder: Encoder, untrained: Encoder, bench: Bench, seed: int, path: Path, say: Callable[[str], None]
@@ -72,7 +60,7 @@ def matching(
     untrained.eval()
     shares: dict[str, list[Tensor]] = {}
     cells, shown = [], []
-    for batch in pairs_of(bench, bench.test_split, seed):
+    for batch in bench.some_views(bench.test_split, RunConfig.of(size=bench.size).views, seed):
         found = []
         for net in (untrained, encoder):
             # Of two views after each other: a batch has another mean than its halves.

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from augment import Policy
 from precompute.base.errors import UserError
-from trainer.evaluation.bench import Bench
+from trainer.evaluation.bench import MOST_IMAGES, Bench
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.localise import (
     box_masks,
+    box_overlaps,
     centre_prior,
     figures,
     fit_probe,
@@ -31,7 +32,6 @@ from trainer.model.auc import cell_auc
 from trainer.model.encoders import Encoder, maps, pooled, width
 
 Say = Callable[[str], None]
-MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
 
 
 @torch.no_grad()
@@ -171,12 +171,11 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
     """The figures of every map on whole images or on off-centre crops (a probe of its own for each)."""
     splits = (bench.train_split, bench.test_split)
     (z, masks, _), (tested, truth, boxes) = (_cells(encoder, bench, s, crops) for s in splits)
-    prior = centre_prior(truth.shape[-1], truth.device).expand_as(truth)
     scores_of = {
         "probe": probe_maps(tested, fit_probe(z, masks)),
         "shuffled probe": probe_maps(tested, fit_probe(z, masks.roll(1, 0))),
         "energy": tested.norm(dim=1),
-        "centre prior": prior,
+        "centre prior": centre_prior(truth.shape[-1], truth.device)[None],  # one map for all
     }
     away = off_centre(boxes)
     result: dict[str, Any] = {
@@ -185,10 +184,11 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
         "cells": truth.shape[-1],  # along a side
     }
     for name, scores in scores_of.items():
-        result[name] = asdict(figures(scores, truth)) | {"max_box_accuracy": max_box_accuracy(scores, boxes)}
+        overlaps, scores = box_overlaps(scores, boxes), scores.expand_as(truth)
+        result[name] = asdict(figures(scores, truth)) | {"max_box_accuracy": max_box_accuracy(overlaps)}
         result[name]["off_centre"] = asdict(figures(scores[away], truth[away]))
         if away.any():
-            result[name]["off_centre"]["max_box_accuracy"] = max_box_accuracy(scores[away], boxes[away])
+            result[name]["off_centre"]["max_box_accuracy"] = max_box_accuracy(overlaps[:, away.cpu().numpy()])
     return result
 
 

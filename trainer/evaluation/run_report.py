@@ -18,7 +18,7 @@ from trainer.evaluation.bench import Bench
 from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, probe_maps
 from trainer.evaluation.matching import matching
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
-from trainer.evaluation.protocols import MOST_IMAGES, knn, localise
+from trainer.evaluation.protocols import knn, localise
 from trainer.model.auc import cell_auc
 from trainer.model.encoders import Encoder
 from trainer.model.matched import own_beats_rolled
@@ -188,13 +188,8 @@ def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor
 
 
 def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
-    """Batches of a split's views, each image once, as many as localisation looks at."""
-    config, seen = state.config, 0
+    """Batches of a split's views."""
+    config = state.config
     # C maps of views that are wholly the object say nothing, so methods trained on such are shown the usual ones.
     policy = config.views if config.views.kind.pastes else RunConfig.of(size=bench.size).views
-    with bench.views(split, policy, bench.batch, config.run.seed + 1, maps=config.maps_used, drop_last=False) as loader:
-        for batch in loader:
-            yield batch
-            seen += len(batch)
-            if seen >= MOST_IMAGES:
-                break
+    return bench.some_views(split, policy, config.run.seed + 1, config.maps_used)
