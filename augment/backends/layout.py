@@ -73,7 +73,7 @@ def view_table(plan: Plan, scenes: np.ndarray, patches: np.ndarray) -> np.ndarra
     table["rect"] = geometry.flip_rects(plan.rects, plan.flip, plan.size)
     for name in ("flip", "gray", "jittered", "order", "jitter", "sigma"):
         table[name] = getattr(plan, name)
-    table["radius"] = np.ceil(3 * plan.sigma.astype(np.float64))  # `blur_radius` of each
+    table["radius"] = np.ceil(3 * plan.sigma)  # `blur_radius` of each, in float32: in doubles it may be one more
     table["matrix"], table["offset"] = colour.collapse(plan.jitter, plan.gray)
     return table
 

@@ -15,8 +15,9 @@ from loading import SMALL, open_with, views_of
 from augment import Making, Policy
 from augment.backends import build, eager, kornia
 from augment.backends.decoded import kept_rois
+from augment.backends.layout import view_table
 from augment.views import geometry, schedule
-from augment.views.plan import Pool, draw
+from augment.views.plan import Pool, draw, partners
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadValue, UserError
 
@@ -259,6 +260,11 @@ def test_the_widest_blur_that_a_view_can_have(demo, size):
     for backend in ("eager", "fused"):
         found = views_of(demo, policy=policy, backend=backend)
         assert max((x - found[key][0]).abs().max().item() for key, (x, *_) in usual.items()) < 0.1
+    order = np.arange(2)
+    pool = Pool(*np.full((2, 2), 40, np.int32), np.tile(np.float32((0, 0, 1, 1)), (2, 1)), np.ones(2, bool))
+    plan = draw(policy, pool, order, partners(order, order, 2, 2, 0, 0), seed=0, epoch=0)
+    nowhere = np.zeros((2, 2), np.uint64)
+    assert set(view_table(plan, nowhere, nowhere)["radius"].flat) == {size - 1}  # of the compiled passes, CUDA's too
 
 
 def test_the_order_of_many_backgrounds_is_drawn_once_an_epoch(monkeypatch):
