@@ -53,7 +53,8 @@ class Ring:
                     f"{folder}: no room for {size / 1e6:.0f} MB of shared batches ({error.strerror}). Give it more "
                     "(docker run --shm-size), or train with --jobs 1"
                 ) from error
-            self._map = mmap.mmap(file, size)
+            # All pages at once: to meet each for the first time while writing costs far more.
+            self._map = mmap.mmap(file, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
             self._positions = np.frombuffer(self._map, np.int64, MEMBERS)
             self._numbers = np.frombuffer(self._map, np.int64, SLOTS, 8 * MEMBERS)
             if alone:  # also where an earlier ring's members were all killed
