@@ -56,6 +56,7 @@ class RingMaker:
         self._memory = Recycled(dtype)
         self._counts: Counter[str] = Counter()
         self._waits_for = ""
+        self._usual = 0.0  # seconds that another's batch is waited for
         self._before: list[Tensor] = []  # views of the last batch that lie where others read them
         self._kept: list[int] = []  # what lay in the ring when no slot came free in time
         self._closed = threading.Event()
@@ -108,6 +109,7 @@ class RingMaker:
         while (now := time.monotonic()) < until and not ring.is_past(number):
             if (memory := ring.read(number)) is not None:
                 self._counts["shared_taken"] += 1
+                self._usual += (now - began - self._usual) / 4
                 return self._taken(place, memory)
             if ring.claim(number):
                 try:
@@ -117,8 +119,8 @@ class RingMaker:
                     ring.release(number)
                 continue
             self._waits_for = "another training, which makes this batch"
-            # The longer it has waited, the less another moment matters; waking up is what waiting costs.
-            time.sleep(min(max((now - began) / 4, 0.0005), 0.2))
+            # Waking up is what waiting costs: first when the batch is nearly due, then after an eighth of the wait.
+            time.sleep(min(max(0.8 * self._usual - (now - began), (now - began) / 8, 0.0005), 0.2))
         self._waits_for = ""
         return self._made_alone(self._here.prepare(place))
 
