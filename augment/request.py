@@ -138,7 +138,9 @@ class Making:
     )
     check: str = option("size", "what shows that a file is the one the boxes are of: size, or contents", choices=CHECKS)
     on_bad: str = option("replace", "a file that went bad: another image in its place, or an error", choices=ON_BAD)
-    ring: str = ""  # trainings on this machine that give the same name, and the same views, make each batch once
+    # Trainings on this machine that give the same name, and the same views, make each batch once. All read its views in
+    # one memory: they must not be written to (`clone()` first).
+    ring: str = ""
     ring_members: int = 2  # so many of them are waited for at the start
     ring_patience: float = 10.0  # seconds that they wait for a slower one among them; then it is left behind
     say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
