@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from augment.request import Making, Source
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue
-from precompute.base.options import Parser, add_options, group, option, read_options, whole
+from precompute.base.options import Parser, add_options, group, option, read_options
 from precompute.base.program import check_out, main
 
 if TYPE_CHECKING:
@@ -28,35 +28,21 @@ class PreviewConfig:
 
     source: Source = group(Source, "pictures", hidden=("backgrounds", "own_backgrounds"))
     out: str = option("views.png", "the sheet; its ending says the format")
-    count: int = option(8, "sources, one row each")
-    epoch: int = option(0, "epoch of the plan")
-    seed: int = option(0, "seed of the plan")
+    count: int = option(8, "sources, one row each", least=1)
+    epoch: int = option(0, "epoch of the plan", least=0)
+    seed: int = option(0, "seed of the plan", least=0)
     outlines: bool = option(True, "draw the boxes and the pasted rectangles")
     json: bool = option(False, "print what was drawn as one JSON document")
     policy: Policy = group(Policy, "policy")
     making: Making = group(
         Making,
         "making",
-        hidden=(
-            "workers",
-            "cache",
-            "cache_bytes",
-            "cache_dir",
-            "cache_side",
-            "decode",
-            "service",
-            "address",
-            "check",
-            "on_bad",
-        ),
+        hidden=("workers", "cache", "cache_bytes", "cache_dir", "cache_side", "decode", "service", "address", "check",
+                "on_bad"),
         device="cpu",
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "seed"):
-            whole(name, getattr(self, name))
-        if whole("count", self.count) < 1:
-            raise BadValue("count", self.count, "at least 1")
         if self.source.boxes is None:
             raise BadValue("boxes", None, "the box file", "Name it, and --root DIR where its images have moved")
         self.source.check_maps(self.policy)

@@ -6,7 +6,7 @@ Light: programs take their flags from here before anything heavy is imported.
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from augment.views.policy import Policy
@@ -146,16 +146,9 @@ class Making:
     say: Callable[[str], None] = to_stderr  # takes the lines that say what was chosen and what went wrong
 
     def __post_init__(self) -> None:
-        for name, valid in (
-            ("backend", BACKENDS),
-            ("cache", CACHES),
-            ("decode", DECODES),
-            ("service", SERVICES),
-            ("check", CHECKS),
-            ("on_bad", ON_BAD),
-        ):
-            if getattr(self, name) not in valid:
-                raise BadValue(name, getattr(self, name), valid)
+        for field in fields(self):
+            if (valid := field.metadata.get("choices")) and getattr(self, field.name) not in valid:
+                raise BadValue(field.name, getattr(self, field.name), valid)
         check_device(self.device)
         if self.dtype is not None and str(self.dtype) not in DTYPES:
             raise BadValue("dtype", self.dtype, DTYPES)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from augment.request import Source
 from precompute.base.errors import BadValue
-from precompute.base.options import Parser, add_options, group, option, read_options, whole
+from precompute.base.options import Parser, add_options, group, option, read_options
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -33,16 +33,11 @@ class ServeConfig:
         None, "of the Ray cluster, HOST:PORT or auto (the one of this machine); default: a new one that only programs "
         "on this machine can reach",
     )  # fmt: skip
-    helpers: int = option(1, "helpers on every machine")
-    workers: int = option(0, "threads of each helper; 0: one per core")
-    every: float = option(60.0, "seconds between two lines about what the helpers do")
+    helpers: int = option(1, "helpers on every machine", least=1)
+    workers: int = option(0, "threads of each helper; 0: one per core", least=0)
+    every: float = option(60.0, "seconds between two lines about what the helpers do", above=0)
 
     def __post_init__(self) -> None:
-        for name, least in (("helpers", 1), ("workers", 0)):
-            if whole(name, getattr(self, name)) < least:
-                raise BadValue(name, getattr(self, name), f"at least {least}")
-        if not self.every > 0:
-            raise BadValue("every", self.every, "above 0")
         if self.source.boxes is None:
             raise BadValue("boxes", None, "the box file", "Name it, and --root DIR where its images have moved")
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from benchmarks import harness, results
 from benchmarks.harness import Arm
-from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
-from precompute.base.errors import BadValue
+from benchmarks.program import JobSettings, Output, Photographs, head, parse
 from precompute.base.options import group, option
 from precompute.base.program import main
 
@@ -29,20 +28,15 @@ class DecoderSettings:
     """The program's settings and their only defaults."""
 
     photographs: Photographs = group(Photographs, "photographs")
-    batch: int = option(32, "pictures of a run")
-    batches: int = option(8, "runs of one measurement")
-    repeats: int = option(2, "measurements of each setting")
-    threads: tuple[int, ...] = option((1,), "threads of the decoder")
-    loads: tuple[float, ...] = option((), "shares of the hardware decoder, CUDA; default 0.65, which is DALI's")
+    batch: int = option(32, "pictures of a run", least=1)
+    batches: int = option(8, "runs of one measurement", least=1)
+    repeats: int = option(2, "measurements of each setting", least=1)
+    threads: tuple[int, ...] = option((1,), "threads of the decoder", least=1)
+    loads: tuple[float, ...] = option(
+        (), "shares of the hardware decoder, CUDA; default 0.65 (DALI's)", least=0, most=1
+    )
     device: str = option("cpu", "where pictures are decoded to", choices=("cpu", "cuda"))
     output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "batch", "batches", "repeats")
-        if not self.threads or min(self.threads) < 1:
-            raise BadValue("threads", self.threads, "at least 1")
-        if self.loads and not 0 <= min(self.loads) <= max(self.loads) <= 1:
-            raise BadValue("loads", self.loads, "within 0 and 1")
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Arm, measure, row
-from benchmarks.program import Output, check_positive, head, parse
+from benchmarks.program import Output, head, parse
 from precompute.base.errors import BadValue
 from precompute.base.files import replacing
 from precompute.base.markup import markdown
@@ -42,13 +42,10 @@ class DetectorSettings:
     detectors: tuple[str, ...] = option(tuple(DETECTORS), "the detectors", choices=tuple(DETECTORS))
     weights: str | None = option(None, "weights of u2net; without, it is left out")
     basnet_weights: str | None = option(None, "weights of basnet; without, it is left out")
-    timed: int = option(32, "pictures that each detector is timed on")
-    repeats: int = option(3, "repeats of that")
+    timed: int = option(32, "pictures that each detector is timed on", least=1)
+    repeats: int = option(3, "repeats of that", least=1)
     markdown: str | None = option(None, "write the table to this file")
     output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "timed", "repeats")
 
     def weights_of(self, detector: str) -> str | None:
         """The file of a detector's weights; None where it needs none, or none is named."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.views.policy import Policy
-from benchmarks.program import Photographs, check_positive, check_size, parse
+from benchmarks.program import Photographs, parse
 from benchmarks.stages import run_stage, write
 from precompute.base.errors import BadValue
 from precompute.base.options import group, option, option_of
@@ -40,20 +40,16 @@ class FirstContactSettings:
     out: str = option("first-contact", "folder of the JSON files")
     device: str = option("cpu", "which machine's stages", choices=tuple(STAGES))
     only: tuple[str, ...] = option((), "names of stages, in the order to run them in; default: all of the device's")
-    minutes: float = option(8.0, "end after this time: the stage that runs then is cut off, those left are named")
-    batch: int = option(256, "source images of a batch")
+    minutes: float = option(8.0, "end after this time: the stage that runs then is cut off, the rest named", above=0)
+    batch: int = option(256, "source images of a batch", least=1)
     size: int = option_of(Policy, "size")
-    threads: int = option(16, "threads of decoders and loaders")
+    threads: int = option(16, "threads of decoders and loaders", least=1)
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch", "threads")
-        check_size(self.size)
         if unknown := set(self.only) - set(STAGES[self.device]):
             raise BadValue("only", sorted(unknown), list(STAGES[self.device]))
         if Path(self.out).is_file():
             raise BadValue("out", self.out, "a folder, but this is a file")
-        if not self.minutes > 0:
-            raise BadValue("minutes", self.minutes, "above 0")
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -89,10 +85,8 @@ def command_of(shown: str, photographs: Photographs) -> list[str]:
     word, *flags = shlex.split(shown)
     if word == "pytest":
         return ["-m", "pytest", *(str(ROOT / x) if x.startswith("tests/") else x for x in flags)]
-    data = ["--boxes", photographs.box_file, *([] if photographs.root is None else ["--root", photographs.root])]
-    if word.startswith("tests/"):
-        return [str(ROOT / word), *data, *flags]
-    return ["-m", f"benchmarks.{word}", *data, *flags]
+    program = [str(ROOT / word)] if word.startswith("tests/") else ["-m", f"benchmarks.{word}"]
+    return [*program, *photographs.flags(), *flags]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from augment.request import Source
 from augment.views.policy import Policy
 from benchmarks.harness import Arm
-from benchmarks.program import Output, Photographs, check_positive, check_size
+from benchmarks.program import Output, Photographs
 from precompute.base.options import group, option, option_of
 
 
@@ -18,17 +18,13 @@ class ServiceSettings:
     scope: tuple[str, ...] = option(
         (), "what is measured; default: all of it", choices=("pictures", "batches", "jobs", "ray", "transport")
     )
-    images: int = option(768, "images of an epoch: those of the set, again and again where it has fewer")
-    batch: int = option(64, "source images of a batch")
+    images: int = option(768, "images of an epoch: those of the set, again and again where it has fewer", least=1)
+    batch: int = option(64, "source images of a batch", least=1)
     size: int = option_of(Policy, "size")
     scene: str = option_of(Policy, "scene")
-    trainings: int = option(4, "trainings that share a file or a ring")
-    repeats: int = option(4, "timed repeats of every arm, arms taking turns")
+    trainings: int = option(4, "trainings that share a file or a ring", least=1)
+    repeats: int = option(4, "timed repeats of every arm, arms taking turns", least=1)
     output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "images", "batch", "trainings", "repeats")
-        check_size(self.size)
 
     @property
     def policy(self) -> Policy:

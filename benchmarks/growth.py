@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.program import JobSettings, check_size
+from benchmarks.program import JobSettings
 from benchmarks.results import UNITS
 from precompute.base.errors import BadValue
+from precompute.base.options import build
 
 if TYPE_CHECKING:
     from augment.stream.imageset import ImageSet
@@ -44,7 +45,7 @@ def check(over: str, values: Sequence[float]) -> None:
     if len(values) < 2 or min(values) <= 0 or (over != "image" and any(v != int(v) for v in values)):
         raise BadValue("values", tuple(values), f"at least two positive {kind}")
     for value in values if over == "size" else ():
-        check_size(int(value))
+        build(JobSettings, {"size": int(value)})  # BadValue
 
 
 def job_at(job: JobSettings, over: str, value: float) -> JobSettings:

@@ -4,6 +4,7 @@ Why it is done so: benchmarks/README.md.
 """
 
 import gc
+import math
 import os
 import platform
 import re
@@ -125,6 +126,22 @@ def timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float
     wall = time.perf_counter() - wall - idle
     own = time.process_time() - own
     return own + _family_seconds() - family, wall
+
+
+def settle(look_every: float = 0.05, idle: float = 0.01, most: float = math.inf) -> float:
+    """Waits until this process and its descendants do next to nothing, such as loaders that have made batches ahead.
+
+    Then every repeat pays for as many batches as it takes. Idle means less than `idle` CPU seconds in `look_every`
+    seconds; it ends after `most` seconds in any case. Returns the seconds at the end in which nothing was done.
+    """
+    until, before = time.perf_counter() + most, tree_cpu_seconds()
+    while True:
+        began = time.perf_counter()
+        time.sleep(look_every)
+        now = tree_cpu_seconds()
+        if now - before < idle or began > until:
+            return time.perf_counter() - began
+        before = now
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -12,10 +12,6 @@ Parts, of the fused backend (what is real in them: host_work.py):
 All is CPU time of a process that does nothing else. With --against each part is measured of both builds in turns.
 """
 
-import json
-import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +19,15 @@ from typing import Any
 
 from augment.views.policy import Policy
 from benchmarks import harness
+from benchmarks.child import ROOT, Child
 from benchmarks.harness import Arm
-from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
+from benchmarks.program import Output, Photographs, head, parse
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
 
 PARTS = ("views", "cache fill", "loader, cached", "loader, uncached")
 OURS, OTHER = "ours", "other build"
-BEGIN = "import json, runpy, sys; runpy.run_path(sys.argv[1])['serve'](**json.loads(sys.argv[2]))"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -41,58 +36,29 @@ class HostSettings:
 
     photographs: Photographs = group(Photographs, "photographs")
     against: str | None = option(None, "folder of another build, measured in turns with this one")
-    batch: int = option(256, "source images of a batch")
-    batches: int = option(2, "batches of one measurement")
+    batch: int = option(256, "source images of a batch", least=1)
+    batches: int = option(2, "batches of one measurement", least=1)
     size: int = option_of(Policy, "size")
-    threads: int = option(2, "threads that read files")
-    repeats: int = option(5, "measurements of each part")
+    threads: int = option(2, "threads that read files", least=1)
+    repeats: int = option(5, "measurements of each part", least=1)
     output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch", "batches", "threads", "repeats")
-        check_size(self.size)
         if self.against is not None and not Path(self.against, "augment").is_dir():
             raise BadValue("against", self.against, "the root of a checkout, with a folder augment")
 
 
-class Worker:
-    """The process that measures one build."""
-
-    def __init__(self, build: Path, settings: HostSettings) -> None:
-        names = ("batch", "batches", "size", "threads")
-        photographs = settings.photographs
-        root = photographs.cache().folder(photographs.root).resolve()
-        given = {name: getattr(settings, name) for name in names}
-        given |= {"boxes": str(Path(photographs.box_file).resolve()), "root": str(root)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BEGIN, str(Path(__file__).with_name("host_work.py")), json.dumps(given)],
-            env=os.environ | {"PYTHONPATH": str(build.resolve()), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._build = build
-        found = Path(self._answer()["augment"])
-        if found.resolve() != (build / "augment").resolve():
-            raise UserError(f"{build}: {found} was imported instead: it is installed, and hides the build")
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise UserError(f"{self._build}: its worker ended with status {self._process.wait()}; see above")
-        return json.loads(line)
-
-    def measure(self, part: str) -> dict[str, Any]:
-        """CPU seconds, seconds and samples of a part, done once."""
-        assert self._process.stdin is not None
-        print(part, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
+def worker_of(build: Path, settings: HostSettings) -> Child:
+    """The process that measures one build. UserError where another one is imported instead."""
+    photographs = settings.photographs
+    root = photographs.cache().folder(photographs.root).resolve()
+    given = {name: getattr(settings, name) for name in ("batch", "batches", "size", "threads")}
+    worker = Child("host_work.py", build, boxes=str(Path(photographs.box_file).resolve()), root=str(root), **given)
+    found = Path(worker.about["augment"])
+    if found.resolve() != (build / "augment").resolve():
+        worker.end()
+        raise UserError(f"{build}: {found} was imported instead: it is installed, and hides the build")
+    return worker
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -111,13 +77,13 @@ def measure(settings: HostSettings) -> dict[str, Any]:
     with ExitStack() as stack:
         workers = {}
         for name, build in builds.items():
-            workers[name] = Worker(build, settings)
-            stack.callback(workers[name].close)
+            workers[name] = worker_of(build, settings)
+            stack.callback(workers[name].end)
         arms = {(name, part): Arm(f"{name}: {part}", (), needed, inside) for part in PARTS for name in workers}
         for repeat in range(settings.repeats + 1):
             for part in PARTS:
                 for name in workers if repeat % 2 == 0 else reversed(workers):
-                    done = workers[name].measure(part)
+                    done = workers[name].ask(part)  # CPU seconds and seconds of a part, done once
                     if repeat:  # the first one warms up
                         arms[name, part].cpu.append(done["cpu"])
                         arms[name, part].wall.append(done["wall"])

@@ -1,8 +1,8 @@
 """The worker of benchmarks.host: what one build's Python threads do around the kernels and the decoder, without either.
 
 It imports `augment` and `precompute` of the build that stands first in PYTHONPATH and nothing else of the project, so
-that one file measures several builds. For each line of its input that names a part, `serve` does that part once and
-answers {"cpu": seconds, "wall": seconds, "samples": source images}.
+that one file measures several builds. For each line of its input, the name of a part in JSON, `serve` does that part
+once and answers {"cpu": seconds, "wall": seconds, "samples": source images}.
 
 Real: plans, files, checks, the feeding of DALI, DALI's lists of decoded pictures, the tables of the kernels, the queue
 to the training loop. Not there: the decoder's work (each batch's pictures are decoded before the clock starts, and
@@ -36,7 +36,7 @@ def serve(boxes: str, root: str, batch: int, batches: int, size: int, threads: i
     }
     print(json.dumps({"augment": str(importlib.import_module("augment").__path__[0])}), flush=True)
     for line in sys.stdin:
-        part = parts[line.strip()]()
+        part = parts[json.loads(line)]()
         cpu, wall = time.process_time(), time.perf_counter()
         part()
         done = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "samples": batch * batches}

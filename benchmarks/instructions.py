@@ -18,8 +18,6 @@ Cases: pictures from the decoded cache or fresh from the decoder; linear or torc
 import json
 import math
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import Policy
-from benchmarks.program import Output, Photographs, check_positive, check_size, parse
+from benchmarks.program import Output, Photographs, parse
 from precompute.base.errors import UserError
 from precompute.base.files import replacing
 from precompute.base.options import group, option, option_of
@@ -56,15 +54,11 @@ class InstructionsSettings:
 
     photographs: Photographs = group(Photographs, "photographs")
     output: Output = group(Output, "result")
-    batch: int = option(256, "source images of a batch")
-    batches: int = option(4, "batches that are counted; the result is their mean")
+    batch: int = option(256, "source images of a batch", least=1)
+    batches: int = option(4, "batches that are counted; the result is their mean", least=1)
     size: int = option_of(Policy, "size")
     capability: int = option(90, "compute capability of the GPU that is compiled for: 90 is an H100 or H200")
     beside: str | None = option(None, "an earlier result: ratios to it are printed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "batch", "batches")
-        check_size(self.size)
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -85,6 +79,9 @@ def program(argv: list[str] | None = None) -> int:
 
 def count(settings: InstructionsSettings) -> dict[str, Any]:
     """The result: of each case the instructions of each kernel, in one batch on average."""
+    import torch
+    import triton
+
     from augment.views.plan import Pool
     from benchmarks import harness, roofline
 
@@ -114,17 +111,10 @@ def count(settings: InstructionsSettings) -> dict[str, Any]:
             "photographs": settings.photographs.names()["dataset"], "batch": settings.batch,
             "batches": settings.batches, "size": settings.size, "capability": settings.capability,
         },
-        "versions": _versions(),
+        "versions": {"torch": torch.__version__, "triton": triton.__version__},
         "commit": facts["commit"],
         "cases": cases,
     }  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    import torch
-    import triton
-
-    return {"torch": torch.__version__, "triton": triton.__version__}
 
 
 def drawn(policy: Policy, pool: "Pool", batch: int, batches: int) -> "Iterator[Plan]":
@@ -212,13 +202,9 @@ def programs(launch: "Launch") -> Counter[Trips]:
 @cache
 def _read(cubin: bytes) -> tuple[int, Counter[tuple[str, ...]]]:
     """Of a kernel's machine code `entry_of` and `by_loops`."""
-    from triton import knobs
+    from benchmarks.launches import read_cubin
 
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [knobs.nvidia.nvdisasm.path, "-g", "-c", file.name]  # with the lines of the source
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    text = read_cubin(cubin, "nvdisasm", "-g", "-c")  # with the lines of the source
     return entry_of(text), by_loops(text)
 
 

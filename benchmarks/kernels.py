@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import Policy
 from benchmarks import harness
-from benchmarks.program import JobSettings, Photographs, check_positive, check_size, parse
+from benchmarks.program import JobSettings, Photographs, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
@@ -39,13 +39,9 @@ class KernelsSettings:
     every: bool = option(False, "every specialisation; default: one of every kernel and set of constants")
     run: bool = option(False, "run and time the launches of one batch instead")
     device: str = option("cpu", "where they run", choices=("cpu", "cuda"))
-    batch: int = option(256, "source images of the batch")
+    batch: int = option(256, "source images of the batch", least=1)
     size: int = option_of(Policy, "size")
-    repeats: int = option(20, "timed launches of each kernel")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "batch", "repeats")
-        check_size(self.size)
+    repeats: int = option(20, "timed launches of each kernel", least=1)
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -273,13 +273,18 @@ def small(policy: "Policy", start: int, device: str) -> "tuple[Plan, list[Pictur
 
 
 def _code(cubin: bytes, warps: int, shared: int) -> Code:
-    """What `cuobjdump`, which comes with Triton, reads in the machine code."""
+    """What `cuobjdump` reads in the machine code."""
+    shown = read_cubin(cubin, "cuobjdump", "-res-usage")
+    used = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", shown)}
+    return Code(used["REG"], used["STACK"], used["LOCAL"], shared, warps)
+
+
+def read_cubin(cubin: bytes, tool: str, *flags: str) -> str:
+    """What one of NVIDIA's tools that come with Triton says of machine code."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    used = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", shown)}
-    return Code(used["REG"], used["STACK"], used["LOCAL"], shared, warps)
+        command = [getattr(knobs.nvidia, tool).path, *flags, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout

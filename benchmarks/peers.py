@@ -39,12 +39,17 @@ class Peer:
             return f"{self.rival} is installed, which has the same import name: they need an environment each"
         if self.package is not None and not _installed(self.package):
             return f"{self.package} not installed (pip install 'saliencyswap[{self.package}]')"
-        absent = [m for m in self.needs if not _found(m)]
-        return f"{', '.join(absent)} not installed (pip install 'saliencyswap[peers]')" if absent else None
+        return missing(*self.needs)
 
     def way(self, device: str = "cpu") -> "Way":
         """Imports the library and builds its functions, for `device` if it can run there, else for the CPU."""
         return self.load(device if device in self.devices else "cpu")
+
+
+def missing(*modules: str) -> str | None:
+    """What to install, or None."""
+    absent = [name for name in modules if not _found(name)]
+    return f"{', '.join(absent)} not installed (pip install 'saliencyswap[peers]')" if absent else None
 
 
 def _found(module: str) -> bool:

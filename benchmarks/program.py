@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BACKENDS = tuple(name for name in NAMES if name != "auto")
-SIZES = range(8, 4097)  # sides that a view can have
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,10 @@ class Photographs:
         from augment.stream.imageset import ImageSet
 
         return ImageSet.open(self.box_file, self.root)
+
+    def flags(self) -> list[str]:
+        """How another program is told of them."""
+        return ["--boxes", self.box_file, *([] if self.root is None else ["--root", self.root])]
 
     def names(self) -> dict[str, str]:
         """Names of the files and of the data set for a result, without their folders on this machine."""
@@ -94,17 +97,17 @@ class JobSettings:
 
     backends: tuple[str, ...] = option((), "our backends, also as backend:colour; default: all that are installed")
     peers: tuple[str, ...] = option((), "peers; default: all that are installed; none: no peers")
-    batch: int = option(32, "source images of a batch")
-    batches: int = option(4, "batches in one timed repeat")
+    batch: int = option(32, "source images of a batch", least=1)
+    batches: int = option(4, "batches in one timed repeat", least=1)
     size: int = option_of(Policy, "size")
-    repeats: int = option(2, "timed repeats of every arm, arms taking turns")
+    repeats: int = option(2, "timed repeats of every arm, arms taking turns", least=1)
     decode: str = option_of(Making, "decode", help="how our fused backend decodes: exact, or scaled")
-    threads: int = option(1, "threads of our backends, and workers of the peers' DataLoader (loader and train)")
+    threads: int = option(
+        1, "threads of our backends, and workers of the peers' DataLoader (loader and train)", least=1
+    )
     device: str = option("cpu", "where our backends run", choices=("cpu", "cuda"))
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch", "batches", "repeats", "threads")
-        check_size(self.size)
         for item in self.backends:
             backend_of(item)
         find(self.peers)
@@ -113,19 +116,6 @@ class JobSettings:
     def unit(self) -> str:
         """What arms are compared by: the clock on CUDA, else CPU time, since others may use the same cores."""
         return "wall_ms" if self.device == "cuda" else "cpu_ms"
-
-
-def check_positive(settings: Any, *names: str) -> None:
-    """BadValue for one of these fields that is below 1; None passes."""
-    for name in names:
-        if (value := getattr(settings, name)) is not None and value < 1:
-            raise BadValue(name, value, "at least 1")
-
-
-def check_size(size: int | None) -> None:
-    """BadValue for a side that no view can have; None passes."""
-    if size is not None and size not in SIZES:
-        raise BadValue("size", size, f"within {SIZES[0]} and {SIZES[-1]}")
 
 
 def backend_of(item: str) -> tuple[str, str]:

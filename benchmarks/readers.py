@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Arm, process_and_family_seconds, tree_cpu_seconds
+from benchmarks.harness import Arm, process_and_family_seconds, settle
 from precompute.base.errors import UserError
 
 
@@ -211,19 +211,9 @@ class ReadersArm(Arm):
         self.after()
 
 
-def quiet(seconds: float = 20.0) -> float:
-    """Waits until this process and its descendants do next to nothing; the seconds in which they did so.
-
-    Ray's own processes are never quite idle, so it ends after some time in any case.
-    """
-    until, before = time.perf_counter() + seconds, tree_cpu_seconds()
-    while True:
-        began = time.perf_counter()
-        time.sleep(0.2)
-        now = tree_cpu_seconds()
-        if now - before < 0.05 or began > until:
-            return time.perf_counter() - began
-        before = now
+def quiet() -> float:
+    """`settle`, where Ray's own processes are never quite idle."""
+    return settle(0.2, idle=0.05, most=20.0)
 
 
 def in_turns(arms: Sequence[Any], repeats: int, *, warm: bool = True) -> None:

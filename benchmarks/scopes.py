@@ -1,7 +1,6 @@
 """The arms of each scope of `benchmarks.throughput`; everything outside the timer is made beforehand."""
 
 import io
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +19,7 @@ from augment.stream.loader import ViewLoader
 from augment.stream.maker import BatchMaker
 from augment.views.plan import Plan
 from augment.views.policy import Policy
-from benchmarks.harness import Arm, tree_cpu_seconds
+from benchmarks.harness import Arm, settle
 from benchmarks.job import Job, build
 from benchmarks.peers import PEERS, Peer
 
@@ -170,21 +169,6 @@ def _epochs(loader: Any, use: Callable[[Any], object], count: int = 1) -> None:
     for _ in range(count):
         for batch in loader:
             use(getattr(batch, "views", batch))
-
-
-def settle() -> float:
-    """Waits until loaders have made their batches ahead, so that every repeat pays for as many batches as it takes.
-
-    Returns the seconds at the end in which nothing was made.
-    """
-    before = tree_cpu_seconds()
-    while True:
-        began = time.perf_counter()
-        time.sleep(0.05)
-        now = tree_cpu_seconds()
-        if now - before < 0.01:
-            return time.perf_counter() - began
-        before = now
 
 
 def _loader_arms(job: Job, chosen: Pairs, wanted: Sequence[Peer], stack: ExitStack) -> Iterator[Arm]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.detectors import map_maker, spread_files
 from benchmarks.harness import Arm, measure, ratio, row
-from benchmarks.program import Output, check_positive, head, parse
+from benchmarks.program import Output, head, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option
 from precompute.base.program import main
@@ -58,13 +58,10 @@ class SearchSettings:
     root: str | None = option(None, "its folder (default: the set's usual one)")
     detector: str = option("geodesic-colour", "detector of the maps", choices=DETECTORS)
     weights: str | None = option(None, "its weights, if it needs some")
-    images: int = option(128, "pictures, spread over the set")
-    repeats: int = option(7, "repeats of every arm, in turns")
+    images: int = option(128, "pictures, spread over the set", least=1)
+    repeats: int = option(7, "repeats of every arm, in turns", least=1)
     archives: bool = option(False, "compare passes over the same pictures in archives with one over files, only")
     output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "images", "repeats")
 
 
 def program(argv: list[str] | None = None) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 from augment.request import Making
 from benchmarks.goals import Goal, Measured, ServiceSettings
 from benchmarks.harness import Arm
+from benchmarks.peers import missing
 from benchmarks.readers import Reader, Readers, ReadersArm, in_turns
-from benchmarks.transports import CARRIERS, missing
+from benchmarks.transports import CARRIERS
 from precompute.base.errors import UserError
 
 CARRIED = 16  # batches of a repeat
@@ -128,10 +129,9 @@ class Trainings(Arm):
 
         s = self._settings
         epochs = -(-s.images // len(s.photographs.cache()))
-        flags = ["--boxes", s.photographs.box_file, "--train-split", "all", "--arch", "resnet10w8",
-                 "--size", s.size, "--batch-size", s.batch, "--epochs", epochs, "--scene", s.scene, "--own", 0,
-                 "--device", "cpu", "--workers", 1]  # fmt: skip
-        flags += ["--root", s.photographs.root] if s.photographs.root else []
+        flags = [*s.photographs.flags(), "--train-split", "all", "--arch", "resnet10w8", "--size", s.size,
+                 "--batch-size", s.batch, "--epochs", epochs, "--scene", s.scene, "--own", 0, "--device", "cpu",
+                 "--workers", 1]  # fmt: skip
         with tempfile.TemporaryDirectory(dir=self._folder) as out:
             runs = []
             for name in PAIR:

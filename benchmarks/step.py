@@ -16,8 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from augment.request import Making, Source
-from benchmarks.harness import Arm, measure, ratio, row
-from benchmarks.program import Output, Photographs, check_positive, check_size, head, parse
+from augment.views.policy import LARGEST, SMALLEST
+from benchmarks.harness import Arm, measure, ratio, row, settle
+from benchmarks.program import Output, Photographs, head, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
@@ -39,8 +40,10 @@ class StepSettings:
     photographs: Photographs = group(Photographs, "photographs")
     split: str = option_of(Source, "split")
     arch: str | None = option(None, "encoder; default resnet50 on CUDA, else resnet10w16")
-    size: int | None = option(None, "side of a view in pixels; default 224 on CUDA, else 64")
-    batch_size: int | None = option(None, "source images per step; default 256 on CUDA, else 32")
+    size: int | None = option(
+        None, "side of a view in pixels; default 224 on CUDA, else 64", least=SMALLEST, most=LARGEST
+    )
+    batch_size: int | None = option(None, "source images per step; default 256 on CUDA, else 32", least=1)
     optimizer: str = option(
         "lars", "optimizer of all arms; lightly's arm takes lightly's LARS", choices=("lars", "sgd")
     )
@@ -50,13 +53,9 @@ class StepSettings:
     cache: str = option_of(Making, "cache")
     workers: int | None = option_of(Making, "workers")
     device: str = option_of(Making, "device")
-    steps: int | None = option(None, "steps per repeat; default 30 on CUDA, else 10")
-    repeats: int = option(5, "repeats of every arm, in turns")
+    steps: int | None = option(None, "steps per repeat; default 30 on CUDA, else 10", least=1)
+    repeats: int = option(5, "repeats of every arm, in turns", least=1)
     output: Output = group(Output, "result")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "steps", "repeats", "batch_size")
-        check_size(self.size)
 
 
 @dataclass
@@ -96,7 +95,7 @@ def make_arms(
     import torch
 
     from benchmarks.lightly_loop import lightly_byol
-    from benchmarks.scopes import endless, settle
+    from benchmarks.scopes import endless
     from trainer.engine.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
     from trainer.train import advance, autocast_of
 

@@ -77,9 +77,7 @@ class Stream(Arm):
 
     def _use_up(self) -> None:
         """Waits until other streams have made their batches ahead, then takes those that this one has made."""
-        from benchmarks.scopes import settle
-
-        settle()
+        harness.settle()
         for _ in range(self.ahead):
             next(self._batches)
         self._wait()

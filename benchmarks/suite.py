@@ -37,7 +37,7 @@ class SuiteSettings:
     device: str = option("cpu", "which machine's recipes", choices=tuple(RECIPES))
     only: tuple[str, ...] = option((), "names of results; default: all of the device's")
     minutes: float | None = option(
-        None, "end after this time: the program that runs then is cut off; it and the programs left are named"
+        None, "end after this time: the program that runs then is cut off; it and the programs left are named", above=0
     )
     old: str | None = option(None, "folder of an older checkout, for the programs that compare with one")
     again: bool = option(False, "also measure the results that are there already")
@@ -47,8 +47,6 @@ class SuiteSettings:
             raise BadValue("only", sorted(unknown), list(RECIPES[self.device]))
         if Path(self.out).is_file():
             raise BadValue("out", self.out, "a folder, but this is a file")
-        if self.minutes is not None and self.minutes <= 0:
-            raise BadValue("minutes", self.minutes, "above 0")
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -91,7 +89,7 @@ def _data(photographs: Photographs, module: str = "") -> list[str]:
     if module == "search":  # makes boxes itself
         cache = photographs.cache()
         return ["--dataset", cache.dataset, "--root", str(cache.folder(photographs.root))]
-    return ["--boxes", photographs.box_file, *([] if photographs.root is None else ["--root", photographs.root])]
+    return photographs.flags()
 
 
 def _command(settings: SuiteSettings, name: str) -> list[str]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
 from benchmarks import growth, harness
-from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
+from benchmarks.program import JobSettings, Output, Photographs, head, parse
 from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import as_json, group, option, option_of
@@ -55,13 +55,12 @@ class ThroughputSettings:
     policy: str = option("saliencyswap", "what the views are", choices=POLICIES)
     scene: str = option_of(Policy, "scene")
     job: JobSettings = group(JobSettings, "job")
-    rounds: int = option(5, "fresh processes that do all of it; spreads are over all repeats of all of them")
+    rounds: int = option(5, "fresh processes that do all of it; spreads are over all repeats of all of them", least=1)
     over: str | None = option(None, "a quantity to vary", choices=tuple(growth.QUANTITIES))
     values: tuple[float, ...] = option((), f"its values; default: {_USUAL}")
     output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        check_positive(self, "rounds")
         if self.over is None:
             if self.values:
                 raise BadValue("values", self.values, "left out without --over")

@@ -5,7 +5,6 @@ byte of every page is read: all of it must be there.
 """
 
 import importlib
-import importlib.util
 import threading
 import time
 from collections import deque
@@ -20,12 +19,6 @@ from precompute.base.errors import UserError
 PAGE = 4096
 BLOCKS = 256  # batches of a data set of Ray Data's; then it begins another
 AHEAD = 2  # batches under way, as the service has them for one helper
-
-
-def missing(*modules: str) -> str | None:
-    """What to install, or None."""
-    absent = [name for name in modules if importlib.util.find_spec(name) is None]
-    return f"{', '.join(absent)} not installed (pip install 'saliencyswap[peers]')" if absent else None
 
 
 def payload(count: int) -> np.ndarray:

@@ -18,20 +18,17 @@ take turns, a batch each. Cases, one thread each, two 224-pixel views:
                  for the calls of C++, of libjpeg and of torchvision's decoder
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import growth, harness
+from benchmarks.child import ROOT, Child
 from benchmarks.harness import Arm
-from benchmarks.program import JobSettings, Output, Photographs, check_positive, head, parse
+from benchmarks.program import JobSettings, Output, Photographs, head, parse
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import group, option
 from precompute.base.program import main
@@ -65,7 +62,6 @@ INSIDE = {
     "files": "files on disk to batches of two normalised views",
     "python": "Python's part of drawing a plan and of making, of JPEG bytes in memory, two normalised views",
 }
-START = "import runpy, sys; runpy.run_path(sys.argv[1])['serve']()"
 # The arms of a case of files: name, cache, whether the folder is emptied first, epochs.
 LOADERS = (("RAM cache", "ram", False, 2), ("disk cache, run that makes it", "disk", True, 1),
            ("disk cache, next run", "disk", False, 2))  # fmt: skip
@@ -78,51 +74,28 @@ class VersionsSettings:
     photographs: Photographs = group(Photographs, "photographs")
     old: str | None = option(None, "folder of the older checkout")
     cases: tuple[str, ...] = option((), "what is measured; default: all", choices=tuple(CASES))
-    repeats: int = option(5, "timed repeats of every arm in a process, both sides taking turns")
-    rounds: int = option(3, "pairs of fresh processes that do all of it")
+    repeats: int = option(5, "timed repeats of every arm in a process, both sides taking turns", least=1)
+    rounds: int = option(3, "pairs of fresh processes that do all of it", least=1)
     output: Output = group(Output, "result")
 
     def __post_init__(self) -> None:
-        check_positive(self, "repeats", "rounds")
         if self.old is None:
             raise BadValue("old", None, "the folder of an older checkout", "git worktree add FOLDER COMMIT makes one")
 
 
-class Side:
-    """A process that runs the code of one checkout."""
+class Side(Child):
+    """The process of one checkout."""
 
     def __init__(self, checkout: Path) -> None:
         """UserError where there is no checkout."""
         if not (checkout / "augment" / "backends").is_dir():
             raise UserError(f"{checkout}: no checkout of this project, or one from before augment/backends")
-        here = Path(__file__).resolve()
-        python = checkout / ".venv" / "bin" / "python"
-        own = python.exists() and checkout != here.parent.parent
-        self._checkout, self.commit = checkout, harness.commit(checkout)
-        self._process = subprocess.Popen(
-            [str(python) if own else sys.executable, "-P", "-c", START, str(here.with_name("versions_worker.py"))],
-            cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.versions = self._answer()
+        self.commit = harness.commit(checkout)
+        super().__init__("versions_worker.py", checkout)
 
-    def ask(self, case: str, method: str, **values: Any) -> Any:
+    def call(self, case: str, method: str, **values: Any) -> Any:
         """What its `method` for that case returns."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # `_answer` says it
-            print(json.dumps([case, method, values]), file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            raise UserError(f"{self._checkout}: its process has ended; what it says is above")
-        return json.loads(line)
-
-    def end(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
+        return self.ask([case, method, values])
 
 
 def program(argv: list[str] | None = None) -> int:
@@ -139,7 +112,7 @@ def measure(settings: VersionsSettings) -> dict[str, Any]:
     digests: dict[str, set[str]] = {}
     about: dict[str, Any] = {}
     assert settings.old is not None
-    checkouts = {"before": Path(settings.old).resolve(), "ours": Path(__file__).resolve().parent.parent}
+    checkouts = {"before": Path(settings.old).resolve(), "ours": ROOT}
     with ExitStack() as stack:
         values = {name: _values(settings, case, stack) for name, case in chosen.items()}
         for number in range(settings.rounds):
@@ -149,14 +122,14 @@ def measure(settings: VersionsSettings) -> dict[str, Any]:
                 for name, checkout in checkouts.items():
                     sides[name] = Side(checkout)
                     ends.callback(sides[name].end)
-                    about[name] = {"commit": sides[name].commit, "versions": sides[name].versions}
+                    about[name] = {"commit": sides[name].commit, "versions": sides[name].about}
                 for name, case in chosen.items():
                     for side in sides.values():
-                        side.ask(name, "open", **values[name])
+                        side.call(name, "open", **values[name])
                     measured = _files if case.kind == "files" else _bytes
                     measured(sides, name, values[name], settings.repeats, arms)
                     if case.kind == "bytes" and case.decode == "exact":
-                        digests.setdefault(name, set()).update(side.ask(name, "digest") for side in sides.values())
+                        digests.setdefault(name, set()).update(side.call(name, "digest") for side in sides.values())
     ratios = {f"{a} / {b}": harness.ratio(arms[a], arms[b]) for a, b in _pairs(arms)}
     return head("versions", settings, "cpu_ms", cases=list(chosen)) | {
         "before": about["before"],
@@ -199,7 +172,7 @@ def _bytes(sides: dict[str, Side], name: str, values: dict[str, Any], repeats: i
         costs: dict[str, list[list[float]]] = {side: [] for side in sides}
         for part in range(values["batches"]):
             for side in sides if (repeat + part) % 2 == 0 else reversed(sides):
-                costs[side] += sides[side].ask(name, "do", part=part)
+                costs[side] += sides[side].call(name, "do", part=part)
         for side, parts in costs.items() if repeat >= 0 else ():
             _note(arms, f"{side}: {name}", INSIDE[values["kind"]], parts)
 
@@ -211,13 +184,13 @@ def _files(sides: dict[str, Side], name: str, values: dict[str, Any], repeats: i
         costs: dict[str, list[list[float]]] = {}
         for side in sides if repeat % 2 == 0 else reversed(sides):
             if side == "before":
-                costs["before: files"] = sides[side].ask(name, "do", part=0)
+                costs["before: files"] = sides[side].call(name, "do", part=0)
                 continue
             for what, cache, anew, epochs in LOADERS:
                 folder = str(boxes) if cache == "disk" else None
                 for path in boxes.iterdir() if anew else ():
                     path.unlink()
-                answer = sides[side].ask(name, "do", part=0, cache=cache, folder=folder, epochs=epochs)
+                answer = sides[side].call(name, "do", part=0, cache=cache, folder=folder, epochs=epochs)
                 costs |= {f"ours: {what}" + (f", epoch {k + 1}" if epochs > 1 else ""): [cost]
                           for k, cost in enumerate(answer)}  # fmt: skip
         for arm, parts in costs.items() if repeat >= 0 else ():

@@ -9,7 +9,7 @@ Exit status 1 where a picture is missing or has changed, or with --strict where 
 import json
 from dataclasses import dataclass
 
-from precompute.base.errors import BadValue, UserError
+from precompute.base.errors import UserError
 from precompute.base.options import Parser, add_options, option, read_options
 from precompute.base.program import check_out, main
 
@@ -20,7 +20,7 @@ class Config:
 
     root: str | None = option(None, "folder or archive of the pictures (default: the one the file was made with)")
     sheet: str | None = option(None, "write a contact sheet of boxes to this .png")
-    images: int = option(24, "pictures on the sheet, spread over the set")
+    images: int = option(24, "pictures on the sheet, spread over the set", least=1)
     split: str | None = option(None, "only this split on the sheet")
     check: str = option(
         "hash", "compare the pictures with the file: hash reads them all", choices=("hash", "size", "none")
@@ -29,10 +29,6 @@ class Config:
     quarantine: bool = option(False, "list every picture that was left out, and why")
     strict: bool = option(False, "end with status 1 where something about the set deserves attention")
     json: bool = option(False, "print everything as one JSON document at the end")
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise BadValue("images", self.images, "at least 1")
 
 
 def program(argv: list[str] | None = None) -> int:

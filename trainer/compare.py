@@ -37,11 +37,11 @@ class CompareConfig:
     arms: tuple[str, ...] = option(
         ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
     )
-    seeds: int = option(3, "how many seeds of each arm")
-    first_seed: int = option(0, "the first of them; the others follow it")
+    seeds: int = option(3, "how many seeds of each arm", least=1)
+    first_seed: int = option(0, "the first of them; the others follow it", least=0)
     against: str | None = option(None, "arm that the others are compared with, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
-    jobs: int = option(1, "runs at the same time; those of equal views make each batch once (on a CPU)")
+    jobs: int = option(1, "runs at the same time; those of equal views make each batch once (on a CPU)", least=1)
     show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
 
     @property
@@ -55,9 +55,6 @@ class CompareConfig:
         folders = [folder_of(arm, 0, Path()) for arm in self.arms]
         if twice := [arm for arm, folder in zip(self.arms, folders, strict=True) if folders.count(folder) > 1]:
             raise BadValue("arms", twice, "different arms, each in a folder of its own: these would lie in one folder")
-        for name, least in (("seeds", 1), ("jobs", 1), ("first_seed", 0)):
-            if getattr(self, name) < least:
-                raise BadValue(name, getattr(self, name), f"at least {least}")
         if unknown := [name for name in self.show if name not in MEASURES]:
             raise BadValue("show", unknown, list(map(repr, MEASURES)))
         if self.against is not None and self.against not in self.arms:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from augment.request import Making
+from augment.views.policy import LARGEST, SMALLEST
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import Parser, add_options, as_json, group, option, read_options
 from precompute.base.program import check_out, main
 from trainer.config.choices import let_idle_threads_sleep
-from trainer.config.run import DataConfig, positive, refuse_two_sets, within
+from trainer.config.run import DataConfig, refuse_two_sets
 
 if TYPE_CHECKING:
     from trainer.evaluation.bench import Bench
@@ -39,28 +40,27 @@ class EvaluateConfig:
         "stride 1, 8 in all; ViTs by timm's or torchvision's names",
     )
     size: int | None = option(
-        None, "side of the images in pixels; default: that of the run's views, else 224, 64 for narrow ResNets"
-    )
-    batch_size: int | None = option(None, "images per step; default 64, 16 for finetune")
-    linear_epochs: int = option(100, "epochs of the linear protocol")
+        None, "side of the images in pixels; default: that of the run's views, else 224, 64 for narrow ResNets",
+        least=SMALLEST, most=LARGEST,
+    )  # fmt: skip
+    batch_size: int | None = option(None, "images per step; default 64, 16 for finetune", above=0)
+    linear_epochs: int = option(100, "epochs of the linear protocol", above=0)
     linear_lr: float = option(
-        30.0, "learning rate of the linear protocol per 256 images, on features scaled to rms 0.06 (iNat2018: 0.025)"
-    )
-    finetune_epochs: int = option(200, "epochs of the finetune protocol")
-    finetune_lr: float = option(0.001, "learning rate of the finetune protocol")
+        30.0, "learning rate of the linear protocol per 256 images, on features scaled to rms 0.06 (iNat2018: 0.025)",
+        above=0,
+    )  # fmt: skip
+    finetune_epochs: int = option(200, "epochs of the finetune protocol", above=0)
+    finetune_lr: float = option(0.001, "learning rate of the finetune protocol", above=0)
     making: Making = group(
         Making,
         "making of the training crops",
         hidden=("cache", "cache_bytes", "cache_dir", "cache_side", "decode", "service", "address", "check", "on_bad"),
         on_bad="fail",
     )
-    seed: int = option(0, "seed of crops and classifiers")
+    seed: int = option(0, "seed of crops and classifiers", least=0, most=2**63 - 1)
     gallery: str | None = option(None, "PNG of held-out pictures with label-free Grad-CAM, similarity and energy maps")
 
     def __post_init__(self) -> None:
-        positive(self, "batch_size", "linear_epochs", "linear_lr", "finetune_epochs", "finetune_lr")
-        within(self, 8, 4096, "size")
-        within(self, 0, 2**63 - 1, "seed")
         if self.batch_size == 1 and {"finetune", "all"} & set(self.protocol):
             raise BadValue("batch_size", 1, "at least 2 for --protocol finetune", "BatchNorm needs 2 images a step")
         if self.gallery is not None:
@@ -147,7 +147,7 @@ def trained_at(weights: str) -> int | None:
             size = metrics.header(path.with_name(METRICS))["config"]["size"]
     except (OSError, SafetensorError, ValueError, UserError, LookupError, AttributeError):
         return None  # `load_any` says what is wrong with the file
-    return size if isinstance(size, int) and 8 <= size <= 4096 else None
+    return size if isinstance(size, int) and SMALLEST <= size <= LARGEST else None
 
 
 def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from trainer.engine.diagnostics import collapse_warning, diagnose, matched, no_b
 from trainer.engine.optim import ema_momentum, learning_rate, set_lr
 from trainer.engine.start import AUTOCAST, Run, compile_networks, start
 from trainer.engine.state import TrainingState
-from trainer.methods.base import Match
+from trainer.methods.base import match_of
 from trainer.methods.losses import bilinear_masks
 from trainer.parallel import collectives
 from trainer.parallel.stop_vote import StopVote
@@ -122,7 +122,7 @@ def train_step(
     pieces, grids = config.schedule.accumulate, state.grids.items()
     masks = [{stage: _mask(config, batch, view, grid) for stage, grid in grids} for view in range(len(batch.views))]
     wanted = grids if config.model.record.matches else ()
-    matches = [{stage: _match(batch, view, grid) for stage, grid in wanted} for view in range(len(batch.views))]
+    matches = [{stage: match_of(batch, view, grid) for stage, grid in wanted} for view in range(len(batch.views))]
     sums: dict[str, Tensor] = {}
     left = state.method.passes * pieces
     for i in range(pieces):
@@ -138,7 +138,7 @@ def train_step(
                     if config.views.kind.pastes:
                         health["no_background"] = no_background(batch.rects[:, 0], config.views.size)
                     if part.keys is not None:
-                        seen = _match(batch, 0, part.online.z[4].shape[-1])
+                        seen = match_of(batch, 0, part.online.z[4].shape[-1])
                         health["matched"] = matched(part, *(x[: len(views[0])] for x in seen))
                 state.scaler.scale(part.loss / pieces).backward()
             for name, value in (("loss", part.loss), *part.terms.items()):
@@ -155,12 +155,6 @@ def _mask(config: RunConfig, batch: Any, view: int, grid: int) -> Tensor:
     if config.loss.alignment.mask == "bilinear":
         return bilinear_masks(batch.rects[:, view], config.views.size, grid)
     return batch.masks(view, grid)
-
-
-def _match(batch: Any, view: int, grid: int) -> Match:
-    """Where the cells of one of two views lie in the other, in cells."""
-    points, same = batch.correspondence(view, 1 - view, grid)
-    return Match(points * (grid / batch.views[view].shape[-1]), same)
 
 
 def _piece(by_view: Sequence[dict[int, Any]], pieces: int, i: int) -> list[dict[int, Any]]:

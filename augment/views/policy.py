@@ -21,6 +21,7 @@ MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
 SCENES = ("whole", "crop", "zoom")
+SMALLEST, LARGEST = 8, 4096  # pixels: sides that a view can have
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Policy:
         "a box is always pasted on",
         choices=MODES,
     )
-    size: int = option(224, "side of a view in pixels")
+    size: int = option(224, "side of a view in pixels", least=SMALLEST, most=LARGEST)
     views: int = option(2, "views of each source")
     crop_scale: float | None = option(
         None,
@@ -89,7 +90,7 @@ class Policy:
                 raise BadValue(field, getattr(self, field), valid)
         if self.crop_scale is None:
             object.__setattr__(self, "crop_scale", self.kind.crop_scale)
-        for field, least, most in (("size", 8, 4096), ("views", 1, 65536), ("group", 2, 65536)):
+        for field, least, most in (("size", SMALLEST, LARGEST), ("views", 1, 65536), ("group", 2, 65536)):
             value = getattr(self, field)
             good = _is_number(value) and value == int(value) and least <= value <= most
             self._check(field, good, f"a whole number, at least {least} and at most {most}")

@@ -9,6 +9,7 @@ so `--help` answers at once.
 import argparse
 import dataclasses
 import json
+import math
 import operator
 import os
 import sys
@@ -23,13 +24,17 @@ T = TypeVar("T")
 _flags: dict[str, str] = {}  # field: flag, where this process's command line names it otherwise (see `as_flag`)
 
 
-def option(default: Any, help: str, *, choices: Iterable[Any] | None = None, flags: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any, help: str, *, choices: Iterable[Any] | None = None, flags: tuple[str, ...] = (),
+    least: float | None = None, most: float = math.inf, above: float | None = None,
+) -> Any:  # fmt: skip
     """A dataclass field that is also a command-line flag. `help` is the flag's line in `--help`.
 
     `flags`: its names on the command line, with underscores, where they are not the field's; the first one counts.
+    `least` and `most`, or `above`: the range of a number, or of each of several. None is always allowed.
     """
     metadata = {"help": help, "choices": None if choices is None else tuple(choices), "flags": flags}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"least": least, "most": most, "above": above})
 
 
 def option_of(config: type, name: str, **changes: Any) -> Any:
@@ -75,8 +80,8 @@ def flags_of(config: type) -> Iterator[Flag]:
 def build(config: type[T], values: Mapping[str, Any]) -> T:
     """The dataclass `config` with `values`, by flag name, and defaults for the rest. Values of other names are ignored.
 
-    Raises BadValue for a value of another type than the field's or none of its choices, and what the dataclasses' own
-    checks raise.
+    Raises BadValue for a value of another type than the field's, none of its choices or out of its range, and what the
+    dataclasses' own checks raise.
     """
     arguments, hints = {}, typing.get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
@@ -94,8 +99,19 @@ def build(config: type[T], values: Mapping[str, Any]) -> T:
             several = value if isinstance(value, tuple) else () if value is None else (value,)
             if about["choices"] and not set(several) <= set(about["choices"]):
                 raise BadValue(field.name, value, about["choices"])
+            _check_range(field, value, several)
             arguments[field.name] = value
     return config(**arguments)
+
+
+def _check_range(field: dataclasses.Field, value: Any, numbers: Iterable[Any]) -> None:
+    """BadValue where one of the `numbers`, which are the field's `value`, is out of its range or not finite."""
+    least, most, above = (field.metadata[name] for name in ("least", "most", "above"))
+    if above is not None and not all(above < number < math.inf for number in numbers):
+        raise BadValue(field.name, value, f"greater than {above}, and finite")
+    if least is not None and not all(least <= number <= most and number < math.inf for number in numbers):
+        valid = f"at least {least}, and finite" if most == math.inf else f"within {least} and {most}"
+        raise BadValue(field.name, value, valid)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,11 +1,10 @@
 """Labels of pictures from a CSV file (or one with tabs or semicolons), whose columns are known by their names."""
 
 import csv
-import os
 from pathlib import Path
 
 from precompute.base.errors import UserError
-from precompute.datasets.rows import EXTENSIONS, split_of
+from precompute.datasets.rows import is_picture, split_of
 
 _PATHS = (
     "path", "filepath", "file_path", "filename", "file_name", "file", "image_path", "image", "image_id", "img", "id",
@@ -29,7 +28,7 @@ def read_labels(file: Path) -> dict[str, tuple[str | None, str]]:
             table = csv.reader(lines, delimiter=max(",;\t", key=first.count))
             head = next(table, [])
             path_of, label_of, split_of_row = _columns(head, file)
-            if has_head := not _is_picture(head[path_of]):
+            if has_head := not is_picture(head[path_of].strip()):
                 head = next(table, None)
             found: dict[str, tuple[str | None, str]] = {}
             for row in [head, *table] if head else ():
@@ -52,7 +51,7 @@ def read_labels(file: Path) -> dict[str, tuple[str | None, str]]:
 
 def _columns(head: list[str], file: Path) -> tuple[int, int, int | None]:
     """The places of path, label and split (None: there is none)."""
-    if len(head) in (2, 3) and _is_picture(head[0]):
+    if len(head) in (2, 3) and is_picture(head[0].strip()):
         return 0, 1, 2 if len(head) == 3 else None
     names = [name.strip().lower().replace(" ", "_") for name in head]
     path, label, split = (
@@ -64,7 +63,3 @@ def _columns(head: list[str], file: Path) -> tuple[int, int, int | None]:
             f"one of paths ({', '.join(_PATHS[:4])}, ...) and one of labels ({', '.join(_LABELS[:4])}, ...)"
         )
     return path, label, split
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name.strip())[1].lower() in EXTENSIONS

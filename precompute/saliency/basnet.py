@@ -149,11 +149,7 @@ def load(path: str) -> Network:
     """The network with a checkpoint's weights. Raises UserError unless all names and shapes are BASNet's."""
     if path.lower().endswith(".onnx"):
         raise UserError(f"--weights {path}: BASNet's weights are read from .pth only")
-    state = {
-        name: value
-        for name, value in read_pth(path, "inconv.weight").items()
-        if not name.endswith(".num_batches_tracked")
-    }
+    state = read_pth(path, "inconv.weight")
     if differ := differences(state, published_shapes()):
         raise UserError(f"{path}: its weights are not BASNet's: {differ}")
     require_plain(state, path)

@@ -112,7 +112,6 @@ def load(path: str) -> tuple[Network, str]:
     """The network that fits the file, and its name. Raises UserError where neither fits."""
     from_onnx = path.lower().endswith(".onnx")
     state = {} if from_onnx else read_pth(path, "stage1.rebnconvin.conv_s1.weight")
-    state = {name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
     ordered = read_onnx(path) if from_onnx else []
     for kind, small in (("u2netp", True), ("u2net", False)):
         with torch.device("meta"):  # the large one is not filled with random numbers to be told apart

@@ -51,13 +51,15 @@ def read_onnx(path: Path | str) -> Convolutions:
 def read_pth(path: Path | str, first: str) -> dict[str, torch.Tensor]:
     """The tensors of the network that has one called `first`, by its own names, whatever they are kept under.
 
-    Raises UserError where the file holds no such network; nothing in it is executed.
+    The counters of batches (`num_batches_tracked`) are left out. Raises UserError where the file holds no such network;
+    nothing in it is executed.
     """
     state = flat(load_weights(path)[0])
     if not state:
         raise UserError(f"{path}: holds no state dict")
     before = min((k.removesuffix(first) for k in state if k == first or k.endswith("." + first)), key=len, default="")
-    return {k.removeprefix(before): v for k, v in state.items() if k.startswith(before)}
+    own = {k.removeprefix(before): v for k, v in state.items() if k.startswith(before)}
+    return {k: v for k, v in own.items() if not k.endswith(".num_batches_tracked")}
 
 
 def require_convolution(name: str, weight: torch.Tensor, bias: torch.Tensor, path: Path | str) -> None:

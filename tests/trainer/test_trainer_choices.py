@@ -79,7 +79,7 @@ def test_moco_queue_does_not_outgrow_the_set() -> None:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"size": 0}, "size=0: must be a whole number, at least 8"),
+        ({"size": 0}, "size=0: must be within 8 and 4096"),
         ({"align_stages": (2,)}, "must be 3, 4 or both"),
         (
             {"control": "rolled-keys", "method": "byol"},

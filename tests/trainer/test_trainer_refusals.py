@@ -20,7 +20,7 @@ from trainer.config import command_line
 from trainer.config.run import RunConfig
 from trainer.model.auc import cell_auc
 from trainer.model.resnets import build_encoder
-from trainer.model.weights import read_state
+from trainer.model.weights import read_said
 from trainer.record import metrics
 from trainer.record.model_card import write_card
 
@@ -42,7 +42,7 @@ def whole(demo_boxes: Path, tmp_path: Path) -> Path:
     ("flags", "match"),
     [
         ("--own 2", "--own 2.0: must be within 0 and 1"),
-        ("--size 7", "--size 7: must be a whole number, at least 8"),
+        ("--size 7", "--size 7: must be within 8 and 4096"),
         ("--seed -1", "--seed -1: must be within 0 and"),
         ("--group 1", "--group 1: must be"),
         ("--box-cap 0", "--box-cap 0.0: must be above 0"),
@@ -243,9 +243,9 @@ def test_weights_beside_other_objects_are_refused_with_the_way_out(tmp_path: Pat
     weights = build_encoder("resnet10w4").state_dict()
     torch.save({"model": weights, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
     with pytest.raises(UserError, match=r"holds a argparse.Namespace .*torch.save\(torch.load"):
-        read_state(tmp_path / "args.pth")
+        read_said(tmp_path / "args.pth")
     torch.save({0: torch.ones(1), **weights}, tmp_path / "keys.pth")
-    assert read_state(tmp_path / "keys.pth").keys() == weights.keys()
+    assert read_said(tmp_path / "keys.pth")[0].keys() == weights.keys()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Checkpoints, metrics.jsonl and weights files hold a configuration as flat values
 Nothing here imports torch.
 """
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from precompute.base.options import build, group, option, option_of, values_of
 from trainer.methods.loss_presets import CONTRASTS, LOSS_PRESETS, LossPreset, MatchLoss
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
 
+WIDEST = 65536  # of a head: more is a slip of the keyboard, which memory would pay for
 CONTROLS = ("none", *dict.fromkeys(control for record in METHODS.values() for control in record.controls))
 
 # What may differ between a run and its continuation, or its repetition: it does not enter the mathematics.
@@ -59,16 +59,19 @@ class ModelConfig:
         "one such as resnet10w16 for small views on CPU (3x3 stem of stride 2, stride 8)",
     )
     init: str | None = option(None, "weights to start from (torchvision, timm, OpenMixup, ours): dual-stage training")
-    freeze_stages: int = option(0, "keep the stem and this many ResNet stages as they are, their BN statistics too")
-    dim: int = option(256, "width of projections and predictions (the paper's d)")
-    hidden: int | None = option(None, "hidden width of the MLP heads; default 4096, less for narrow encoders")
-    conv_hidden: int | None = option(None, "hidden width of the 1x1-conv heads; default 512, less for narrow encoders")
-    ema: float = option(0.996, f"{methods_with('ema')}: momentum of the target at the start (it rises to 1 by cosine)")
-
-    def __post_init__(self) -> None:
-        within(self, 1, 65536, "dim", "hidden", "conv_hidden")
-        within(self, 0, 4, "freeze_stages")
-        within(self, 0, 1, "ema")
+    freeze_stages: int = option(
+        0, "keep the stem and this many ResNet stages as they are, their BN statistics too", least=0, most=4
+    )
+    dim: int = option(256, "width of projections and predictions (the paper's d)", least=1, most=WIDEST)
+    hidden: int | None = option(
+        None, "hidden width of the MLP heads; default 4096, less for narrow encoders", least=1, most=WIDEST
+    )
+    conv_hidden: int | None = option(
+        None, "hidden width of the 1x1-conv heads; default 512, less for narrow encoders", least=1, most=WIDEST
+    )
+    ema: float = option(
+        0.996, f"{methods_with('ema')}: momentum of the target at the start (it rises to 1 by cosine)", least=0, most=1
+    )
 
     @property
     def record(self) -> MethodRecord:
@@ -82,19 +85,17 @@ class LossConfig:
 
     loss: str = option("stable", "preset of the alignment loss", choices=LOSS_PRESETS)
     scale: str | None = option(None, "scale of the attention map; default by --loss", choices=("raw", "sqrt", "cosine"))
-    temperature: float | None = option(None, "temperature of the cosine scale; default by --loss")
+    temperature: float | None = option(None, "temperature of the cosine scale; default by --loss", above=0)
     reduction: str | None = option(None, "over the cells of a map; default by --loss", choices=("sum", "mean"))
-    align_weight: float | None = option(None, "weight of the alignment loss; default by --loss")
+    align_weight: float | None = option(None, "weight of the alignment loss; default by --loss", least=0)
     mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
     align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
     control: str = option("none", "control arm: shows what the cross-view terms buy", choices=CONTROLS)
     contrast: str = option(MatchLoss.contrast, "matching: loss of whole views", choices=CONTRASTS)
-    dense_weight: float = option(MatchLoss.weight, "matching: weight of the loss between corresponding cells")
-    dense_temperature: float = option(MatchLoss.temperature, "matching: temperature of its InfoNCE losses")
+    dense_weight: float = option(MatchLoss.weight, "matching: weight of the loss between corresponding cells", least=0)
+    dense_temperature: float = option(MatchLoss.temperature, "matching: temperature of its InfoNCE losses", above=0)
 
     def __post_init__(self) -> None:
-        positive(self, "temperature", "dense_temperature")
-        within(self, 0, math.inf, "align_weight", "dense_weight")
         if tuple(sorted(self.align_stages)) not in ((3,), (4,), (3, 4)):
             raise BadValue("align_stages", self.align_stages, "3, 4 or both")
 
@@ -127,26 +128,25 @@ class LossConfig:
 class ScheduleConfig:
     """Batches, optimizer and learning rate."""
 
-    epochs: int = option(100, "passes over the training split")
-    batch_size: int | None = option(None, "source images per step, over all processes")
-    accumulate: int = option(1, "split a step's batch into this many parts to save memory (BN then sees a part)")
+    epochs: int = option(100, "passes over the training split", above=0)
+    batch_size: int | None = option(None, "source images per step, over all processes", above=0)
+    accumulate: int = option(
+        1, "split a step's batch into this many parts to save memory (BN then sees a part)", above=0
+    )
     optimizer: str | None = option(
         None,
         f"default: lars; sgd for {', '.join(name for name, method in METHODS.items() if method.optimizer == 'sgd')}",
         choices=("lars", "sgd", "adamw"),
     )
-    base_lr: float | None = option(None, "peak rate per 256 images of batch; default: see the run's first lines")
-    bias_lr: float = option(0.024, "rate of biases and norms under LARS, as a share of the weights' rate")
-    warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run")
-    weight_decay: float | None = option(
-        None, "default 1e-6 up to 300 epochs, else 1.5e-6; 1e-4 for methods trained with sgd by default"
+    base_lr: float | None = option(
+        None, "peak rate per 256 images of batch; default: see the run's first lines", above=0
     )
-    momentum: float = option(0.9, "momentum of the optimizer")
-
-    def __post_init__(self) -> None:
-        positive(self, "epochs", "batch_size", "accumulate", "base_lr", "bias_lr")
-        within(self, 0, math.inf, "warmup_epochs", "weight_decay")
-        within(self, 0, 1, "momentum")
+    bias_lr: float = option(0.024, "rate of biases and norms under LARS, as a share of the weights' rate", above=0)
+    warmup_epochs: float | None = option(None, "linear warm-up; default 10, at most a tenth of the run", least=0)
+    weight_decay: float | None = option(
+        None, "default 1e-6 up to 300 epochs, else 1.5e-6; 1e-4 for methods trained with sgd by default", least=0
+    )
+    momentum: float = option(0.9, "momentum of the optimizer", least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -156,15 +156,17 @@ class RunOptions:
     out: str = option("out/run", "folder of the run: metrics, checkpoints, encoder, figures")
     amp: str = option("auto", "autocast", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile the networks (pays off on CUDA in long runs)")
-    seed: int = option(0, "seed of weights and views")
-    log_every: int | None = option(None, "steps between log lines; default: 10 lines an epoch, about 50 a short run")
-    save_every: int | None = option(None, "steps between checkpoints; default: a minute, more where writing is slow")
+    seed: int = option(0, "seed of weights and views", least=0, most=2**63 - 1)
+    log_every: int | None = option(
+        None, "steps between log lines; default: 10 lines an epoch, about 50 a short run", above=0
+    )
+    save_every: int | None = option(
+        None, "steps between checkpoints; default: a minute, more where writing is slow", above=0
+    )
     tensorboard: bool = option(False, "write TensorBoard event files beside metrics.jsonl (the extra `tensorboard`)")
     evaluate: bool = option(True, "kNN accuracy and localisation figure at the end")
 
     def __post_init__(self) -> None:
-        positive(self, "log_every", "save_every")
-        within(self, 0, 2**63 - 1, "seed")
         if not self.out:
             raise BadValue("out", "", "the name of a folder")
 
@@ -264,20 +266,3 @@ def refuse_two_sets(given: Collection[str]) -> None:
     """UsageError where a command line names its data twice."""
     if "dataset" in given and "boxes" in given:
         raise UsageError("--dataset and --boxes each name the data: give one of them")
-
-
-def positive(config: Any, *names: str) -> None:
-    """BadValue for the first of these fields that is given and not above 0, or not finite."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise BadValue(name, value, "greater than 0, and finite")
-
-
-def within(config: Any, low: float, high: float, *names: str) -> None:
-    """BadValue for the first of these fields that is given and not within `low` and `high`, or not finite."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (low <= value <= high and value < math.inf):
-            valid = f"at least {low}, and finite" if high == math.inf else f"within {low} and {high}"
-            raise BadValue(name, value, valid)

@@ -45,6 +45,13 @@ def figures(scores: Tensor, masks: Tensor) -> Figures:
     return Figures(auc[valid].mean().item(), pointing.item(), energy.item(), int(valid.sum()))
 
 
+def mean_and_error(values: Tensor) -> tuple[float, float, int]:
+    """Mean, standard error and number of those `values` [N] that are finite; nan without any, or of a single one."""
+    known = values[values.isfinite()].double()
+    error = known.std() / len(known) ** 0.5 if len(known) > 1 else torch.tensor(float("nan"))
+    return known.mean().item(), error.item(), len(known)
+
+
 def centre_prior(grid: int, device: str | torch.device = "cpu") -> Tensor:
     """[grid, grid] scores that fall with the distance from the centre: what beats every method on centred objects."""
     at = (torch.arange(grid, device=device) + 0.5) / grid - 0.5

@@ -24,8 +24,9 @@ from augment import Batch
 from precompute.base.sheet import GREEN, RED, YELLOW, Tile, contact_sheet, save
 from trainer.config.run import RunConfig
 from trainer.evaluation.bench import Bench
+from trainer.evaluation.localise import mean_and_error
 from trainer.evaluation.pictures import SHOWN, as_pictures
-from trainer.methods.base import Match
+from trainer.methods.base import Match, match_of
 from trainer.methods.dense import wrong_cells
 from trainer.model.encoders import Encoder, maps
 from trainer.model.matched import middles, most_similar, share_matched
@@ -66,17 +67,15 @@ def matching(
             # Of two views after each other: a batch has another mean than its halves.
             q, k = (maps(net, view).float() for view in batch.views[:2])
             found.append(most_similar(q, k))
-        match = _match_of(batch, found[0].shape[1])
+        match = match_of(batch, 0, found[0].shape[1])
         for name, places, truth in _ways(batch, match, found):
             shares.setdefault(name, []).append(share_matched(places, truth.points, truth.same))
         cells.append(match.same.flatten(1).sum(1).float())
         shown += _chosen(batch, match, found, SHOWN - len(shown))
     result: dict[str, Any] = {}
     for name, values in shares.items():
-        known = torch.cat(values).double()
-        known = known[known.isfinite()]
-        error = (known.std() / len(known) ** 0.5).item() if len(known) > 1 else float("nan")
-        result[name] = {"share": known.mean().item(), "standard_error": error}
+        share, error, _ = mean_and_error(torch.cat(values))
+        result[name] = {"share": share, "standard_error": error}
     result |= {"pairs": len(torch.cat(cells)), "cells": torch.cat(cells).mean().item()}
     for line in matching_lines(result):
         say(line)
@@ -84,12 +83,6 @@ def matching(
         draw_pairs(shown, path)
         say(f"matched points: {path}")
     return result
-
-
-def _match_of(batch: Batch, grid: int) -> Match:
-    """Where the cells of the first views lie in the second ones, in cells."""
-    points, same = batch.correspondence(0, 1, grid)
-    return Match(points * (grid / batch.size), same)
 
 
 def _ways(batch: Batch, match: Match, found: list[Tensor]) -> Iterator[tuple[str, Tensor, Match]]:

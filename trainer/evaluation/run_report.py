@@ -15,7 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
 from trainer.evaluation.bench import Bench
-from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, probe_maps
+from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, mean_and_error, probe_maps
 from trainer.evaluation.matching import matching
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import knn, localise
@@ -136,15 +136,13 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     }
     if not trained_head:
         change = cell_auc(rolled, mask) - cell_auc(c, mask)
-        change = change[change.isfinite()].double()
-        if len(change) > 1:  # else there is no standard error
-            error = (change.std() / len(change) ** 0.5).item()
-            more["rolled_keys"] = {"change": change.mean().item(), "standard_error": error, "images": len(change)}
-        won = own_beats_rolled(c, rolled, mask).double()
-        won = won[won.isfinite()]
-        if len(won) > 1:
-            error = (won.std() / len(won) ** 0.5).item()
-            more["own_keys"] = {"share": won.mean().item(), "standard_error": error, "images": len(won)}
+        for name, what, values in (
+            ("rolled_keys", "change", change),
+            ("own_keys", "share", own_beats_rolled(c, rolled, mask)),
+        ):
+            mean, error, count = mean_and_error(values)
+            if count > 1:  # else there is no standard error
+                more[name] = {what: mean, "standard_error": error, "images": count}
     return rows, more, views
 
 

@@ -8,7 +8,7 @@ at half the activation memory.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ class Match(NamedTuple):
 
     points: Tensor  # [N, H, W, 2]: x, y in cells of the other view's map; the middle of cell j is at j + 0.5
     same: Tensor  # bool [N, H, W]: both views show the object there
+
+
+def match_of(batch: Any, view: int, grid: int) -> Match:
+    """Where the cells of one of two views of a batch (`augment.Batch`) lie in the other."""
+    points, same = batch.correspondence(view, 1 - view, grid)
+    return Match(points * (grid / batch.size), same)
 
 
 Matches = Sequence[dict[int, Match]]  # per view and stage, for methods that match cells

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.methods.base import Match
 from trainer.methods.losses import full
+from trainer.model.matched import middles
 from trainer.parallel.collectives import gather, own_rows, rank, world
 
 NEAR = 1.0  # cells: closer ones of the own image are no negatives
@@ -38,7 +39,8 @@ def dense_nce(prediction: Tensor, keys: Tensor, match: Match, temperature: float
         points, weight = match.points.flatten(1, 2).to(p), match.same.flatten(1)
         similar = (p * F.normalize(sampled(maps, points), dim=-1)).sum(-1)
         own = torch.arange(len(p), device=p.device)[:, None].expand_as(weight)  # whose cell it is
-        near = (points[:, :, None] - _middles(maps)).norm(dim=-1) < NEAR  # [n, cells of q, cells of k]
+        centres = middles(maps.shape[2:], maps.device).flatten(0, 1)
+        near = (points[:, :, None] - centres).norm(dim=-1) < NEAR  # [n, cells of q, cells of k]
         count = gather(weight.sum(dtype=p.dtype)[None]).mean().clamp_min(1)  # of cells, per rank
         # On a CPU a shape may depend on values, which saves arithmetic; elsewhere the host would wait for it.
         chosen: Any = weight.flatten().nonzero()[:, 0] if p.device.type == "cpu" else slice(None)
@@ -70,12 +72,6 @@ def wrong_cells(match: Match) -> Match:
     to, source = (order[:, :, None].expand_as(points) for order in (to, source))
     moved = torch.empty_like(points).scatter_(1, to, points.gather(1, source))
     return Match(moved.view_as(match.points), match.same)
-
-
-def _middles(maps: Tensor) -> Tensor:
-    """The middles of a map's cells, x, y in cells: [H · W, 2]."""
-    y, x = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5 for side in maps.shape[2:])
-    return torch.cartesian_prod(y, x).flip(1)
 
 
 def _in_parts(p: Tensor, similar: Tensor, every: Tensor, own: Tensor, near: Tensor, temperature: float) -> Tensor:

@@ -4,12 +4,14 @@ Points are x, y in cells of a map; the middle of cell j is at j + 0.5. A cell is
 similar cell lies within one cell of its true point.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def middles(grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+def middles(grid: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """The middles of a map's cells: float32 [H, W, 2]."""
     y, x = (torch.arange(side, device=device) + 0.5 for side in grid)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -23,8 +25,7 @@ def most_similar(query: Tensor, key: Tensor) -> Tensor:
     """
     q, k = (F.normalize((x.float() - x.float().mean((0, 2, 3), keepdim=True)).flatten(2), dim=1) for x in (query, key))
     best = (q.transpose(1, 2) @ k).argmax(2)
-    grid = (query.shape[2], query.shape[3])
-    return middles((key.shape[2], key.shape[3]), q.device).flatten(0, 1)[best].view(-1, *grid, 2)
+    return middles(key.shape[2:], q.device).flatten(0, 1)[best].view(-1, *query.shape[2:], 2)
 
 
 def share_matched(found: Tensor, points: Tensor, same: Tensor) -> Tensor:

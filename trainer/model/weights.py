@@ -122,13 +122,8 @@ def _its_own_arch(weights: Mapping[str, Tensor]) -> str:
     return f". It holds a {found}" if found else ""
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by name. UserError says why there are none."""
-    return read_said(path)[0]
-
-
 def read_said(path: str | Path) -> tuple[dict[str, Tensor], Said]:
-    """`read_state`, and what the file says of its network."""
+    """The tensors of a weights file by name, and what it says of its network. UserError says why there are none."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name the file of weights in it, such as encoder.safetensors")
