@@ -16,7 +16,7 @@ from precompute.base.errors import BadValue, UserError
 from precompute.base.options import option
 
 NAMES = tuple(KINDS)
-BOXED = tuple(name for name, kind in KINDS.items() if kind.boxed)
+SWAPPING = tuple(name for name, kind in KINDS.items() if kind.boxed and kind.pastes)  # those that have a `mode`
 MODES = ("swap", "paste")
 COLOURS = ("linear", "torchvision")
 SHARED = ("none", "crop", "background", "flip", "colour", "blur", "rotate")  # what a view may have from the first
@@ -132,8 +132,8 @@ class Policy:
         """The fields that have no effect on the views of this policy, each with what it belongs to, in words."""
         if not self.kind.own_scenes:
             yield "own", "the policy " + " and ".join(name for name, kind in KINDS.items() if kind.own_scenes)
-        if not self.kind.boxed:
-            yield "mode", f"the policies {' and '.join(BOXED)}"
+        if self.name not in SWAPPING:
+            yield "mode", f"the policies {' and '.join(SWAPPING)}"
         if not self.kind.pastes:
             for field in ("paste_scale", "box_cap", "scene", "group"):
                 yield field, "policies that paste"
@@ -165,7 +165,7 @@ class Policy:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != getattr(default, f.name) and f.name not in idle
         ]
-        kind = f"{self.name} ({self.mode})" if self.kind.boxed else self.name
+        kind = f"{self.name} ({self.mode})" if self.name in SWAPPING else self.name
         return " ".join([f"{kind}, {self.views} views of {self.size} px, {self.colour} colour", *changed])
 
     def _check(self, field: str, good: bool, valid: str) -> None:

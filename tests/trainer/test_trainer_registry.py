@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from trainer_photos import PhotoBatch
 
+from trainer.config.run import ModelConfig
 from trainer.methods.byol import Alignment
 from trainer.methods.loss_presets import LOSS_PRESETS
-from trainer.methods.registry import METHOD_OPTIONS, METHODS, methods_with
+from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
 from trainer.model.networks import Heads, build_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,7 +28,8 @@ def test_a_record_says_what_its_method_does(name: str, photos: PhotoBatch) -> No
     record = METHODS[name]
     stages = (4,) if record.aligns else ()
     heads = Heads(record.dim(16), hidden=32, conv_hidden=24, stages=stages, predictor=record.predictor)
-    method = record.build(build_model("resnet10w8", heads), Alignment(LOSS_PRESETS["stable"]), queue=24)
+    net, alignment = build_model("resnet10w8", heads), Alignment(LOSS_PRESETS["stable"])
+    method = record.build(net, alignment, queue=24, model=ModelConfig(name))
     assert record.name == name
     assert (method.target is None) == (record.target(0.996) == "no target network")
     assert hasattr(method, "queue") == record.queue
@@ -49,3 +52,9 @@ def test_rates_queues_and_sentences() -> None:
     assert METHODS["simclr"].target(0.99) == "no target network"
     assert methods_with("mask") == "cvsa, instloc and matching"
     assert {"dim", "ema", "mask", "loss"} <= METHOD_OPTIONS
+
+
+def test_a_class_is_given_the_fields_that_its_record_takes() -> None:
+    record = MethodRecord("mine", "", METHODS["simclr"].implementation, takes=("temperature",))
+    net = build_model("resnet10w8", Heads(16, hidden=32, stages=(), predictor="none"))
+    assert record.build(net, model=SimpleNamespace(temperature=0.7)).temperature == 0.7

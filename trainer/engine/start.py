@@ -189,7 +189,7 @@ def make_method(config: RunConfig, settings: Settings, network: Network, say: Sa
         say(remark)
     freeze_stages(network, model.freeze_stages)
     alignment = Alignment(config.loss.alignment, config.loss.control) if record.aligns else None
-    method = record.build(network, alignment, settings.queue, config.loss.matching)
+    method = record.build(network, alignment, settings.queue, config.loss.matching, model)
     compile_networks(method, config.run.compile)
     return method
 

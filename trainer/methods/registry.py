@@ -41,22 +41,26 @@ class MethodRecord:
     pools_at: tuple[int, ...] = ()  # stages whose features are pooled with the masks as weights
     needs_pasting: str = ""  # why policies that paste nothing cannot be, and what to do instead
     options: Collection[str] = ("dim",)  # those it uses of the options that not every method uses
+    takes: tuple[str, ...] = ()  # fields of `ModelConfig` that its class is given by name, for flags of its own
 
     def build(
-        self, online: "Network", alignment: Any = None, queue: int = QUEUE, matching: MatchLoss | None = None
-    ) -> "Method":
+        self, online: "Network", alignment: Any = None, queue: int = QUEUE, matching: MatchLoss | None = None,
+        model: Any = None,
+    ) -> "Method":  # fmt: skip
         """The method around an online network with its heads.
 
         `alignment`: a `trainer.methods.byol.Alignment`, for methods that align; `queue`: keys, for those with a queue;
-        `matching`: for those that match, default: as it stands there.
+        `matching`: for those that match, default: as it stands there; `model`: the `ModelConfig`, for those that take
+        fields of it.
         """
         module, _, name = self.implementation.partition(":")
         method = getattr(importlib.import_module(module), name)
+        own = {field: getattr(model, field) for field in self.takes}
         if self.queue:
-            return method(online, queue)
+            return method(online, queue, **own)
         if self.matches:
-            return method(online, alignment, matching or MatchLoss())
-        return method(online, alignment) if self.aligns else method(online)
+            return method(online, alignment, matching or MatchLoss(), **own)
+        return method(online, alignment, **own) if self.aligns else method(online, **own)
 
     def dim(self, dim: int) -> int:
         """Width of the projections for --dim `dim`."""
