@@ -152,13 +152,8 @@ class Making:
         check_device(self.device)
         if self.dtype is not None and str(self.dtype) not in DTYPES:
             raise BadValue("dtype", self.dtype, DTYPES)
-        for name, least in (
-            ("workers", 0),
-            ("prefetch", 0),
-            ("ring_members", 1),
-            ("cache_bytes", 0),
-            ("cache_side", 1),
-        ):
+        limits = {"workers": 0, "prefetch": 0, "ring_members": 1, "cache_bytes": 0, "cache_side": 1}
+        for name, least in limits.items():
             value = getattr(self, name)
             if (value is not None or name == "prefetch") and whole(name, value) < least:
                 raise BadValue(name, value, f"at least {least}")

@@ -55,7 +55,7 @@ class Measured(NamedTuple):
     """What a scope gives."""
 
     arms: list[Arm]
-    pairs: list[tuple[Arm, Arm]]  # one of the others', and ours
+    pairs: list[tuple[Arm, Arm]]  # a peer, and ours
     goals: list[Goal]
     seen: dict[str, Any]  # what else was counted; by words, for people
     skipped: dict[str, str]  # by arm: why

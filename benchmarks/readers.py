@@ -117,7 +117,7 @@ class Reader(Worker):
         from augment import Share, open_views
 
         source, policy, batch, seed, making = self._given
-        making = replace(making, say=_nothing, **changes)
+        making = replace(making, say=lambda line: None, **changes)
         share = Share(drop_last=False)
         self._loader = open_views(source, policy=policy, batch_size=batch, seed=seed, making=making, share=share)
         self._maker, self._steps, self._decoded = self._loader._maker, len(self._loader), 0
@@ -181,10 +181,6 @@ class Reader(Worker):
             elif name == "Pss:" and ours:
                 total += int(rest[0]) << 10
         return (total or self._maker.backend._cache.used) / 2**20
-
-
-def _nothing(line: str) -> None:
-    pass
 
 
 class ReadersArm(Arm):

@@ -142,10 +142,10 @@ class Trainings(Arm):
                 if side_by_side(counted, wave):
                     raise UserError(f"a training of the benchmark failed:\n{(Path(out) / 'log').read_text()[-2000:]}")
             self.wall.append(time.perf_counter() - began)
-            told = [json.loads(path.read_text()) for path in sorted(Path(out).glob("*/counted.json"))]
-        self.cpu.append(sum(run["seconds"] for run in told))
-        self.samples = sum(run["samples"] for run in told)
-        self.results += [run["weights"] for run in told]
+            trained = [json.loads(path.read_text()) for path in sorted(Path(out).glob("*/counted.json"))]
+        self.cpu.append(sum(run["seconds"] for run in trained))
+        self.samples = sum(run["samples"] for run in trained)
+        self.results += [run["weights"] for run in trained]
 
 
 def counted(arm: Any, seed: int, ring: tuple[str, int]) -> int:
@@ -173,8 +173,8 @@ def counted(arm: Any, seed: int, ring: tuple[str, int]) -> int:
         weights = hashlib.sha256((folder / "encoder.safetensors").read_bytes()).hexdigest()
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         samples = arm.config(seed).schedule.batch_size * max(line["step"] for line in lines if line["kind"] == "step")
-        told = {"seconds": sum(seconds), "samples": samples, "weights": weights}
-        (folder / "counted.json").write_text(json.dumps(told))
+        figures = {"seconds": sum(seconds), "samples": samples, "weights": weights}
+        (folder / "counted.json").write_text(json.dumps(figures))
     return status
 
 

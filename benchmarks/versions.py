@@ -219,11 +219,8 @@ def _pairs(arms: dict[str, Arm]) -> Iterator[tuple[str, str]]:
 def table(document: dict[str, Any]) -> str:
     """The result as text: a line a comparison."""
     middles = {arm["name"]: arm["cpu_ms"]["median"] for arm in document["arms"]}
-    lines = [
-        f"\nCPU ms a source image: commit {document['before']['commit']} (before), {document['commit']} (ours)",
-        "",
-    ]
-    lines.append(f"{'':76} {'ms':>7} {'ms':>7} {'ratio':>6}  lowest-highest")
+    commits = f"commit {document['before']['commit']} (before), {document['commit']} (ours)"
+    lines = [f"\nCPU ms a source image: {commits}", "", f"{'':76} {'ms':>7} {'ms':>7} {'ratio':>6}  lowest-highest"]
     for name, ratio in document["ratios"].items():
         a, b = name.split(" / ")
         spread = f"{ratio['median']:6.2f}  {ratio['low']:.2f}-{ratio['high']:.2f}"

@@ -181,7 +181,8 @@ def _measure(name: str, encoder: "Encoder", bench: "Bench", config: EvaluateConf
     else:
         smaller = replace(bench, batch=config.batch_size or 16)
         result = protocols.finetune(encoder, smaller, print, config.finetune_epochs, config.finetune_lr)
-    print(figures.accuracy_line(name, result, bench.majority()))
+    guessed = f"most frequent class {bench.majority():.4f}"
+    print(f"{name}: {result['accuracy']:.4f} of {result['images']} images ({guessed})")
     return result
 
 

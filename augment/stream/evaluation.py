@@ -48,11 +48,8 @@ def eval_images(
     """
     if crop not in CROPS:
         raise BadValue("crop", crop, CROPS)
-    for name, value in (
-        ("size", whole("size", size)),
-        ("batch_size", whole("batch_size", batch_size)),
-        ("resize", resize),
-    ):
+    numbers = {"size": whole("size", size), "batch_size": whole("batch_size", batch_size), "resize": resize}
+    for name, value in numbers.items():
         if not value >= 1:
             raise BadValue(name, value, "at least 1")
     normal = Policy(mean=mean, std=std)  # checks them

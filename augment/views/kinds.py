@@ -11,7 +11,7 @@ class Kind(NamedTuple):
     """How a view of such a policy is cut and composed."""
 
     crop_scale: float  # default of the smallest share that a crop keeps
-    boxed: bool = False  # the patch is a crop of the source's box, and may go on the background's; else of the image
+    boxed: bool = False  # the patch is cut from the source's box, and may cover the background's; else from the image
     pastes: bool = True  # the patch goes on another image; False: it is the whole view
     own_scenes: bool = False  # a view may show its source in its own scene (`Policy.own`)
     maps: bool = False  # the patch's opacity is the source's saliency map

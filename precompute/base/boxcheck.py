@@ -49,11 +49,11 @@ _DEEPEST = 16  # lists and objects within each other in the provenance; ours has
 
 
 class BadBoxes(UserError, ValueError):
-    """Rows or names that no box file may have: `told` says it to a user, the text to who made the BoxCache."""
+    """Rows or names that no box file may have. `for_user` is the message of a program; the text is for programmers."""
 
-    def __init__(self, where: str, fault: str, told: str) -> None:
+    def __init__(self, where: str, fault: str, for_user: str) -> None:
         super().__init__(f"{where}: {fault}")
-        self.told = told
+        self.for_user = for_user
 
 
 class _Rule(NamedTuple):
@@ -156,8 +156,8 @@ def _refuse(cache: "BoxCache", rule: _Rule) -> None:
     value = column.view(np.uint8)[row] if column.dtype == bool else column[row]
     fault = fault.format(" ".join(f"{x:g}" for x in value) if np.ndim(value) else value)
     path = one_line(bytes(cache.paths[row]).decode(errors="backslashreplace"))
-    told = f"the {_NOUNS[rule.column]} of {path} is {fault} ({len(bad)} in all)"
-    raise BadBoxes(f"column {rule.column}", f"{fault} (row {row}, {len(bad)} in all)", told)
+    for_user = f"the {_NOUNS[rule.column]} of {path} is {fault} ({len(bad)} in all)"
+    raise BadBoxes(f"column {rule.column}", f"{fault} (row {row}, {len(bad)} in all)", for_user)
 
 
 def _check_paths(paths: np.ndarray, first: int) -> None:
@@ -204,7 +204,7 @@ def check_names(cache: "BoxCache") -> None:
 
 
 def _check_provenance(about: Any) -> None:
-    """The entries that this project reads again have their types; nothing lies too deep for who walks through it."""
+    """The entries that this project reads again have their types, and nothing is nested too deeply."""
     if not isinstance(about, Mapping) or any(depth > _DEEPEST for depth in _depths(about)):
         _bad("provenance", about, f"an object, no deeper than {_DEEPEST} levels")
     config, notes = about.get("config", {}), about.get("notes", {})

@@ -195,7 +195,7 @@ class BoxCache:
         except (IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from error
         except BadBoxes as error:
-            raise UserError(f"{path}: {error.told}; {_AGAIN}") from error
+            raise UserError(f"{path}: {error.for_user}; {_AGAIN}") from error
         except UserError:
             raise
         except Exception as error:  # h5py and json have a dozen kinds for what is made by hand

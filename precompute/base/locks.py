@@ -9,7 +9,7 @@ from pathlib import Path
 
 from precompute.base.errors import UserError
 
-SETUP = 0  # the byte that is locked by who joins or leaves
+SETUP = 0  # the byte that a process locks while it joins or leaves
 USERS = range(1, 65)  # the bytes that are locked by users: a file without a locked one is used by nobody
 _WAIT = 30.0  # seconds for others to join or leave
 

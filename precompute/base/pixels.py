@@ -42,7 +42,7 @@ class BadImage(Exception):
 class ImageInfo:
     """A file's header: size in pixels as a person sees it (after EXIF), and whether any decoder will do.
 
-    `note`: what a count of pictures is called whose values were scaled as this one's; known once it is decoded.
+    `note`: under which words pictures are counted whose values were scaled as this one's; known once it is decoded.
     """
 
     width: int

@@ -1,23 +1,22 @@
 """Robust background detection (Zhu et al., CVPR 2014): parts hardly connected to the edge are foreground."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from precompute.saliency.colour import rgb_to_lab
 from precompute.saliency.geodesic import distances, neighbour_steps
+from precompute.saliency.handmade import Handmade
 
 _FAR = 1e6
 
 
-class RobustBackground:
+class RobustBackground(Handmade):
     """float32 [B, 24, 24] maps of 24×24 pictures: boundary connectivity, weighted contrast, least squares."""
 
-    side = 24
+    name, side = "robust-background", 24
     batch = 4  # its all-pairs distances take 1.3 MB a picture, and there are many passes over them
-    gamma = 0.05
     _colour, _place, _bound = 10.0, 0.25, 1.0  # σ of colour distance, of place, of connectivity: the paper's
+    settings = ("colour", _colour), ("place", _place), ("bound", _bound)
 
     def __init__(self, device: str = "cpu") -> None:
         g = self.side
@@ -29,10 +28,6 @@ class RobustBackground:
         edge = torch.zeros(g, g, dtype=torch.bool, device=device)
         edge[0], edge[-1], edge[:, 0], edge[:, -1] = True, True, True, True
         self._edge = edge.flatten()
-
-    def describe(self) -> dict[str, Any]:
-        sigmas = {"colour": self._colour, "place": self._place, "bound": self._bound}
-        return {"detector": "robust-background", "version": 1, "side": self.side, **sigmas}
 
     def __call__(self, images: Tensor) -> Tensor:
         return torch.stack([self._one(lab) for lab in rgb_to_lab(images)])

@@ -1,32 +1,26 @@
 """Minimum barrier distance (Zhang et al., ICCV 2015): the smallest range of colour on any way to the picture's edge."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from precompute.saliency.colour import rgb_to_lab
 from precompute.saliency.geodesic import to_unit
+from precompute.saliency.handmade import Handmade
 
 _SWEEPS = 3  # as in the paper; each goes through all rows and columns, forth and back
 
 
-class MinimumBarrier:
+class MinimumBarrier(Handmade):
     """float32 [B, 48, 48] maps of 48×48 pictures: barriers of L, a and b added, times a mild centre prior."""
 
-    side = 48
-    batch = 32
-    gamma = 0.05
+    name, side = "minimum-barrier", 48
     _centre = 0.5
+    settings = ("sweeps", _SWEEPS), ("centre", _centre)
 
     def __init__(self, device: str = "cpu") -> None:
         at = (torch.arange(self.side, dtype=torch.float32, device=device) + 0.5) / self.side - 0.5
         bell = torch.exp(-(at**2) / (2 * self._centre**2))
         self._prior = bell[:, None] * bell
-
-    def describe(self) -> dict[str, Any]:
-        about = {"sweeps": _SWEEPS, "centre": self._centre}
-        return {"detector": "minimum-barrier", "version": 1, "side": self.side, **about}
 
     def __call__(self, images: Tensor) -> Tensor:
         lab = rgb_to_lab(images).permute(0, 3, 1, 2)

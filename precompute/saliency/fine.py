@@ -4,26 +4,19 @@ On-centre and off-centre differences of the intensity to the mean of its surroun
 published it marks edges and small things; the box of such a map is no better than a centred one.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from precompute.saliency.handmade import Handmade
 
-class FineGrained:
+
+class FineGrained(Handmade):
     """float32 [B, 128, 128] maps of 128×128 pictures."""
 
-    side = 128
-    batch = 16
-    gamma = 0.05
+    name, side, batch = "fine-grained", 128, 16
     _radii = (3, 6, 7, 12, 14, 28)  # pixels of 128; the published 12 to 112 of VGA pictures, scaled
-
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
-
-    def describe(self) -> dict[str, Any]:
-        return {"detector": "fine-grained", "version": 1, "side": self.side, "radii": list(self._radii)}
+    settings = (("radii", list(_radii)),)
 
     def __call__(self, images: Tensor) -> Tensor:
         weights = torch.tensor((0.299, 0.587, 0.114), device=images.device)

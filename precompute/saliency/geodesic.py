@@ -5,12 +5,11 @@ are the pixels of a picture squashed to 24×24; steps between neighbours cost th
 picture's average smallest step (so that texture is crossed for free).
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from precompute.saliency.colour import rgb_to_lab
+from precompute.saliency.handmade import Handmade
 
 _FAR = 1e6
 
@@ -57,34 +56,25 @@ def to_unit(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).clamp_min(1e-6)
 
 
-class Geodesic:
+class Geodesic(Handmade):
     """float32 [B, 24, 24] maps of 24×24 pictures."""
 
-    side = 24
-    batch = 32
-    gamma = 0.05
-
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
-
-    def describe(self) -> dict[str, Any]:
-        return {"detector": "geodesic", "version": 1, "side": self.side}
+    name, side = "geodesic", 24
 
     def __call__(self, images: Tensor) -> Tensor:
         return from_the_edge(rgb_to_lab(images))
 
 
-class GeodesicColour:
+class GeodesicColour(Handmade):
     """Geodesic saliency with a centre prior, multiplied by how much each patch's colour belongs to what it marks.
 
     The posterior of "foreground" for a patch is a kernel estimate over all patches, near in colour and place, weighted
-    by their saliency. Chosen on 330 real photographs; see docs for the table.
+    by their saliency. Chosen on 330 real photographs (the table: precompute/README.md).
     """
 
-    side = 24
-    batch = 16
-    gamma = 0.05
+    name, side, batch = "geodesic-colour", 24, 16
     _centre, _colour, _place, _floor = 0.35, 5.0, 0.25, 0.3
+    settings = ("centre", _centre), ("colour", _colour), ("place", _place), ("floor", _floor)
 
     def __init__(self, device: str = "cpu") -> None:
         at = (torch.arange(self.side, dtype=torch.float32, device=device) + 0.5) / self.side
@@ -92,10 +82,6 @@ class GeodesicColour:
         self._prior = bell[:, None] * bell
         rows, columns = torch.meshgrid(at, at, indexing="ij")
         self._places = torch.stack((rows, columns), -1).view(-1, 2) / self._place
-
-    def describe(self) -> dict[str, Any]:
-        sigmas = {"centre": self._centre, "colour": self._colour, "place": self._place, "floor": self._floor}
-        return {"detector": "geodesic-colour", "version": 1, "side": self.side, **sigmas}
 
     def __call__(self, images: Tensor) -> Tensor:
         lab = rgb_to_lab(images)

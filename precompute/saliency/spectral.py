@@ -1,28 +1,24 @@
 """Spectral residual (Hou & Zhang, CVPR 2007): what the log spectrum has beyond its local average."""
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
+
+from precompute.saliency.handmade import Handmade
 
 _SIGMA = 3.0  # pixels of 64; the paper smooths with a Gaussian of σ 8 at 256-wide pictures or a disc of 3 at 64
 
 
-class SpectralResidual:
+class SpectralResidual(Handmade):
     """float32 [B, 64, 64] maps of 64×64 pictures."""
 
-    side = 64
-    batch = 32
-    gamma = 0.05
+    name, side = "spectral-residual", 64
+    settings = (("sigma", _SIGMA),)
 
     def __init__(self, device: str = "cpu") -> None:
         radius = int(3 * _SIGMA)
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
         kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
         self._kernel = kernel / kernel.sum()
-
-    def describe(self) -> dict[str, Any]:
-        return {"detector": "spectral-residual", "version": 1, "side": self.side, "sigma": _SIGMA}
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         gray = images.to(torch.float32).mean(-1)

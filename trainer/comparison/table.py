@@ -146,7 +146,7 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
 
 
 def _from(result: dict[str, Any]) -> str:
-    """Where seeds do not begin with 0, which they are."""
+    """Which seeds they are, where they do not begin with 0."""
     first, count = result.get("first_seed", 0), result["seeds"]
     return "" if not first else f" ({first})" if count == 1 else f" ({first} to {first + count - 1})"
 

@@ -69,7 +69,7 @@ class Data:
         return labels[labels >= 0]
 
     def why(self, held_out: str) -> str:
-        """Why `held_out` is judged where no split was named, for a person; empty where it is the usual one."""
+        """Why the split `held_out` is evaluated where none was named, in words; empty where it is the usual one."""
         usual = next(name for name in ("test", "val") if name in (*self.cache.split_names, "val"))
         return "" if held_out == usual else f"evaluation on split {held_out}: {usual} has no labels (--eval-split)"
 

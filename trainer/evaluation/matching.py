@@ -1,4 +1,4 @@
-"""Does a cell find its point again in another view? Held-out pairs of views, beside all that knows less than matching.
+"""Does a cell find its point again in another view? Held-out pairs of views, beside guesses that know less.
 
 A pair is two views of one picture, made as `trainer.run` makes them by default, whatever the run was trained on: so all
 arms of a comparison are asked the same. Every figure is a mean over pairs of a share of the cells whose point on the
@@ -9,8 +9,8 @@ random cell               any cell of the other view: chance
 random cell of the object any whose middle lies in the other view's rectangle
 same place                the cell at the same place of the view
 same place in rectangle   the cell at the same place of the object's rectangle; flips are not undone
-wrong cells               the matched cell, held against where another cell of the object lies: all that a map of
-                          foreground alone would have
+wrong cells               the matched cell, compared with the true point of another cell of the object: what a map
+                          that only tells the object from its background would reach
 """
 
 from collections.abc import Callable, Iterator

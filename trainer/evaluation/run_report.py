@@ -136,10 +136,8 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     }
     if not trained_head:
         change = cell_auc(rolled, mask) - cell_auc(c, mask)
-        for name, what, values in (
-            ("rolled_keys", "change", change),
-            ("own_keys", "share", own_beats_rolled(c, rolled, mask)),
-        ):
+        won = own_beats_rolled(c, rolled, mask)
+        for name, what, values in (("rolled_keys", "change", change), ("own_keys", "share", won)):
             mean, error, count = mean_and_error(values)
             if count > 1:  # else there is no standard error
                 more[name] = {what: mean, "standard_error": error, "images": count}

@@ -31,7 +31,7 @@ VIT_STEMS = ("patch_embed.proj.weight", "conv_proj.weight")  # timm's, torchvisi
 
 
 class Said(NamedTuple):
-    """What a file says of its network. `ours`: written by this program, whose word counts. `arch` "": nothing."""
+    """What a file says of its network: `arch`, "" for nothing. `ours`: this program wrote it, so it is believed."""
 
     arch: str = ""
     ours: bool = False

@@ -19,11 +19,6 @@ def shown(value: float) -> str:
     return f"{value:.3f}" if isfinite(value) else "-"
 
 
-def accuracy_line(protocol: str, result: Mapping[str, Any], majority: float) -> str:
-    """The accuracy of kNN or a classifier, beside that of guessing the most frequent class."""
-    return f"{protocol}: {result['accuracy']:.4f} of {result['images']} images (most frequent class {majority:.4f})"
-
-
 def localisation_table(result: Mapping[str, Any]) -> str:
     """The figures of every map of `protocols.localise`, on whole images and on crops."""
     if result["probe"]["images"] == 0:
@@ -58,7 +53,7 @@ def area_shares(localisation: Mapping[str, Any]) -> str:
 
 
 def matching_lines(result: Mapping[str, Any]) -> list[str]:
-    """How often a cell finds its point in another view, beside what knows less (`trainer.evaluation.matching`)."""
+    """How often a cell finds its point in another view, beside guesses (`trainer.evaluation.matching`)."""
     share = lambda name: shown(result[name]["share"])  # noqa: E731
     others = ("untrained", "wrong cells", "random cell", "random cell of the object", "same place")
     matched = result["matched"]

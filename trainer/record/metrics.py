@@ -11,7 +11,7 @@ from precompute.base.files import replacing
 from trainer.record import METRICS as NAME
 from trainer.record.tensorboard import Board
 
-# Of a line of each kind; one that lacks some of it is damaged, as one of another kind.
+# The keys that a line of each kind must have. A line that lacks one, or is of another kind, is damaged.
 _NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
 _NONE = {"a line of no known kind"}
 
