@@ -15,13 +15,14 @@ import json
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from precompute.base.errors import UserError
-from precompute.base.program import progress
+from precompute.base.program import cores, progress
 
 PATTERNS = ("plain_flank", "two_bars", "five_bars", "lengthwise_line", "large_spots", "small_spots", "saddle", "net")
 TAILS = ("forktail", "fantail")
@@ -75,17 +76,28 @@ def _read_stamp(root: Path) -> dict | None:
 def _write_set(root: Path, images: int, seed: int, quiet: bool) -> None:
     for name in CLASS_NAMES:
         (root / "images" / name).mkdir(parents=True)
-    rows: dict[str, list[str]] = {k: [] for k in ("images", "image_class_labels", "bounding_boxes", "train_test_split")}
-    numbers = range(images)
-    for i in numbers if quiet else progress(numbers, what="demo set", unit="image"):
+    names = "images", "image_class_labels", "bounding_boxes", "train_test_split"
+    rows = {name: [""] * images for name in names}
+
+    def write(i: int) -> None:
         label = i % len(CLASS_NAMES)
         picture, (x0, y0, x1, y1) = draw_image(i, label, seed)
         name = f"{CLASS_NAMES[label]}/{CLASS_NAMES[label][4:]}_{i:04d}.jpg"
         picture.save(root / "images" / name, quality=90)
-        rows["images"].append(f"{i + 1} {name}")
-        rows["image_class_labels"].append(f"{i + 1} {label + 1}")
-        rows["bounding_boxes"].append(f"{i + 1} {x0:.1f} {y0:.1f} {x1 - x0:.1f} {y1 - y0:.1f}")
-        rows["train_test_split"].append(f"{i + 1} {1 - i // len(CLASS_NAMES) % 2}")
+        rows["images"][i] = f"{i + 1} {name}"
+        rows["image_class_labels"][i] = f"{i + 1} {label + 1}"
+        rows["bounding_boxes"][i] = f"{i + 1} {x0:.1f} {y0:.1f} {x1 - x0:.1f} {y1 - y0:.1f}"
+        rows["train_test_split"][i] = f"{i + 1} {1 - i // len(CLASS_NAMES) % 2}"
+
+    # Threads, as Pillow leaves the interpreter to others while it turns, blurs and encodes.
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            done = pool.map(write, range(images))
+            for _ in done if quiet else progress(done, total=images, what="demo set", unit="image"):
+                pass
+        except BaseException:  # Ctrl-C, or a full disk: what has not begun is left
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     rows["classes"] = [f"{i + 1} {name}" for i, name in enumerate(CLASS_NAMES)]
     for name, lines in rows.items():
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
