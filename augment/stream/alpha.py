@@ -69,5 +69,6 @@ def with_alpha(plan: Plan, maps: Callable[[int], np.ndarray], sides: np.ndarray)
                 (left, top), (right, bottom) = np.floor(roi[0]).astype(int), np.ceil(roi[1]).astype(int)
                 part = Image.fromarray(values[top:bottom, left:right])  # cut first: `resize` reads beyond its box
                 box = np.minimum(roi - (left, top), part.size).reshape(-1).tolist()
-                alpha[i, v, y0:y1, x0:x1] = part.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=tuple(box))
+                small = part.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=tuple(box))
+                alpha[i, v, y0:y1, x0:x1] = np.array(small)
     return replace(plan, alpha=alpha)
