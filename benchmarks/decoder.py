@@ -2,10 +2,13 @@
 
 python -m benchmarks.decoder --boxes cache/cub.h5 --root data/CUB_200_2011 --threads 1 2
 python -m benchmarks.decoder --device cuda --batch 256 --threads 4 8 16 --loads 0.65 0.8 0.9 1
+python -m benchmarks.decoder --device cuda --batch 256 --threads 8 --regions rrc
 
 Settings: how chroma is upsampled (fancy is what libjpeg does), threads, and on CUDA the share of a batch that the
-hardware decoder gets. Each repeat goes through all settings, every other one backwards. A line is printed for each
-measurement at once, so that a run that is cut off leaves what it had.
+hardware decoder gets. With --regions also whole pictures beside what two views of that policy read of them; where that
+gives more pictures: "region": true among the settings in the box file's .decoder.json. Each repeat goes through all
+settings, every other one backwards. A line is printed for each measurement at once, so that a run that is cut off
+leaves what it had.
 """
 
 import itertools
@@ -14,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from augment.views.kinds import KINDS
 from benchmarks import harness, results
 from benchmarks.harness import Arm
 from benchmarks.program import JobSettings, Output, Photographs, head, parse
@@ -35,6 +39,7 @@ class DecoderSettings:
     loads: tuple[float, ...] = option(
         (), "shares of the hardware decoder, CUDA; default 0.65 (DALI's)", least=0, most=1
     )
+    regions: str | None = option(None, "also decode only what two views of this policy read", choices=tuple(KINDS))
     device: str = option("cpu", "where pictures are decoded to", choices=("cpu", "cuda"))
     output: Output = group(Output, "result")
 
@@ -60,13 +65,16 @@ def measure(settings: DecoderSettings, say: Callable[[dict[str, Any]], None]) ->
     images = settings.photographs.images()
     job = replace(JobSettings(), device=settings.device, batch=min(settings.batch, len(images)), batches=1)
     job = replace(job, batches=min(settings.batches, len(images) // job.batch))
-    work = make_job(images, Policy(), job)
+    work = make_job(images, Policy(name=settings.regions or Policy.name), job)
     wait = torch.cuda.synchronize if cuda else lambda: None
     loads = (settings.loads or (0.65,)) if cuda else (0.0,)
     arms, parts = [], {}
-    for fancy, load, threads in itertools.product((True, False), loads, settings.threads):
+    regions = (False, True) if settings.regions else (False,)
+    for fancy, load, threads, region in itertools.product((True, False), loads, settings.threads, regions):
         name = f"{'fancy' if fancy else 'plain'} upsampling, {threads} threads" + (f", load {load:g}" if cuda else "")
-        part = parts[name] = Part(work, load, threads, fancy, settings.batches, wait)
+        name += f", regions of {settings.regions}" if region else ""
+        way = {"load": load, "threads": threads, "fancy": fancy, "region": region}
+        part = parts[name] = Part(work, way, settings.batches, wait)
         samples = settings.batches * job.batch
         arms.append(Arm(name, part, samples, "JPEG bytes in memory to decoded pictures", before=part.warm))
     for repeat in range(settings.repeats):
@@ -84,16 +92,15 @@ def measure(settings: DecoderSettings, say: Callable[[dict[str, Any]], None]) ->
 class Part:
     """The runs of one measurement, by a pipeline that is built for it and goes when it is over."""
 
-    def __init__(self, work: Any, load: float, threads: int, fancy: bool, count: int, wait: Callable[[], object]):
-        self._settings, self._count, self._wait = (work, load, threads, fancy), count, wait
+    def __init__(self, work: Any, way: dict[str, Any], count: int, wait: Callable[[], object]):
+        self._work, self._way, self._count, self._wait = work, way, count, wait
         self._batches: Iterator[Any] = iter(())
 
     def warm(self) -> None:
         """Builds the pipeline and fills its queue."""
         from benchmarks.stream import decoded
 
-        work, load, threads, fancy = self._settings
-        self._batches = decoded(work, load, threads=threads, fancy=fancy)
+        self._batches = decoded(self._work, **self._way)
         for _ in range(WARM):
             next(self._batches)
         self._wait()

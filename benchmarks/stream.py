@@ -154,32 +154,42 @@ def _sources(
         yield peer.name, "JPEG bytes in memory to two normalised views", itertools.starmap(render, batches)
 
 
-def decoded(work: "Job", load: float, depth: int = 3, threads: int | None = None, fancy: bool = True) -> Iterator[Any]:
+def decoded(
+    work: "Job", load: float, depth: int = 3, threads: int | None = None, fancy: bool = True, region: bool = False
+) -> Iterator[Any]:
     """Batches of the job's own images from DALI's decoder alone, `depth` runs queued ahead.
 
-    `threads`: default the job's; `fancy`: how chroma is upsampled, see `augment.backends.dali_graph.decode`.
+    `threads`: default the job's; `fancy`: how chroma is upsampled, see `augment.backends.dali_graph.decode`; `region`:
+    only what views read.
     """
     import numpy as np
 
-    from augment.backends.dali import pipeline_settings
+    from augment.backends.dali import pipeline_settings, within_parts
     from augment.backends.dali_graph import decode_graph
     from augment.backends.decoding import Decoding
 
     rows = max(len(plan) for plan in work.plans["linear"])
-    decoding = Decoding(load=load, threads=threads or work.threads, fancy=fancy)
+    decoding = Decoding(load=load, threads=threads or work.threads, fancy=fancy, region=region)
     own = {"prefetch_queue_depth": depth}
     pipe: Any = decode_graph(**pipeline_settings(work.device, rows, decoding.threads, decoding) | own)  # type: ignore[call-arg]
     pipe.build()
     # The sources: every image of the set once an epoch, as the loader decodes them.
-    batches = [
-        [np.frombuffer(files[slot], np.uint8) for slot in plan.source_slot]
-        for plan, files in zip(work.plans["linear"], work.files, strict=True)
-    ]
+    batches: list[dict[str, Any]] = []
+    for plan, files in zip(work.plans["linear"], work.files, strict=True):
+        batches.append({"encoded": [np.frombuffer(files[slot], np.uint8) for slot in plan.source_slot]})
+        if region:
+            part = within_parts(plan, not work.policy("linear").kind.pastes)[1][plan.source_slot]
+            batches[-1] |= {"read_from": part[:, [1, 0]].copy(), "read_to": part[:, [3, 2]].copy()}
     feed = itertools.cycle(batches)
+
+    def give() -> None:
+        for name, value in next(feed).items():
+            pipe.feed_input(name, value)
+
     for _ in range(depth - 1):
-        pipe.feed_input("encoded", next(feed))
+        give()
     while True:  # the first run starts as many as are fed; every later run starts one more
-        pipe.feed_input("encoded", next(feed))
+        give()
         yield pipe.run()
 
 

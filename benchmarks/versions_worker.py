@@ -122,7 +122,7 @@ class Files:
     """Files on disk to batches by the whole loader, one thread, with a cache of decoded pictures or without.
 
     A part is `epochs` epochs of a loader that is opened for it; the opening is not counted. The batches that it makes
-    ahead are, as samples too.
+    ahead are, as samples too. The memory of its batches, which it takes once, is counted by itself.
     """
 
     def __init__(self, case: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class Files:
         self._case = case
 
     def do(self, part: int, cache: str = "off", folder: str | None = None, epochs: int = 1) -> list[list[float]]:
-        """What each epoch cost, see `Bytes`; `folder`: of the file of cache disk."""
+        """What the memory of batches cost (of 0 samples), then each epoch, see `Bytes`; `folder`: for cache disk."""
         _touch_memory()
         with self._opened(cache, folder) as loader:
             owner = getattr(getattr(loader, "_maker", loader), "backend", None) or loader.backend
@@ -141,7 +141,20 @@ class Files:
                 return render(plan, files)
 
             owner.render = counted
-            return [_cost(lambda: self._epoch(loader), lambda before=made[0]: made[0] - before) for _ in range(epochs)]
+            memory = _cost(lambda: self._take_memory(owner), lambda: 0)
+            return [
+                memory,
+                *(_cost(lambda: self._epoch(loader), lambda before=made[0]: made[0] - before) for _ in range(epochs)),
+            ]
+
+    def _take_memory(self, backend: Any) -> None:
+        """Writes to the memory of as many batches as there are at a time; the backend then uses it again.
+
+        Two lie ready, a third waits for its place, one is the loop's and one is made.
+        """
+        shape = (self._case["batch"], 224, 224, 3)
+        for view in [backend._memory.take(shape) for _ in range(5 * 2)]:
+            view.zero_()
 
     @staticmethod
     def _epoch(loader: Any) -> None:

@@ -89,7 +89,8 @@ def build(
     if cache is not None and name not in ("fused", "eager"):
         raise BadValue("backend", name, "fused or eager to keep decoded pictures", "Or use cache off")
     if making.decode == "scaled" and (cuda or name != "fused"):
-        raise BadValue("decode", "scaled", f"exact with {name} on {making.device}", "fused on a CPU has it")
+        why = "DALI's decoders (2.4) have no smaller DCT, only regions. " if cuda or name == "dali" else ""
+        raise BadValue("decode", "scaled", f"exact with {name} on {making.device}", f"{why}fused on a CPU has it")
     if name == "dali":
         from augment.backends.dali import DaliBackend
 

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,13 @@ class DaliBackend(Fed, Backend):
         # source they decode.
         backgrounds = np.setdiff1d(np.arange(len(plan.images)), plan.source_slot)
         slots = np.concatenate((plan.source_slot, backgrounds))
-        graph, rows = graph_of(self.policy), len(slots)
-        values, table = arguments(plan, slots, graph["covered"], graph["shared_scene"]), inputs(**graph)
+        graph, rows, read = graph_of(self.policy), len(slots), {}
+        region = self.decoding.region
+        if region:
+            plan, parts = within_parts(plan, graph["covered"])
+            read = _roi("read", parts[slots])
+        values = arguments(plan, slots, graph["covered"], graph["shared_scene"]) | read
+        table = inputs(**graph, region=region)
         fed: dict[str, Any] = {name: filled(value, rows, table[name][2]) for name, value in values.items()}
         fed["encoded"] = listed([files[slot] for slot in slots.tolist()])
         if graph["soft"]:
@@ -124,7 +130,7 @@ class Decoder(Fed):
     def _graph(self, rows: int) -> Any:
         from augment.backends.dali_graph import decode_graph
 
-        settings = pipeline_settings(self.device, rows, self.workers, self.decoding)
+        settings = pipeline_settings(self.device, rows, self.workers, replace(self.decoding, region=False))
         return decode_graph(**settings)  # type: ignore[call-arg]
 
 
@@ -181,6 +187,7 @@ def pipeline_settings(device: torch.device, rows: int, workers: int, decoding: D
         "device": "gpu" if cuda else "cpu",
         "hardware": hardware if cuda else {},
         "fancy": decoding.fancy,
+        "region": decoding.region,
     }
 
 
@@ -217,6 +224,24 @@ def arguments(plan: Plan, slots: np.ndarray, covered: bool, shared: bool) -> dic
         out[f"window{v}"] = np.array([2 * blur_radius(s) + 1 for s in sigma], np.int32)
         out[f"flip{v}"] = plan.flip[:, v].astype(np.int32)
     return {name: np.ascontiguousarray(value) for name, value in out.items()}
+
+
+def within_parts(plan: Plan, covered: bool) -> tuple[Plan, np.ndarray]:
+    """The plan with its ROIs counted from the parts of the images that they read, and those parts.
+
+    Parts: int32 [M, 4], x0, y0, x1, y1 of each of the plan's images; one pixel where nothing is read of it.
+    """
+    count = len(plan.images)
+    low, high = np.full((count, 2), np.iinfo(np.int32).max, np.int32), np.zeros((count, 2), np.int32)
+    source_slot = np.repeat(plan.source_slot[:, None], plan.views, axis=1)
+    reads = [(source_slot, plan.patch)] + ([] if covered else [(plan.background_slot, plan.scene)])
+    for slot, roi in reads:
+        np.minimum.at(low, slot, roi[..., :2])
+        np.maximum.at(high, slot, roi[..., 2:])
+    low = np.where(high > 0, low, 0)
+    corner = np.tile(low, 2)
+    local = replace(plan, patch=plan.patch - corner[source_slot], scene=plan.scene - corner[plan.background_slot])
+    return local, np.concatenate((low, np.maximum(high, 1)), axis=1)
 
 
 def filled(value: np.ndarray, rows: int, filler: int) -> np.ndarray:

@@ -20,12 +20,15 @@ types: Any = dali_types  # its members are made at run time
 MINIBATCH = 1024  # images in one of `resize`'s kernels on CUDA; the default of 32 means many launches
 
 
-def inputs(*, size: int, views: int, covered: bool, shared_scene: bool, soft: bool) -> dict[str, tuple[Any, int, int]]:
+def inputs(
+    *, size: int, views: int, covered: bool, shared_scene: bool, soft: bool, region: bool = False
+) -> dict[str, tuple[Any, int, int]]:
     """Names, types, ranks and fillers of everything that is fed, one of each a sample (y before x, as DALI has it).
 
     The filler is for samples that are no source: cheap values that fit any image (crops of one pixel, nothing pasted).
 
     encoded          the image's file
+    read_from/to     int [2]: what is decoded of it; the other ROIs are within that             [region]
     scene_from/to    int [2]: its scene; scene_size float [2] (1, 1 where nobody needs it)   [shared_scene]
     per view v:
     backgroundV      int []: which sample of the batch is the background                      [not covered]
@@ -39,6 +42,8 @@ def inputs(*, size: int, views: int, covered: bool, shared_scene: bool, soft: bo
     start, end, extent = (types.INT32, 1, 0), (types.INT32, 1, 1), (types.FLOAT, 1, 1)
     number, odd, matrix = (types.INT32, 0, 0), (types.INT32, 0, 1), (types.FLOAT, 2, 0)
     out: dict[str, tuple[Any, int, int]] = {"encoded": (types.UINT8, 1, 0)}
+    if region:
+        out |= {"read_from": start, "read_to": end}
     if shared_scene and not covered:
         out |= {"scene_from": start, "scene_to": end, "scene_size": extent}
     for v in range(views):
@@ -68,18 +73,22 @@ def views_graph(
     dtype: Any,
     hardware: dict[str, Any],
     fancy: bool = True,
+    region: bool = False,
 ) -> Any:
     """`views` outputs [size, size, 3], normalised: `mean` and `std` are of pixels in [0, 255].
 
     `covered`: patches cover their views, no background is needed. `shared_scene`: the scene of an image is the same in
     all views, so it is resized once and handed around. `soft`: patches have an alpha (never where `covered`).
+    `region`: of each image only what views read is decoded.
     """
     graph = {"size": size, "views": views, "covered": covered, "shared_scene": shared_scene, "soft": soft}
+    graph["region"] = region
     given = {
         name: fn.external_source(name=name, dtype=kind, ndim=ndim, no_copy=True)
         for name, (kind, ndim, _) in inputs(**graph).items()
     }
-    decoded = decode(given["encoded"], device, hardware, fancy)
+    read = (given["read_from"], given["read_to"]) if region else None
+    decoded = decode(given["encoded"], device, hardware, fancy, read)
     scenes = decoded
     if shared_scene and not covered:
         scenes = crop_resize(decoded, given["scene_from"], given["scene_to"], given["scene_size"])
@@ -109,18 +118,25 @@ def views_graph(
 
 
 @pipeline_def
-def decode_graph(*, device: str, hardware: dict[str, Any], fancy: bool = True) -> Any:
-    """Decoded pictures [H, W, 3], and nothing else: for the fused backend on CUDA."""
+def decode_graph(*, device: str, hardware: dict[str, Any], fancy: bool = True, region: bool = False) -> Any:
+    """Decoded pictures [H, W, 3], and nothing else: for the fused backend on CUDA. `region`: see `views_graph`."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-    return decode(encoded, device, hardware, fancy)
+    places = ("read_from", "read_to") if region else ()
+    read = [fn.external_source(name=name, dtype=types.INT32, ndim=1, no_copy=True) for name in places]
+    return decode(encoded, device, hardware, fancy, read)
 
 
-def decode(encoded: Any, device: str, hardware: dict[str, Any], fancy: bool = True) -> Any:
-    """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's. `hardware`: the GPU decoder's own."""
-    where = {"device": "mixed", **hardware} if device == "gpu" else {}
-    return fn.decoders.image(
-        encoded, output_type=types.RGB, adjust_orientation=True, jpeg_fancy_upsampling=fancy, **where
-    )
+def decode(encoded: Any, device: str, hardware: dict[str, Any], fancy: bool = True, read: Any = None) -> Any:
+    """RGB, oriented. Fancy upsampling brings the GPU's chroma close to the CPU's. `hardware`: the GPU decoder's own.
+
+    `read`: start and end of the part that is decoded, in pixels of the oriented image; None: all of it. On a CPU the
+    pixels are those of the whole decode, to the bit.
+    """
+    own = {"output_type": types.RGB, "adjust_orientation": True, "jpeg_fancy_upsampling": fancy}
+    own |= {"device": "mixed", **hardware} if device == "gpu" else {}
+    if read:
+        return fn.decoders.image_slice(encoded, start=read[0], end=read[1], axes=[0, 1], **own)
+    return fn.decoders.image(encoded, **own)
 
 
 def crop_resize(image: Any, start: Any, end: Any, size: Any) -> Any:

@@ -29,7 +29,6 @@ ENDING = ".pictures"
 HEAD = 4096
 _MAGIC = b"saliencyswap decoded pictures 1, "
 _ALIGNED = 64
-_POPULATE_READ = 22  # MADV_POPULATE_READ, of Linux 5.14 and later
 _LINE = 512  # words that are added up with one weight
 # The bytes that are locked, besides `SETUP`: shared by every user, and by who decodes row i.
 _USERS, _ROWS = USERS[0], USERS[-1] + 1
@@ -164,12 +163,7 @@ class FileCache(DecodedCache):
             return False
         if not self._seen[i]:
             number = int(self._numbers[i])
-            if not number:
-                return False
-            start = int(self._starts[i]) // mmap.PAGESIZE * mmap.PAGESIZE
-            with suppress(OSError):  # an older system: each page is mapped when it is met, which costs more
-                self._map.madvise(_POPULATE_READ, start, int(self._ends[i]) - start)
-            if number != self._sum(i):
+            if not number or number != self._sum(i):  # reading maps 16 pages at a time: cheaper than asking for them
                 return False
             self._seen[i] = True
         return True

@@ -32,10 +32,14 @@ class Decoding:
     height: int = 0
     threads: int = 8  # at most: two pipelines take turns, and readers want cores too
     fancy: bool = True  # how chroma is upsampled
+    # The backend dali then decodes of each picture only what its views read. Off until a GPU shows that it is faster:
+    # `benchmarks.first_contact`, stage decoder-regions. On: "region": true among the settings in the file.
+    region: bool = False
 
     def __str__(self) -> str:
         room = f"room for {self.width}x{self.height}" if self.width else "no room set aside"
-        return f"hardware load {self.load:g}, {room}, {self.threads} threads, {_word(self.fancy)} upsampling"
+        part = ", only what views read" if self.region else ""
+        return f"hardware load {self.load:g}, {room}, {self.threads} threads, {_word(self.fancy)} upsampling{part}"
 
 
 USUAL = Decoding()

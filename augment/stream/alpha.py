@@ -60,13 +60,15 @@ def with_alpha(plan: Plan, maps: Callable[[int], np.ndarray], sides: np.ndarray)
 
     alpha = np.zeros((*plan.rects.shape[:2], plan.size, plan.size), np.uint8)
     for i, row in enumerate(plan.sources.tolist()):
-        values = Image.fromarray(maps(row))
-        scale = np.tile(np.array(values.size) / sides[i], 2)
+        values = maps(row)
+        most = np.array(values.shape[1::-1])
         for v in range(plan.views):
             x0, y0, x1, y1 = plan.rects[i, v].tolist()
             if x1 > x0 and y1 > y0:
-                roi = tuple((plan.patch[i, v] * scale).tolist())
-                alpha[i, v, y0:y1, x0:x1] = np.array(
-                    values.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=roi)
-                )
+                roi = plan.patch[i, v].reshape(2, 2) * (most / sides[i])
+                (left, top), (right, bottom) = np.floor(roi[0]).astype(int), np.ceil(roi[1]).astype(int)
+                part = Image.fromarray(values[top:bottom, left:right])  # cut first: `resize` reads beyond its box
+                box = np.minimum(roi - (left, top), part.size).reshape(-1).tolist()
+                small = part.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=tuple(box))
+                alpha[i, v, y0:y1, x0:x1] = np.array(small)
     return replace(plan, alpha=alpha)

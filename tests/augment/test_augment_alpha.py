@@ -98,6 +98,23 @@ def test_a_white_map_is_saliencyswap(name, birds):
     assert np.array_equal(plain, render(name, SOFT, swap, files))  # without an alpha all of a patch is seen
 
 
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_the_opacity_of_a_patch_is_that_of_its_own_part_of_the_map(birds, part):
+    """Maps as large as the picture, or smaller: white where the patch is, black around it."""
+    plan, _ = plan_of(SOFT, birds)
+    sides = np.stack((ImageSet.open(*birds[:2]).pool.widths, ImageSet.open(*birds[:2]).pool.heights), axis=1)
+    for i, row in enumerate(plan.sources.tolist()):
+        size = np.maximum(sides[row] // part, 1)
+        x0, y0, x1, y1 = (plan.patch[i, 0].reshape(2, 2) * (size / sides[row])).reshape(-1)
+        around = np.zeros(size[::-1], np.uint8)
+        around[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = 255
+        soft = with_alpha(plan.part(i, i + 1), lambda _, around=around: around, sides[[row]]).alpha
+        left, top, right, bottom = plan.rects[i, 0].tolist()
+        assert right > left
+        assert bottom > top
+        assert (soft[0, 0, top:bottom, left:right] == 255).all()
+
+
 def test_maps_of_sixteen_bits_are_read_as_those_of_eight(birds, tmp_path):
     """Pillow's own conversion would make all of them white."""
     pictures, rows = ImageSet.open(*birds[:2]), np.array([0])

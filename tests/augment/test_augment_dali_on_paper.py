@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_augment_backends import birds, plan_of  # noqa: F401 - a fixture
 
+from augment.request import Making
 from augment.views.kinds import KINDS
 from augment.views.policy import SCENES, Policy
 
@@ -23,9 +24,9 @@ POLICIES += [Policy(mode="paste", views=3), Policy(own=0.5), Policy(size=100)]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def traced(policy: Policy, dtype: torch.dtype) -> list[Any]:
+def traced(policy: Policy, dtype: torch.dtype, region: bool = False) -> list[Any]:
     """The operators of the graph for CUDA."""
-    chosen = Decoding(load=0.8, width=640, height=480, fancy=False)
+    chosen = Decoding(load=0.8, width=640, height=480, fancy=False, region=region)
     graph = dali.build_graph(policy, dtype, dali.pipeline_settings(torch.device("cuda", 0), 8, 2, chosen))
     graph._build_graph()  # DALI's own; it lists the operators that the outputs need, nothing more
     return graph._ops
@@ -86,6 +87,35 @@ def test_the_graph_fits_the_operators_schemas(policy: Policy) -> None:
     assert set(dali_graph.inputs(**dali.graph_of(policy))) <= names
     assert policy.kind.maps == any(name.startswith("alpha") for name in names)
     assert sum("Pad" in name for name in names) == policy.views * policy.kind.pastes  # see the pasting's rule below
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(name="rrc"), Policy(scene="crop")], ids=str)
+def test_the_graph_that_decodes_parts_fits_too(policy: Policy) -> None:
+    ops = traced(policy, torch.float32, region=True)
+    assert faults(ops) == []
+    specs = [str(op.spec) for op in ops]
+    assert sum("OpSpec for decoders__ImageSlice" in spec for spec in specs) == 1
+    assert not any("OpSpec for decoders__Image:" in spec for spec in specs)
+    assert {"read_from", "read_to"} <= {op.name for op in ops}
+
+
+@pytest.mark.parametrize("policy", [*POLICIES[:-1], Policy(own=0.5, scene="crop")], ids=str)
+def test_parts_give_the_views_of_the_whole_picture(birds, policy: Policy) -> None:  # noqa: F811
+    policy = policy.replace(size=64, blur_sigma=(0.1, 1.0))
+    plan = plan_of(policy, birds, 12, start=10)
+    parts = dali.within_parts(plan, not policy.kind.pastes)[1]
+    sides = np.stack((birds.pool.widths, birds.pool.heights), axis=1)[plan.images]
+    assert (parts[:, 2:] <= sides).all()
+    assert ((parts[:, 2:] - parts[:, :2]).prod(axis=1) < 0.9 * sides.prod(axis=1)).any()
+    files = [birds.read(row) for row in plan.images.tolist()]
+    views = []
+    for region in (False, True):
+        backend = dali.DaliBackend(
+            policy, Making(device="cpu", workers=2).settled(), len(plan), Decoding(region=region)
+        )
+        views.append([view.clone() for view in backend.render(plan, files)])
+        backend.close()
+    assert all(torch.equal(a, b) for a, b in zip(*views, strict=True))
 
 
 def test_a_broken_graph_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,8 @@ def test_who_does_not_have_it_says_so(demo, monkeypatch):
     for wrong in ({"backend": "eager"}, {"backend": "kornia"}):
         with pytest.raises(BadValue, match="decode='scaled': must be exact with"):
             open_with(boxes, root, policy=SMALL, batch_size=8, device="cpu", decode="scaled", **wrong)
+    with pytest.raises(BadValue, match=r"exact with dali on cpu\. DALI's decoders \(2.4\) have no smaller DCT"):
+        backends.build("dali", SMALL, Making(device="cpu", decode="scaled"), 8)
     with pytest.raises(BadValue, match="exact with a cache"):
         Making(cache="ram", decode="scaled")
     with pytest.raises(BadValue, match="decode='half': must be"):

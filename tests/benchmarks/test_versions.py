@@ -28,8 +28,10 @@ def test_a_checkout_beside_itself(boxes, demo_root, tmp_path, run_module):
     assert samples["ours: disk cache, next run, epoch 1"] >= 96  # and the batches ahead
     assert [name.split(" / ")[0] for name in document["ratios"]] == [
         "before: rrc", "before: batch-4", "before: scaled", "before: python-4", "before: files",
-        "ours: RAM cache, epoch 2", "ours: RAM cache, epoch 2", "ours: RAM cache, epoch 1",
+        "before: files + memory", "ours: RAM cache, epoch 2", "ours: RAM cache, epoch 2", "ours: RAM cache, epoch 1",
     ]  # fmt: skip
+    costs = {arm["name"]: arm["cpu_ms"]["median"] for arm in document["arms"]}
+    assert costs["before: files + memory"] > costs["before: files"]
     (python,) = (arm for arm in document["arms"] if arm["name"] == "ours: python-4")
     assert python["cpu_ms"]["low"] > 0
     assert report.table(saved).strip("\n") in report.summary({"r": saved})
