@@ -51,7 +51,7 @@ def program(argv: Sequence[str] | None = None) -> int:
 
     import time
 
-    from augment.service.cluster import Crew, connect
+    from augment.service.cluster import Crew, connect, token_in_use
     from augment.stream.imageset import ImageSet
 
     ImageSet.open(config.source.boxes, config.source.root).close()  # a mistake shows here, not on every machine
@@ -59,6 +59,7 @@ def program(argv: Sequence[str] | None = None) -> int:
     crew = Crew(ray, config.source, config.workers, config.helpers)
     address = ray.get_runtime_context().gcs_address
     print(f"helpers for {config.source.boxes}. Train with: --service ray --address {address}", flush=True)
+    print(f"and with the same token: {token_in_use()}", flush=True)
     try:
         while True:
             _watch(crew, time.monotonic() + config.every)

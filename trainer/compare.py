@@ -41,7 +41,11 @@ class CompareConfig:
     first_seed: int = option(0, "the first of them; the others follow it", least=0)
     against: str | None = option(None, "arm that the others are compared with, seed by seed; default: the first")
     out: str = option("runs/compare", "folder of all runs and of the result")
-    jobs: int = option(1, "runs at the same time; those of equal views make each batch once (on a CPU)", least=1)
+    jobs: int = option(
+        1, "runs at the same time; on a CPU each picture is decoded once for all of them (flags may name another "
+        "cache), and those of equal views make each batch once",
+        least=1,
+    )  # fmt: skip
     show: tuple[str, ...] = option((), "measures of the printed table; default: all (the files hold all of them)")
 
     @property

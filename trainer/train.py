@@ -23,7 +23,7 @@ from trainer.parallel import collectives
 from trainer.parallel.stop_vote import StopVote
 from trainer.record.checkpoint import Resumed
 from trainer.record.export import save_encoder
-from trainer.record.metrics import log_line
+from trainer.record.metrics import SHARERS, log_line
 from trainer.record.model_card import write_card
 
 Autocast = Callable[[], AbstractContextManager]
@@ -187,8 +187,9 @@ def _row(run: Run, flops: float, health: dict[str, Tensor]) -> dict[str, Any]:
         timing["mfu"] = timing["images_per_second"] * flops / (peak * hardware.world)
     if memory := peak_memory(hardware.device):
         timing["memory_gib"] = round(memory, 2)
-    if service := state.loader.report().get("service"):
-        timing |= {name: service[name] for name in ("helpers", "made_there", "made_here")}
+    seen = state.loader.report()
+    for part, names in SHARERS.items():
+        timing |= {name: seen[part][name] for name in names if part in seen}
     return {
         "step": state.step,
         "steps": settings.steps,

@@ -108,8 +108,11 @@ class FusedBackend(Backend):
     def finish(self, plan: Plan, crops: np.ndarray, kept: Sequence[Picture] = ()) -> tuple[Tensor, ...]:
         """Views as `render` returns them, of what `cut` returned, here or in another process.
 
-        Pastes, colours, blurs and normalises. Transparent patches are blended in place: `crops` must then be writable.
+        Pastes, colours, blurs and normalises. Transparent patches are blended in place, in a copy where `crops` must
+        not be written to.
         """
+        if plan.alpha is not None and not crops.flags.writeable:
+            crops = crops.copy()
         layout = self._layout_of(plan, crops, len(kept) > 0)
         scenes, patches = ((crops.ctypes.data + x).astype(np.uint64) for x in (layout.scenes, layout.patches))
         if kept:

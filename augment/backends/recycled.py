@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,15 +22,17 @@ class Blocks:
     def __init__(self, keep: int = 16) -> None:
         self._keep = keep
         self._blocks: list[np.ndarray] = []
+        self._lock = threading.Lock()  # two threads that saw the same block free would both take it
 
     def take(self, room: int) -> np.ndarray:
         """uint8 of at least `room` bytes, whose contents are arbitrary. Who keeps a part of it keeps all of it."""
-        free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
-        block = min(free, key=len, default=None)
-        if block is None:
-            block = np.empty(room, np.uint8)
-            self._blocks = [*self._blocks[-self._keep + 1 :], block]
-        return block
+        with self._lock:
+            free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
+            block = min(free, key=len, default=None)
+            if block is None:
+                block = np.empty(room, np.uint8)
+                self._blocks = [*self._blocks[-self._keep + 1 :], block]
+            return block
 
 
 class Recycled:

@@ -3,16 +3,20 @@
     place (epoch, step)
       → asked of the helper that has least to do        k places at once over all helpers
       → its turn: the crops are here                    → paste, colour, blur here → queue
-      → its turn: its helper was lost, or is late       → made here, its other places are asked of other helpers
+      → its turn: they are late                         → begun here too; whichever is there first → queue
+      → its turn: its helper was lost                   → made here, its other places are asked of other helpers
 
 A batch is a pure function of its place, so who makes it, and how often it was asked for, cannot be seen in it. Each
-place is waited for once, in order: that is why none is lost or doubled.
+place is waited for once, in order: that is why none is lost or doubled. While the training waits, nothing here waits
+for one helper longer than the patience; to make a batch in vain costs CPU time, and no helper its work.
 """
 
+import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +31,9 @@ from precompute.base.errors import BadFile
 
 EACH = 2  # places that a helper is asked for at once: one that it makes, one that waits
 MOST = 16  # places in flight; each takes the crops of a batch in memory
-SLACK = 0.3  # seconds that an answer may come later than usual, and up to 0.2 more, before its batch is made here
+SLACK = 0.3  # seconds that an answer is waited for longer than usual, before its batch is begun here
 AT_EASE = 5.0  # seconds more, as long as the training has other batches to work on
-SOON = 0.8  # seconds within which a helper answers again that is only slow: what it was given becomes its usual time
+QUIET = 30.0  # seconds between two lines about the same late helper
 
 
 @dataclass
@@ -39,7 +43,7 @@ class _Asked:
     place: Place
     helper: str = ""  # none: it is made here when its turn comes
     reference: Any = None
-    since: float = 0.0
+    answered: bool = False  # read by the thread that makes it here
 
 
 class HelpedMaker:
@@ -47,9 +51,13 @@ class HelpedMaker:
 
     def __init__(self, here: BatchMaker, fleet: Fleet) -> None:
         self._here, self._fleet = here, fleet
-        self._usual: dict[str, float] = {}  # seconds from question to answer, by helper
-        self._left: dict[str, tuple[float, float]] = {}  # when, and the seconds that were waited for it
+        self._instead = ThreadPoolExecutor(1, thread_name_prefix="augment-instead")
+        self._waited: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=4))  # for a helper's last answers
+        self._takes = self._longest = 0.0  # seconds that a batch took here: the last one, and the longest
+        self._owed: dict[str, list[Any]] = {}  # by helper: answers that came too late so far; it is not asked for more
+        self._said: dict[str, float] = {}  # when, about helpers that are late
         self._counts: Counter[str] = Counter()
+        self._patience = 0.0  # the longest
         self._waits_for = ""  # whose answer is waited for now
         self._flying = 0
         self.wanted = threading.Event()  # see `Maker`
@@ -66,14 +74,20 @@ class HelpedMaker:
     def close(self) -> None:
         """Ends all threads; helpers go on for others."""
         self._fleet.close()
+        self._instead.shutdown(cancel_futures=True)
         self._here.close()
 
     def status(self) -> dict[str, Any]:
-        """Helpers that serve, places in flight, whose answer is waited for, and batches by how they were made."""
-        counts = {name: self._counts[name] for name in ("made_there", "made_here", "late", "lost", "asked_again")}
+        """Helpers that serve, places in flight, whose answer is waited for, and batches by how they were made.
+
+        `in_vain`: batches that were begun here, and then their answers came first. In seconds, the longest: `patience`,
+        that an answer was given before its batch was begun here, and `takes`, of a batch made here.
+        """
+        names = "made_there", "made_here", "late", "lost", "asked_again", "in_vain"
         return {
             "service": {
-                "helpers": len(self._fleet.ready), "in_flight": self._flying, "waits_for": self._waits_for, **counts,
+                "helpers": len(self._serving()), "in_flight": self._flying, "waits_for": self._waits_for,
+                **{name: self._counts[name] for name in names}, "patience": self._patience, "takes": self._longest,
                 "refused": dict(self._fleet.refused),
             }
         }  # fmt: skip
@@ -85,69 +99,117 @@ class HelpedMaker:
             for place in places:
                 window.append(_Asked(place))
                 self._ask(window)
-                while len(window) >= max(min(EACH * len(self._fleet.ready), MOST), 1):
+                while len(window) >= max(min(EACH * len(self._serving()), MOST), 1):
                     yield self._deliver(window)
                     self._ask(window)
 
+    def _serving(self) -> list[str]:
+        return [name for name in list(self._fleet.ready) if name not in self._owed]
+
     def _ask(self, window: deque[_Asked]) -> None:
         """Asks helpers that have time for the places that nobody was asked for yet, first to last."""
+        self._hear()
         for asked in window:
             if asked.reference is None:
                 load = Counter(other.helper for other in window if other.reference is not None)
-                free = [name for name in list(self._fleet.ready) if load[name] < EACH]
+                free = [name for name in self._serving() if load[name] < EACH]
                 if not free:
                     break
-                self._ask_of(min(free, key=lambda name: (load[name], self._usual.get(name, 0.0))), asked)
+                self._ask_of(min(free, key=lambda name: (load[name], self._usual(name))), asked)
         self._flying = sum(asked.reference is not None for asked in window)
 
     def _ask_of(self, name: str, asked: _Asked) -> None:
-        if name in self._left:  # it has come back: at once, or after it was dead or stopped
-            when, waited = self._left.pop(name)
-            if self._fleet.ready_since[name] - when < SOON:
-                self._usual[name] = max(waited, self._usual.get(name, 0.0))
         try:
             asked.reference = self._fleet.ask(name, *asked.place)
         except Exception:  # it was lost just now: the place stays without a helper
             self._fleet.lose(name)
             return
-        asked.helper, asked.since = name, time.monotonic()
+        asked.helper = name
+
+    def _hear(self) -> None:
+        """Believes helpers again that were late, as soon as all their answers are there."""
+        for name, references in list(self._owed.items()):
+            self._owed[name] = left = [r for r in references if not self._fleet.done(r, 0)]
+            if not left:
+                del self._owed[name]
+                try:
+                    self._fleet.take(references[-1])
+                except ConnectionError:
+                    self._fleet.lose(name)
+
+    def _usual(self, helper: str) -> float:
+        """Seconds that the helper's answers were waited for lately, but for the longest: it may have stood still."""
+        return sorted(self._waited[helper])[-2:][0] if self._waited[helper] else 0.0
 
     def _deliver(self, window: deque[_Asked]) -> Made:
         """The batch of the first place of the window, which is taken from it."""
-        head = window.popleft()
+        head, began, instead = window.popleft(), time.monotonic(), None
         if head.reference is not None:
-            usual = self._usual.get(head.helper, 1.0)
-            patience = usual + min(usual / 2, 0.2) + SLACK
             self._waits_for = head.helper
-            came = self._fleet.done(head.reference, head.since + patience - time.monotonic())
-            while not came and not self.wanted.is_set() and time.monotonic() < head.since + patience + AT_EASE:
-                came = self._fleet.done(head.reference, 0.02)  # late, and yet nobody waits
+            came = self._comes(head)
+            if not came:
+                instead = self._begun_here(head)
+                while not came and not instead.done():
+                    came = self._fleet.done(head.reference, 0.01)
             self._waits_for = ""
-            why = "late"
             if came:
                 try:
                     crops, answer = self._fleet.take(head.reference)
-                    took = time.monotonic() - head.since
-                    self._usual[head.helper] = usual + (0.5 if took < usual else 0.2) * (took - usual)
-                    self._counts["made_there"] += 1
+                    head.answered = True
+                    self._waited[head.helper].append(time.monotonic() - began)
+                    self._counts.update(made_there=1, in_vain=instead is not None)
                     return finished(self._here, head.place, crops, Answer.from_json(answer))
                 except ConnectionError as error:
-                    why = "lost"
                     self._here.making.say(f"helper {head.helper} is lost ({error}): its batches are made elsewhere")
+                    self._leave(head.helper, window)
             else:
-                self._here.making.say(
-                    f"helper {head.helper} has not answered for {time.monotonic() - head.since:.1f} s: its batches are "
-                    "made elsewhere"
-                )
-            self._counts[why] += 1
-            self._leave(head.helper, window, patience if why == "late" else 0.0)
+                self._late(head, time.monotonic() - began)
         self._counts["made_here"] += 1
-        return self._here.render(self._here.prepare(head.place))
+        made = (instead or self._begun_here(head)).result()
+        assert made is not None, "no answer has come for it"
+        return made
 
-    def _leave(self, helper: str, window: deque[_Asked], waited: float) -> None:
-        """Takes the places in the window from a helper that was given `waited` seconds, and asks others for them."""
+    def _comes(self, head: _Asked) -> bool:
+        """Waits for an answer as long as it is worth it; whether it is there."""
+        patience = 0.0 if head.helper in self._owed else SLACK + min(self._usual(head.helper), self._takes)
+        until = time.monotonic() + patience + AT_EASE
+        came = self._fleet.done(head.reference, patience)
+        while not came and not self.wanted.is_set() and time.monotonic() < until:
+            came = self._fleet.done(head.reference, 0.02)  # late, and yet nobody waits
+        if not came:
+            self._patience = max(self._patience, patience)
+        return came
+
+    def _begun_here(self, asked: _Asked) -> Future[Made | None]:
+        """The batch, made by another thread; None where its answer has come before the work."""
+
+        def work() -> Made | None:
+            began = time.monotonic()
+            with self._here.producing():
+                prepared = self._here.prepare(asked.place)
+                made = None if asked.answered else self._here.render(prepared)
+            took = time.monotonic() - began  # at least, where it was given up
+            self._takes = max(took, self._takes) if made is None else took
+            self._longest = max(took, self._longest)
+            return made
+
+        return self._instead.submit(work)
+
+    def _late(self, head: _Asked, waited: float) -> None:
+        """The batch was made here before its answer came: the helper is not asked for others before it has answered."""
+        self._counts["late"] += 1
+        self._owed.setdefault(head.helper, []).append(head.reference)
+        if (now := time.monotonic()) > self._said.get(head.helper, -math.inf) + QUIET:
+            self._said[head.helper] = now
+            self._here.making.say(
+                f"helper {head.helper} was waited for {waited:.1f} s: until it answers, its batches are made here"
+            )
+
+    def _leave(self, helper: str, window: deque[_Asked]) -> None:
+        """Takes the places in the window from a helper that was lost, and asks others for them."""
+        self._counts["lost"] += 1
         self._fleet.lose(helper)
-        self._left[helper] = time.monotonic(), waited
+        self._owed.pop(helper, None)
         for asked in window:
             if asked.helper == helper:
                 asked.helper, asked.reference = "", None
@@ -166,6 +228,4 @@ def finished(here: BatchMaker, place: Place, crops: np.ndarray, answer: Answer) 
         there = np.array(answer.sources), np.array(answer.backgrounds)
         plan, replaced = here.replanned(plan, place[0], *there)
     plan = here.with_opacities(plan)
-    if plan.alpha is not None:  # patches are blended in place, and shared memory is for reading
-        crops = crops.copy()
     return here.finished(plan, backend.finish(plan, crops), answer.decoded, replaced)

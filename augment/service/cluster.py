@@ -3,6 +3,7 @@
 Ray starts processes, carries arrays and says who died. Everything else is decided by `augment.service.client`.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -12,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,12 +81,40 @@ def connect(address: str | None, cpus: int = 0) -> Any:
                 ray.shutdown()  # it gives itself half a minute, which a busy machine may need: once more
                 ray.init("local", **quiet, **local)
         except Exception as error:
-            where = address or "this machine"
-            raise UserError(
-                f"Ray cannot be used on {where}: {error}. A cluster is started by `ray start --head`, with the same "
-                f"{MODE}=token and token on every machine"
-            ) from error
+            raise UserError(_why_not(error, address)) from error
     return ray
+
+
+def _why_not(error: BaseException, address: str | None) -> str:
+    """What is said where Ray cannot be used; its own errors have what matters in their causes."""
+    cause: BaseException | None = error
+    while cause is not None and "uthentication" not in str(cause):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or address is None:
+        return (
+            f"Ray cannot be used on {address or 'this machine'}: {error}. A cluster is started by `ray start --head`, "
+            f"with the same {MODE}=token and token on every machine"
+        )
+    return (
+        f"the cluster at {address} refuses this program's token ({token_in_use()}): its own is another one. Take that "
+        f"of the machine of `ray start --head`, from ~/.ray/auth_token or what {TOKEN} or {TOKEN_FILE} says there, "
+        f"into {TOKEN} or ~/.ray/auth_token here. augment.serve prints the digest of the cluster's"
+    )
+
+
+def token_in_use() -> str:
+    """Where Ray takes this program's token from, with six digits of its digest to compare it with another's."""
+    if not (token := os.environ.get(TOKEN)):
+        try:
+            token = _token_file().read_text()
+        except OSError:
+            return f"none: {TOKEN} is not set, and {_token_file()} cannot be read"
+    digest = hashlib.sha256(token.strip().encode()).hexdigest()[:6]
+    return f"that of {TOKEN if os.environ.get(TOKEN) else _token_file()}, digest {digest}"
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get(TOKEN_FILE) or Path.home() / ".ray" / "auth_token")
 
 
 def start_helper(ray: Any, source: Source, workers: int, node: str, name: str) -> Any:
@@ -118,7 +146,6 @@ class Fleet:
         """`stream`: see `Stream.to_json`; `own`: helpers that live as long as this."""
         self._ray, self._stream, self._say, self._own = ray, stream, say, list(own)
         self.ready: dict[str, Any] = {}  # by name; the thread adds, the client takes away
-        self.ready_since: dict[str, float] = {}  # of `time.monotonic`
         self.refused: dict[str, str] = {}
         self._asked: dict[str, tuple[Any, Any]] = {}  # handles, and references of their answers
         self._closed = threading.Event()
@@ -136,7 +163,7 @@ class Fleet:
     def take(self, reference: Any) -> tuple[Any, str]:
         """What has come. Raises ConnectionError where the helper was lost, or the batch could not be made there."""
         try:
-            return self._ray.get(reference, timeout=0.3)  # it is here; but the machine that made it may be gone
+            return self._ray.get(reference, timeout=0.1)  # it is here; but the machine that made it may be gone
         except self._ray.exceptions.RayError as error:
             raise ConnectionError(str(error).strip().splitlines()[-1]) from error
         except UserError as error:
@@ -182,7 +209,6 @@ class Fleet:
                 self.refused[name] = refusal
                 self._say(f"helper {name} is not used: {refusal}")
             else:
-                self.ready_since[name] = time.monotonic()
                 self.ready[name] = handle
                 self._say(f"helper {name} serves; {len(self.ready)} in all")
 
@@ -247,7 +273,7 @@ def open_fleet(address: str | None, stream: str, source: Source, workers: int, s
 
 def _own_token() -> None:
     """Makes the token that Ray will find, for this user alone. Ray would make one that others can read."""
-    path = Path(os.environ.get(TOKEN_FILE) or Path.home() / ".ray" / "auth_token")
+    path = _token_file()
     if os.environ.get(TOKEN) or path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

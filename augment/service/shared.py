@@ -1,6 +1,7 @@
 """The maker of a training that shares its batches with others of equal views on this machine: see `Ring`."""
 
 import json
+import math
 import mmap
 import threading
 import time
@@ -21,6 +22,7 @@ from augment.stream.maker import BatchMaker, Prepared
 from augment.stream.producer import Made, Place
 from precompute.base.errors import BadFile, UserError
 
+LONG = 3.0  # seconds of a wait that is spoken of
 _TEXT = 1 << 14  # bytes of a slot for the reasons why files were replaced
 
 
@@ -55,7 +57,7 @@ class RingMaker:
         self._ring = Ring(f"{name} {dtype}", room, folder)
         self._memory = Recycled(dtype)
         self._counts: Counter[str] = Counter()
-        self._waits_for = ""
+        self._waits_for, self._since, self._said = "", 0.0, -math.inf
         self._usual = 0.0  # seconds that another's batch is waited for
         self._before: list[Tensor] = []  # views of the last batch that lie where others read them
         self._kept: list[int] = []  # what lay in the ring when no slot came free in time
@@ -99,13 +101,22 @@ class RingMaker:
     def _wait_for_all(self) -> None:
         until = time.monotonic() + self.patience + 60
         while (now := self._ring.members()) < self._expected and time.monotonic() < until:
-            self._waits_for = f"{self._expected - now} more trainings to begin"
+            self._waiting(f"{self._expected - now} more trainings to begin", until)
             time.sleep(0.02)
         self._expected, self._waits_for = 0, ""
 
+    def _waiting(self, who: str, until: float) -> None:
+        """Notes who is waited for until when at the most, and says so where that takes long, once a minute."""
+        now = time.monotonic()
+        if who != self._waits_for:
+            self._waits_for, self._since = who, now
+        elif now > self._since + LONG and now > self._said + 60:
+            self._said = now
+            self._here.making.say(f"shared batches: waits for {who}, {max(until - now, 0):.0f} s more at the most")
+
     def _batch(self, place: Place, number: int) -> Made:
         ring, began = self._ring, time.monotonic()
-        until = began + self.patience
+        until, self._waits_for = began + self.patience, ""
         while (now := time.monotonic()) < until and not ring.is_past(number):
             if (memory := ring.read(number)) is not None:
                 self._counts["shared_taken"] += 1
@@ -118,7 +129,7 @@ class RingMaker:
                 finally:
                     ring.release(number)
                 continue
-            self._waits_for = "another training, which makes this batch"
+            self._waiting("another training, which makes this batch", until)
             # Waking up is what waiting costs: first when the batch is nearly due, then after an eighth of the wait.
             time.sleep(min(max(0.8 * self._usual - (now - began), (now - began) / 8, 0.0005), 0.2))
         self._waits_for = ""
@@ -163,7 +174,7 @@ class RingMaker:
                     )
                 self._counts["left_behind"] += len(slow)
                 until = time.monotonic() + self.patience  # for the next slowest
-            self._waits_for = "a slower training"
+            self._waiting("a slower training", until)
             time.sleep(0.002)
         self._waits_for = ""
         return slot

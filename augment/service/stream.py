@@ -64,11 +64,16 @@ class Stream:
     @staticmethod
     def from_json(text: str) -> "Stream":
         """The reverse of `to_json`. UserError for the text of another version."""
+        theirs = "unknown"
         try:
             values = json.loads(text)
+            theirs = values["maker"]["code"]
             return Stream(**{**values, "maker": Maker(**values["maker"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"the trainer's request is of another version of this project: {error}") from error
+            raise UserError(
+                f"the trainer's request is of another version of this project: the helper's is {_code(SOURCES)}, the "
+                f"trainer's {theirs} ({error})"
+            ) from error
 
     def settings(self, source: Source) -> tuple[Source, Policy, int, int, Share]:
         """What `schedule_of` takes to open this stream on the pictures of `source`."""

@@ -221,6 +221,10 @@ def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 @pytest.mark.parametrize("cycles", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_attaching_and_detaching_leaves_nothing(demo, cycles):
     root, boxes = demo
@@ -230,6 +234,8 @@ def test_attaching_and_detaching_leaves_nothing(demo, cycles):
     for i in range(cycles + 1):
         if i == 1:
             open_files = descriptors()
+        if i == 10:
+            pages = resident()
         with open_with(boxes, root, say=lambda _: None, seed=i, **options) as loader:
             if i % 10 == 0:
                 next(iter(loader))
@@ -237,4 +243,5 @@ def test_attaching_and_detaching_leaves_nothing(demo, cycles):
                 assert len(set(memory.iterdir()) - before) == 1
     assert set(memory.iterdir()) == before
     assert descriptors() == open_files
+    assert resident() - pages < 60 << 20
     assert torch.get_num_threads() > 0

@@ -56,7 +56,8 @@ def test_each_batch_is_made_once_and_seen_by_all(demo, expected):
     assert left() == before
 
 
-def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected):
+def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected, monkeypatch, capsys):
+    monkeypatch.setattr("augment.service.shared.LONG", 0.1)
     with (
         opened(demo, ring="b", ring_members=2, ring_patience=0.3) as idle,
         opened(demo, ring="b", ring_members=2, ring_patience=0.3) as loader,
@@ -69,6 +70,7 @@ def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected)
         reader.join(timeout=60)
         assert seen == expected
         assert ring_of(loader)["left_behind"] >= 1
+        assert "shared batches: waits for a slower training, " in capsys.readouterr().out
         assert start + list(first) == expected
         assert ring_of(idle)["made_alone"] > 0
 

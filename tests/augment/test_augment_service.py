@@ -1,7 +1,9 @@
 """Crops that helpers cut give the batches that are made here, to the bit; helpers that would cut others are refused."""
 
+import hashlib
 import json
 import shutil
+import threading
 import time
 from dataclasses import asdict, replace
 
@@ -121,44 +123,105 @@ def test_a_bad_file_is_decided_by_the_helper_and_named_once_by_the_trainer(demo,
     helper.close()
 
 
-class Late:
-    """A fleet with one helper that is alive and never answers in time; asks for no time itself."""
+class Fleet:
+    """One helper; `come(place)` says whether its answer is there."""
 
-    def __init__(self):
-        self.ready, self.refused, self.ready_since, self.given = {"a": None}, {}, {"a": 0.0}, []
+    def __init__(self, come, crops=None):
+        self.ready, self.refused, self.asked, self.given = {"a": None}, {}, [], []
+        self.come, self._crops = come, crops
 
-    def ask(self, name, epoch, step):
-        return epoch, step
+    def ask(self, name, *place):
+        self.asked.append(place)
+        return place
 
     def done(self, reference, seconds):
-        self.given.append(seconds)
-        return False
+        if seconds > 0.05:
+            self.given.append(seconds)
+        elif seconds:  # it is asked again and again
+            time.sleep(0.001)
+        return self.come(reference)
+
+    def take(self, reference):
+        return self._crops(reference)
 
     def lose(self, name):
-        self.ready_since[name] = time.monotonic()  # it says at once that it is there
+        raise AssertionError("it is alive")
 
     def close(self):
         pass
 
 
-def test_a_helper_that_is_late_is_given_half_a_second_more_and_no_place_is_lost(demo):
-    """The training waits (`wanted`) and makes the batch itself; a helper that is only slow is believed step by step."""
+@pytest.fixture
+def helped(demo):
+    """`helped(come)`: the maker of a training with one helper, its `Fleet`, and batches to compare with."""
     from augment.service.client import HelpedMaker
 
     root, boxes = demo
+    source = Source(str(boxes), str(root))
     with (
-        open_views(boxes, root, policy=SMALL, batch_size=8, making=HERE) as loader,
-        open_views(boxes, root, policy=SMALL, batch_size=8, making=HERE) as helped,
+        open_views(source, policy=SMALL, batch_size=8, making=HERE) as loader,
+        open_views(source, policy=SMALL, batch_size=8, making=HERE) as here,
     ):
-        fleet = Late()
-        maker = HelpedMaker(helped._maker, fleet)
-        maker.wanted.set()
-        made = maker.make((0, step) for step in range(6))
-        for expected, batch in zip(loader, made, strict=False):
-            equal(expected, batch.take())
-        assert maker.status()["service"]["made_here"] == maker.status()["service"]["late"] == len(fleet.given) >= 4
-        # One that is new is expected to take a second.
-        assert all(given <= 1.0 + 0.5 * (i + 1) for i, given in enumerate(fleet.given))
+        helper, stream = Helper(source, workers=1), stream_of(source, loader).to_json()
+
+        def made(come):
+            fleet = Fleet(come, lambda place: helper.cut(stream, *place))
+            maker = HelpedMaker(here._maker, fleet)
+            maker.wanted.set()  # the training waits
+            return maker, fleet, zip(loader, maker.make((0, step) for step in range(8)), strict=False)
+
+        yield made
+        helper.close()
+
+
+def counts(maker, *names):
+    return tuple(maker.status()["service"][name] for name in names)
+
+
+def test_a_helper_that_stands_still_is_waited_for_once(helped):
+    from augment.service.client import EACH, SLACK
+
+    maker, fleet, pairs = helped(lambda place: False)
+    for expected, made in pairs:
+        equal(expected, made.take())
+    assert fleet.given == [SLACK]  # then it owes an answer
+    assert fleet.asked == [(0, step) for step in range(EACH)]
+    assert counts(maker, "made_here", "late", "made_there", "helpers", "patience") == (6, EACH, 0, 0, SLACK)
+
+
+def test_a_helper_that_was_late_serves_again_when_it_has_answered(helped):
+    still = {(0, 0), (0, 1)}
+    maker, _, pairs = helped(lambda place: place not in still)
+    for step, (expected, made) in enumerate(pairs):
+        equal(expected, made.take())
+        if step == 2:
+            still.clear()
+    assert counts(maker, "made_here", "late", "made_there", "helpers") == (3, 2, 3, 1)
+
+
+def test_a_slow_helper_loses_no_work_and_is_waited_for_as_long_as_it_usually_takes(helped, monkeypatch):
+    """What is begun here is not waited for: the answer that comes first is taken."""
+    from augment.service.client import SLACK
+
+    late, begun = {(0, 0), (0, 1), (0, 2), (0, 3)}, threading.Event()
+
+    def come(place):
+        if place in late and begun.is_set():  # it comes when its batch has been begun here
+            late.remove(place)
+            begun.clear()
+            time.sleep(0.1)
+        return place not in late
+
+    maker, fleet, pairs = helped(come)
+    prepare = maker._here.prepare
+    monkeypatch.setattr(maker._here, "prepare", lambda place: begun.set() or time.sleep(0.3) or prepare(place))
+    for step, (expected, made) in enumerate(pairs):
+        equal(expected, made.take())
+        assert counts(maker, "made_there", "made_here") == (step + 1, 0)
+    assert counts(maker, "in_vain", "late", "lost") == (4, 0, 0)
+    first, _, *more = fleet.given  # the second, as the work begun first may still go on
+    assert first == SLACK
+    assert all(SLACK + 0.1 <= given <= SLACK + counts(maker, "takes")[0] for given in more)
 
 
 class TestRefusals:
@@ -198,7 +261,10 @@ class TestRefusals:
     def test_a_request_of_another_version(self, opened):
         helper, stream = opened
         values = asdict(stream)
-        assert "another version" in helper.admit(json.dumps({**values, "new": 1}))
+        values["maker"]["code"] = "0123456789ab"
+        assert f"the helper's is {stream.maker.code}, the trainer's 0123456789ab" in helper.admit(
+            json.dumps({**values, "new": 1})
+        )
         del values["seed"]
         assert "another version" in helper.admit(json.dumps(values))
         assert "another version" in helper.admit("[]")
@@ -243,3 +309,23 @@ def test_without_the_extra_the_message_names_it(demo, monkeypatch):
     root, boxes = demo
     with pytest.raises(BadValue, match=r"pip install 'saliencyswap\[ray\]'"):
         open_views(boxes, root, policy=SMALL, batch_size=8, making=replace(HERE, service="ray"))
+
+
+def test_the_token_is_named_by_its_place_and_a_digest(monkeypatch, tmp_path):
+    from augment.service.cluster import token_in_use
+
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".ray" / "auth_token"
+    assert token_in_use() == f"none: RAY_AUTH_TOKEN is not set, and {file} cannot be read"
+    file.parent.mkdir()
+    file.write_text("secret\n")
+    digest = hashlib.sha256(b"secret").hexdigest()[:6]
+    assert token_in_use() == f"that of {file}, digest {digest}"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "other"))
+    (tmp_path / "other").write_text("another")
+    assert token_in_use().startswith(f"that of {tmp_path / 'other'}, digest ")
+    assert digest not in token_in_use()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert token_in_use() == f"that of RAY_AUTH_TOKEN, digest {digest}"

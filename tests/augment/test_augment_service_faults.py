@@ -1,8 +1,8 @@
 """The long test of the service's faults: helpers and whole machines die and stand still during a training."""
 
+import hashlib
 import importlib.util
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +12,7 @@ import pytest
 from service_faults import batches, endure, helpers_of, kill, opened, stop, wait_for
 
 from augment import Source
+from augment.service.client import SLACK
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +33,10 @@ def cluster(demo, monkeypatch):
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-    machines = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        machines = Cluster(initialize_head=True, head_node_args=node)
+    except Exception:  # Ray gives itself half a minute, which a busy machine may need: once more
+        machines = Cluster(initialize_head=True, head_node_args=node)
     machines.add_node(num_cpus=1, object_store_memory=100 << 20)
     service.connect(machines.address)
     root, boxes = demo
@@ -88,6 +92,8 @@ def test_twenty_faults_of_helpers_and_three_of_machines_cost_no_place(cluster, d
     assert len(done) == 23
     assert report["made_there"] > 20
     assert report["late"] + report["lost"] >= 5
+    # Whoever was late, its batch was begun here after no longer than this, and what a batch takes here.
+    assert report["patience"] <= SLACK + report["takes"]
     usual = sorted(seen.pauses)[COUNT // 2]
     print(f"longest pauses {[round(x, 2) for x in sorted(seen.pauses)[-6:]]} s, median {usual:.3f} s; {report}")
 
@@ -100,10 +106,16 @@ def test_a_wrong_token_and_none_are_refused(cluster, demo, tmp_path):
         f"open_views({str(boxes)!r}, {str(root)!r}, making=Making(device='cpu', backend='fused', service='ray', "
         f"address={machines.address!r}), batch_size=8)"
     )
-    for name, value in {"RAY_AUTH_TOKEN": "0" * 64, "HOME": str(tmp_path)}.items():
-        environment = os.environ | {name: value}
+    wrong = "0" * 64
+    for changed, words in (
+        ({"RAY_AUTH_TOKEN": wrong}, f"that of RAY_AUTH_TOKEN, digest {hashlib.sha256(wrong.encode()).hexdigest()[:6]}"),
+        ({"HOME": str(tmp_path)}, f"none: RAY_AUTH_TOKEN is not set, and {tmp_path}/.ray/auth_token cannot be read"),
+    ):
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-        )  # fmt: skip
+            [sys.executable, "-c", code], env=os.environ | changed, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 1
-        assert re.search("UserError: Ray cannot be used on .*token", done.stderr, re.DOTALL), done.stderr
+        said = done.stderr[done.stderr.rindex("UserError: ") :]
+        assert f"the cluster at {machines.address} refuses this program's token ({words}): its own is another" in said
+        assert "Take that of the machine of `ray start --head`" in said
+        assert wrong not in said

@@ -4,6 +4,8 @@ What is imported here every run's process imports too.
 """
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +24,21 @@ def test_side_by_side_equals_one_after_the_other(
     demo_boxes: Path, demo_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--epochs", 1,
-             "--batch-size", 16, "--device", "cpu", "--pipeline", "fused", "--workers", 1]  # fmt: skip
+             "--batch-size", 16, "--device", "cpu", "--pipeline", "fused", "--workers", 1,
+             "--log-every", 1]  # fmt: skip
     encoders = []
-    for jobs in (1, 2):
+    for jobs in (1, 3):
         out = tmp_path / str(jobs)
-        arms = [arm_of(name, [*map(str, flags)], out) for name in ARMS]
+        arms = [arm_of(name, [*map(str, flags)], out) for name in (*ARMS, "byol:rrc")]  # the last has other views
         for wave in waves([(replace(arm, values=arm.values | {"evaluate": False}), 0) for arm in arms], jobs):
             assert (run_one(wave[0][0][0], 0) if jobs == 1 else side_by_side(run_one, wave)) == 0
         encoders.append([(path.parent.name, path.read_bytes()) for path in sorted(out.glob("*/encoder.safetensors"))])
     assert encoders[0] == encoders[1]
-    assert len(encoders[0]) == len(ARMS)
+    assert len(encoders[0]) == len(ARMS) + 1
     shown = capfd.readouterr().out
+    assert len(re.findall(r"decoded pictures take .* for them", shown)) == 3
+    assert re.search(r"2 trainings share: \d+ batches made, \d+ taken, 0 made alone", shown)
+    assert not list(Path("/dev/shm").glob(f"saliencyswap-{os.geteuid()}-*"))
     assert all(f"\n[{name} seed 0] == {name}" in "\n" + shown for name in ARMS)
 
 
@@ -50,6 +56,24 @@ def test_runs_of_equal_views_share_a_ring(tmp_path: Path) -> None:
     assert [(arm.name, ring) for (arm, _), ring in second] == [("byol:rrc", ("", 1))]
     for wave in waves(runs(tmp_path, *ARMS), 1):
         assert [ring for _, ring in wave] == [("", 1)]
+
+
+def test_runs_side_by_side_decode_each_picture_once(tmp_path: Path) -> None:
+    from trainer.comparison.jobs import _with_pictures_in_common as shared
+
+    def caches(*names: str) -> list[str]:
+        (wave,) = waves(runs(tmp_path, *names), len(names))
+        return sorted(arm.config(seed).making.cache for (arm, seed), _ in shared(wave))
+
+    assert caches(*ARMS, "byol:rrc") == ["shared"] * 3
+    assert caches("byol:rrc") == ["off"]  # alone
+    chosen = (
+        "byol:rrc --cache ram",
+        "byol:saliencyswap --cache off",
+        "simclr:rrc --decode scaled",
+        "mocov2:rrc --pipeline kornia",
+    )
+    assert caches(*chosen) == ["off"] * 3 + ["ram"]
 
 
 def one_fails(arm, seed, ring) -> int:

@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from precompute.base.options import as_json
@@ -34,7 +36,7 @@ def side_by_side(run: Callable[..., int], wave: Sequence[tuple[Run, Ring]]) -> i
     context = multiprocessing.get_context("spawn")  # a fork would copy torch without its threads
     processes = [
         context.Process(target=_child, args=(run, arm, seed, ring), name=f"{arm.name} seed {seed}")
-        for (arm, seed), ring in wave
+        for (arm, seed), ring in _with_pictures_in_common(wave)
     ]
     for process in processes:
         process.start()
@@ -48,6 +50,27 @@ def side_by_side(run: Callable[..., int], wave: Sequence[tuple[Run, Ring]]) -> i
             process.join()
         raise
     return next((code if code > 0 else 1 for process in processes if (code := process.exitcode or 0)), 0)
+
+
+def _with_pictures_in_common(wave: Sequence[tuple[Run, Ring]]) -> list[tuple[Run, Ring]]:
+    """The wave, with `cache="shared"` for the runs that say nothing of a cache and can have that one."""
+    import torch
+
+    from augment.backends.decoded import default_budget
+    from augment.service.kept import MEMORY
+
+    if len(wave) == 1 or not MEMORY.is_dir():
+        return [*wave]
+    # One figure for all: who comes later finds the file of the first.
+    room = min(shutil.disk_usage(MEMORY).free // 2, default_budget(torch.device("cpu")))
+    changed = []
+    for (arm, seed), ring in wave:
+        making = arm.config(seed).making
+        plain = making.service == "off" and making.decode == "exact" and making.backend in ("auto", "fused", "eager")
+        if plain and "cache" not in arm.values and _on_cpu((arm, seed)):
+            arm = replace(arm, values=arm.values | {"cache": "shared", "cache_bytes": room})
+        changed.append(((arm, seed), ring))
+    return changed
 
 
 def _views(run: Run) -> str:

@@ -14,6 +14,11 @@ from trainer.record.tensorboard import Board
 # The keys that a line of each kind must have. A line that lacks one, or is of another kind, is damaged.
 _NEEDED = {"config": {"config", "settings", "about"}, "step": {"step"}, "evaluation": {"step"}}
 _NONE = {"a line of no known kind"}
+# Of a loader's report, by who shares in the making of its batches: what a step's row has of them, where they do.
+SHARERS = {
+    "service": ("helpers", "in_flight", "made_there", "made_here", "late", "lost"),
+    "ring": ("members", "shared_made", "shared_taken", "made_alone"),
+}
 
 
 class Journal:
@@ -111,7 +116,15 @@ def log_line(row: dict[str, Any]) -> str:
     # Where the device's peak is not known there is no MFU.
     line += f"  MFU {row['mfu']:.1%}" if "mfu" in row else f"  {row['gflops']:.0f} GFLOP/s"
     if "helpers" in row:
-        line += f"  helpers {row['helpers']}: {row['made_there']} batches, {row['made_here']} made here"
+        line += (
+            f"  helpers {row['helpers']}: {row['made_there']} batches, {row['made_here']} made here "
+            f"({row['in_flight']} in flight, {row['late']} late, {row['lost']} lost)"
+        )
+    if "shared_made" in row:
+        line += (
+            f"  {row['members']} trainings share: {row['shared_made']} batches made, {row['shared_taken']} taken, "
+            f"{row['made_alone']} made alone"
+        )
     if "memory_gib" in row:
         line += f"  peak memory {row['memory_gib']:.1f} GiB"
     return line
