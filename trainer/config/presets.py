@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "arch": "resnet10w16",
         "size": 48,
         "batch_size": 32,
-        "epochs": 35,
+        "epochs": 30,
         "out": "runs/demo",
     },
     # The letter of the paper where our defaults depart from it, with its schedule for CUB and ResNet-50.
