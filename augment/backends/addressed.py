@@ -48,8 +48,8 @@ class Addressed:
             np.array([scene.data_ptr() for scene in scenes if scene is not None], np.int64) if exist else None,
         )
 
-    def jobs(self, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> np.ndarray:
-        """What cuts `crops` (layout.CROP, ROIs in the image's pixels) of pictures `slot` into `out`: layout.JOB [n].
+    def jobs(self, crops: np.ndarray, slot: np.ndarray, out: int) -> np.ndarray:
+        """What cuts `crops` (layout.CROP, ROIs in the image's pixels) of pictures `slot` to address `out`: JOB [n].
 
         Raises ValueError where a crop leaves its picture.
         """
@@ -67,7 +67,7 @@ class Addressed:
         jobs = np.empty(len(crops), JOB)
         # Whole crops as numbers of 64 bits: NumPy copies field by field, each at several times the cost.
         jobs.view(np.int64).reshape(len(jobs), -1)[:, :_CROP_LONGS] = crops.view(np.int64).reshape(len(crops), -1)
-        jobs["roi"], jobs["image"], jobs["stride"] = roi.T, self.address[slot] - out.data_ptr(), 3 * sides[0]
+        jobs["roi"], jobs["image"], jobs["stride"] = roi.T, self.address[slot] - out, 3 * sides[0]
         return jobs
 
 
