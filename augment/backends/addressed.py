@@ -3,6 +3,7 @@
 A tensor for each of DALI's pictures costs more host time than all tables of the kernels.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Addressed:
     @staticmethod
     def whole(decoded: Any) -> "Addressed":
         """DALI's list of decoded pictures."""
-        shape = np.array(decoded.shape(), np.int64).reshape(-1, 3)
+        shape = np.fromiter(itertools.chain.from_iterable(decoded.shape()), np.int64).reshape(-1, 3)
         address = np.fromiter((picture.data_ptr() for picture in decoded), np.int64, len(shape))
         return Addressed(address, shape[:, 1::-1])
 

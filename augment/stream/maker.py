@@ -46,6 +46,8 @@ def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
 
     The last step, and the same pixels moved: so one function serves every backend.
     """
+    if not turns.any():
+        return views
     for v, view in enumerate(views):
         for turn in (1, 2, 3):
             rows = np.flatnonzero(turns[:, v] == turn)
