@@ -156,6 +156,11 @@ class RunOptions:
     out: str = option("out/run", "folder of the run: metrics, checkpoints, encoder, figures")
     amp: str = option("auto", "autocast", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile the networks (pays off on CUDA in long runs)")
+    compile_mode: str = option(
+        "default",
+        "how --compile does it; reduce-overhead: with CUDA graphs (benchmarks.step --modes says what is best)",
+        choices=("default", "reduce-overhead"),
+    )
     seed: int = option(0, "seed of weights and views")
     log_every: int | None = option(None, "steps between log lines; default: 10 lines an epoch, about 50 a short run")
     save_every: int | None = option(None, "steps between checkpoints; default: a minute, more where writing is slow")
@@ -167,6 +172,11 @@ class RunOptions:
         within(self, 0, 2**63 - 1, "seed")
         if not self.out:
             raise BadValue("out", "", "the name of a folder")
+
+    @property
+    def compiled(self) -> str | None:
+        """The mode of torch.compile; None: the networks run as they are."""
+        return self.compile_mode if self.compile else None
 
 
 @dataclass(frozen=True)
