@@ -1,6 +1,7 @@
 """The fused backend on CUDA: DALI decodes on the device, Triton kernels do everything else."""
 
 import importlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from ctypes import CDLL
@@ -18,7 +19,7 @@ from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture
 from augment.backends.decoding import USUAL, Decoding
 from augment.backends.protocol import Backend
-from augment.backends.tables import BLUR_TILE, Tables, compiled, in_numpy, of_views
+from augment.backends.tables import BLUR_TILE, Rooms, Tables, compiled, in_numpy, of_views
 from augment.request import Making
 from augment.views.plan import Plan
 from augment.views.policy import Policy
@@ -120,26 +121,48 @@ def _compiled(making: Making) -> CDLL | None:
         return None
 
 
-def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
-    """Copies NumPy arrays to the device as flat tensors, padded to multiples of 16 bytes, all in one copy.
+class Parcel:
+    """Flat arrays on their way to the device, in one piece of memory, for one copy; each begins at a multiple of 16.
 
     The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
     would wait for the kernels before it.
     """
-    flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays.values()]
-    rooms = [-(-array.nbytes // _ALIGNED) * _ALIGNED for array in flat]
-    packed = torch.empty(sum(rooms), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    host, start = packed.numpy(), 0
-    for array, room in zip(flat, rooms, strict=True):
-        host[start : start + array.nbytes] = array.view(np.uint8)
-        start += room
-    # One cut for all: each operation of torch costs as much as a dozen lines of Python.
-    there = packed.to(device, non_blocking=True).view(torch.int32).split([room // 4 for room in rooms])
-    kinds = [_TYPES[array.dtype] for array in flat]
-    return {
-        name: part if kind is torch.int32 else part.view(kind)
-        for name, part, kind in zip(arrays, there, kinds, strict=True)
-    }
+
+    def __init__(self, device: torch.device, rooms: Rooms) -> None:
+        """`rooms`: of each array the dtype and the bytes."""
+        self._device, self._kinds = device, [(name, _TYPES[np.dtype(kind)]) for name, (kind, _) in rooms.items()]
+        self._words = [-(-size // _ALIGNED) * (_ALIGNED // 4) for _, size in rooms.values()]
+        self._packed = torch.empty(4 * sum(self._words), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        starts = itertools.accumulate((4 * words for words in self._words), initial=0)
+        self.starts = dict(zip(rooms, starts, strict=False))
+
+    def addresses(self) -> dict[str, int]:
+        """Where each array is to be written."""
+        base = self._packed.data_ptr()
+        return {name: base + start for name, start in self.starts.items()}
+
+    def fill(self, **arrays: np.ndarray) -> None:
+        """Writes arrays to their places."""
+        host = self._packed.numpy()
+        for name, array in arrays.items():
+            start = self.starts[name]
+            host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def sent(self) -> dict[str, Tensor]:
+        """The arrays on the device."""
+        # One cut for all: each operation of torch costs as much as a dozen lines of Python.
+        there = self._packed.to(self._device, non_blocking=True).view(torch.int32).split_with_sizes(self._words)
+        return {
+            name: part if kind is torch.int32 else part.view(kind)
+            for (name, kind), part in zip(self._kinds, there, strict=True)
+        }
+
+
+def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
+    """Copies NumPy arrays to the device as flat tensors, padded to multiples of 16 bytes: see `Parcel`."""
+    parcel = Parcel(device, {name: (array.dtype.type, array.nbytes) for name, array in arrays.items()})
+    parcel.fill(**arrays)
+    return parcel.sent()
 
 
 def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
@@ -182,11 +205,20 @@ def make_views(
         cuts = torch.empty(size, dtype=torch.uint8, device=device)
         return cuts.data_ptr()
 
+    more = _constants(policy, plan)
     if library is not None and pictures.scale is None:
-        made = compiled(library, policy, plan, pictures, room)
+        parcels: list[Parcel] = []
+
+        def memory(rooms: Rooms) -> dict[str, int]:
+            parcels.append(Parcel(device, rooms | {name: (x.dtype.type, x.nbytes) for name, x in more.items()}))
+            return parcels[0].addresses()
+
+        made = compiled(library, policy, plan, pictures, room, memory)
+        parcels[0].fill(**more)
+        given = parcels[0].sent()
     else:
-        made = in_numpy(policy, plan, pictures, room)
-    given = _put_tables(policy, plan, made, device)
+        made, arrays = in_numpy(policy, plan, pictures, room)
+        given = put(device, **arrays, **more)
     if made.crops:
         _cut(given["crops"], cuts, made.crops, made.widest, made.highest)
     return _finished(policy, plan, made, given, cuts, dtype)
@@ -196,13 +228,14 @@ def finish_views(
     policy: Policy, plan: Plan, cuts: Tensor, scenes: np.ndarray, patches: np.ndarray, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """Views from crops (uint8, flat, on the device); `scenes` and `patches`, int64 [B, V], are places in `cuts`."""
-    made = of_views(policy, plan, scenes, patches)
-    return _finished(policy, plan, made, _put_tables(policy, plan, made, cuts.device), cuts, dtype)
+    made, arrays = of_views(policy, plan, scenes, patches)
+    given = put(cuts.device, **arrays, **_constants(policy, plan))
+    return _finished(policy, plan, made, given, cuts, dtype)
 
 
-def _put_tables(policy: Policy, plan: Plan, made: Tables, device: torch.device) -> dict[str, Tensor]:
-    alpha = {} if plan.alpha is None else {"alpha": plan.alpha}
-    return put(device, **made.arrays, levels=_levels(policy.mean, policy.std), **alpha)
+def _constants(policy: Policy, plan: Plan) -> dict[str, np.ndarray]:
+    """What the kernels need besides tables."""
+    return {"levels": _levels(policy.mean, policy.std)} | ({} if plan.alpha is None else {"alpha": plan.alpha})
 
 
 def _finished(
@@ -210,18 +243,19 @@ def _finished(
 ) -> tuple[Tensor, ...]:
     """Launches what follows the crops."""
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    size, shape, device, count, jobs = plan.size, plan.background_slot.shape, cuts.device, made.views, given["jobs"]
+    size, shape, device, jobs = plan.size, plan.background_slot.shape, cuts.device, given["jobs"]
+    count = made.plain + made.blurred
     sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
     out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
     linear, columns = policy.colour == "linear", _tiles(size, COLUMNS)
     canvas = jobs, jobs.view(torch.float32), jobs.view(torch.int64), cuts, given.get("alpha"), sums
     kernels.mean_kernel[columns, count](*canvas, size, LINEAR=linear, **CHUNK, **FUSION)
     to = given["levels"], out, size
-    if plain := len(made.arrays["plain"]):
-        kernels.view_kernel[columns, plain](given["plain"], *canvas, *to, LINEAR=linear, **CHUNK, **FUSION)
-    if blurred := len(made.arrays["blurred"]):
+    if made.plain:
+        kernels.view_kernel[columns, made.plain](given["plain"], *canvas, *to, LINEAR=linear, **CHUNK, **FUSION)
+    if made.blurred:
         side = _tiles(size, BLUR_TILE - 2 * made.reach if made.chunks == 1 else BLUR_TILE)
-        kernels.blur_kernel[side, side, blurred](
+        kernels.blur_kernel[side, side, made.blurred](
             given["blurred"], given["weights"], *canvas, *to, LINEAR=linear, CHUNKS=made.chunks, TILE=BLUR_TILE,
             num_warps=8, **FUSION,
         )  # fmt: skip

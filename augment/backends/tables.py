@@ -5,6 +5,7 @@ The C++ of tables.cpp makes them in one pass; without a compiler NumPy does, in 
 
 import ctypes
 from collections.abc import Callable
+from ctypes import CDLL
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,21 +20,21 @@ from augment.views.policy import Policy, blur_radius
 BLUR_TILE = 64  # side of what a program of `blur_kernel` composes, colours and blurs
 
 
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """Tables by the kernels' names for them, and numbers for their grids."""
+Arrays = dict[str, np.ndarray]  # by the kernels' names: crops (layout.JOB), jobs (native.VIEW), plain, blurred, weights
+Rooms = dict[str, tuple[type, int]]  # of arrays: dtype and bytes
 
-    arrays: dict[str, np.ndarray]  # crops (layout.JOB), jobs (native.VIEW), plain, blurred, weights; flat or [n, ...]
+
+@dataclass(frozen=True)
+class Tables:
+    """Numbers for the kernels' grids."""
+
+    plain: int  # views without a blur
+    blurred: int
+    reach: int  # the largest radius of a blur, pixels
+    chunks: int  # see `blur_kernel`
     crops: int = 0
     widest: int = 0  # pixels of a crop
     highest: int = 0
-    reach: int = 0  # the largest radius of a blur, pixels
-    chunks: int = 1  # see `blur_kernel`
-
-    @property
-    def views(self) -> int:
-        """How many in all."""
-        return self.arrays["jobs"].nbytes // VIEW.itemsize
 
 
 _OF_PLAN = {
@@ -60,7 +61,7 @@ class _Tables(ctypes.Structure):
     )
 
 
-def in_numpy(policy: Policy, plan: Plan, pictures: Addressed, room: Callable[[int], int]) -> Tables:
+def in_numpy(policy: Policy, plan: Plan, pictures: Addressed, room: Callable[[int], int]) -> tuple[Tables, Arrays]:
     """The tables of a batch. `room(bytes)` makes memory for the crops, and returns its address.
 
     Raises ValueError where a crop leaves its picture.
@@ -70,16 +71,17 @@ def in_numpy(policy: Policy, plan: Plan, pictures: Addressed, room: Callable[[in
     scenes = layout.scenes
     if pictures.scene is not None:  # as offsets from the crops, wherever they are
         scenes = pictures.scene[plan.background_slot] - cuts
-    views = of_views(policy, plan, scenes, layout.patches)
+    made, arrays = of_views(policy, plan, scenes, layout.patches)
     if not len(layout.crops):
-        return views
+        return made, arrays
     jobs = pictures.jobs(layout.crops, layout.slot, cuts)
     sides = int(jobs["width"].max()), int(jobs["height"].max())
-    arrays = {"crops": jobs.view(np.int32)} | views.arrays
-    return Tables(arrays, len(jobs), *sides, views.reach, views.chunks)
+    return Tables(made.plain, made.blurred, made.reach, made.chunks, len(jobs), *sides), {
+        "crops": jobs.view(np.int32)
+    } | arrays
 
 
-def of_views(policy: Policy, plan: Plan, scenes: np.ndarray, patches: np.ndarray) -> Tables:
+def of_views(policy: Policy, plan: Plan, scenes: np.ndarray, patches: np.ndarray) -> tuple[Tables, Arrays]:
     """Tables without crops; `scenes` and `patches`, int64 [B, V], are places in the memory of the crops."""
     table = view_table(plan, scenes.view(np.uint64), patches)
     shape = plan.background_slot.shape
@@ -91,13 +93,21 @@ def of_views(policy: Policy, plan: Plan, scenes: np.ndarray, patches: np.ndarray
     chunks = _chunks(policy, reach)
     weights = _weights(soft["sigma"], soft["radius"], chunks)
     arrays = {"jobs": table.view(np.int32), "plain": plain, "blurred": blurred, "weights": weights}
-    return Tables(arrays, reach=reach, chunks=chunks)
+    return Tables(len(plain), len(blurred), reach, chunks), arrays
 
 
 def compiled(
-    library: ctypes.CDLL, policy: Policy, plan: Plan, pictures: Addressed, room: Callable[[int], int]
+    library: CDLL,
+    policy: Policy,
+    plan: Plan,
+    pictures: Addressed,
+    room: Callable[[int], int],
+    memory: Callable[[Rooms], dict[str, int]],
 ) -> Tables:
-    """What `in_numpy` returns, made by the C++ of `native.load`. Pictures must be kept unscaled."""
+    """What `in_numpy` returns, made by the C++ of `native.load`. Pictures must be kept unscaled.
+
+    The arrays are written to the addresses that `memory` returns.
+    """
     assert pictures.scale is None
     angle = colour.angles(plan.jitter[..., HUE])
     given = [np.ascontiguousarray(getattr(plan, name), kind) for name, kind in _OF_PLAN.items()]
@@ -110,19 +120,18 @@ def compiled(
     library.measure_tables(ctypes.addressof(of))
     chunks = of.chunks = _chunks(policy, of.reach)
     count = of.sources * of.views
-    arrays = {
-        "crops": np.empty(of.crops * JOB.itemsize // 4, np.int32),
-        "jobs": np.empty(count * VIEW.itemsize // 4, np.int32),
-        "plain": np.empty(count - of.blurs, np.int32),
-        "blurred": np.empty(of.blurs, np.int32),
-        "weights": np.empty((of.blurs, BLUR_TILE * (chunks + 1)), np.float16),
-    }
+    bytes_of = {
+        "crops": of.crops * JOB.itemsize, "jobs": count * VIEW.itemsize, "plain": 4 * (count - of.blurs),
+        "blurred": 4 * of.blurs, "weights": 2 * of.blurs * BLUR_TILE * (chunks + 1),
+    }  # fmt: skip
+    kinds = dict.fromkeys(bytes_of, np.int32) | {"weights": np.float16}
+    addresses = memory({name: (kinds[name], size) for name, size in bytes_of.items()})
     for field, name in _MADE.items():
-        setattr(of, field, _address(arrays[name]))
+        setattr(of, field, addresses[name])
     of.cuts = room(of.total)
     if library.fill_tables(ctypes.addressof(of)):
         raise ValueError("an ROI leaves its image: the plan was drawn for another one")
-    return Tables(arrays, of.crops, of.widest, of.highest, of.reach, chunks)
+    return Tables(count - of.blurs, of.blurs, of.reach, chunks, of.crops, of.widest, of.highest)
 
 
 def _address(array: np.ndarray | None) -> int | None:
