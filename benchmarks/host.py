@@ -88,7 +88,7 @@ def measure(settings: HostSettings) -> dict[str, Any]:
                         arms[name, part].cpu.append(done["cpu"])
                         arms[name, part].wall.append(done["wall"])
     ratios = {
-        f"{OTHER} / {OURS}, {part}": harness.ratio(arms[OTHER, part], arms[OURS, part])
+        f"{OTHER} / {OURS}: {part}": harness.ratio(arms[OTHER, part], arms[OURS, part])
         for part in PARTS
         if OTHER in builds
     }

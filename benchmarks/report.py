@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks import growth, roofline, service, stream, throughput, versions
+from benchmarks import growth, host, roofline, service, stream, throughput, versions
 from benchmarks.program import parse
 from benchmarks.results import FOLDER, UNITS, agreement, load, losses, rows, unit_of
 from precompute.base.errors import BadValue, UserError
@@ -26,8 +26,8 @@ from precompute.base.program import main
 README = Path(__file__).resolve().parent.parent / "README.md"
 RESULTS_README = FOLDER / "README.md"
 TABLES = {
-    "roofline": roofline.table, "service": service.table, "stream": stream.table, "sweep": growth.table,
-    "throughput": throughput.table, "versions": versions.table,
+    "host": host.table, "roofline": roofline.table, "service": service.table, "stream": stream.table,
+    "sweep": growth.table, "throughput": throughput.table, "versions": versions.table,
 }  # fmt: skip
 HEADLINE = "throughput-cpu-decode-apply"
 

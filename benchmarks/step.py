@@ -2,13 +2,18 @@
 
     python -m benchmarks.step                                   # the demo set, a narrow net on a CPU
     python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet50 --size 224 --json
+    python -m benchmarks.step --boxes cache/cub.h5 --root data/CUB_200_2011 --modes eager default reduce-overhead
 
 Live over frozen is what the views cost the trainer: 1.00 where the loader keeps up. Batches made ahead while other arms
 had their turn are used up before the timer starts, and none is made ahead in other arms' time.
+
+With --modes the same frozen step is measured with the networks run in each of these ways: as they are, and compiled.
+The result names the fastest (`choice`) and the flags of trainer.run that ask for it.
 """
 
 import dataclasses
 import itertools
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,12 +28,13 @@ from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
 from trainer.config.choices import Hardware, find_hardware, let_idle_threads_sleep
-from trainer.config.run import RunConfig
+from trainer.config.run import RunConfig, RunOptions
 
 if TYPE_CHECKING:
     from trainer.engine.data import Data
     from trainer.engine.state import TrainingState
 
+MODES = ("eager", "default", "reduce-overhead")  # but for the first those of --compile-mode
 LIVE, FROZEN = "ours: cvsa, live views", "ours: cvsa, frozen batch"
 OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
 
@@ -49,6 +55,8 @@ class StepSettings:
     )
     amp: str = option("auto", "autocast of all arms", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile our networks")
+    compile_mode: str = option_of(RunOptions, "compile_mode")
+    modes: tuple[str, ...] = option((), "measure these ways to run the networks instead", choices=MODES)
     pipeline: str = option_of(Making, "backend")
     cache: str = option_of(Making, "cache")
     workers: int | None = option_of(Making, "workers")
@@ -72,6 +80,8 @@ def program(argv: list[str] | None = None) -> int:
     let_idle_threads_sleep()
     config = parse(StepSettings, "benchmarks.step", __doc__, argv)
 
+    import torch
+
     from trainer.engine.data import open_data
 
     hardware, _ = find_hardware(config.device)
@@ -80,8 +90,10 @@ def program(argv: list[str] | None = None) -> int:
     values = zip(("arch", "size", "batch_size", "steps"), usual, strict=True)
     config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in values})
     data = open_data(config.photographs.dataset, config.photographs.boxes, config.photographs.root, config.output.say)
+    torch.backends.cudnn.benchmark = True
     with ExitStack() as stack:
-        arms, skipped = make_arms(config, data, hardware, stack)
+        make = mode_arms if config.modes else make_arms
+        arms, skipped = make(config, data, hardware, stack)
         measure(arms, config.repeats, say=config.output.say)
         document = result(config, arms, hardware) | {"skipped": skipped}
     config.output.deliver([document], table)
@@ -92,46 +104,21 @@ def make_arms(
     config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
 ) -> tuple[list[StepArm], dict[str, str]]:
     """The arms that `config` asks for; the peer where it is not installed, and why."""
-    import torch
-
     from benchmarks.lightly_loop import lightly_byol
     from benchmarks.scopes import endless
-    from trainer.engine.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
     from trainer.train import advance, autocast_of
 
-    torch.backends.cudnn.benchmark = True
     states = {method: _state(config, method, data, hardware, stack) for method in ("cvsa", "byol")}
     loader, settings = states["cvsa"].loader, states["cvsa"].settings
-    cuda, autocast = hardware.device.startswith("cuda"), autocast_of(settings.amp, hardware.device)
+    autocast = autocast_of(settings.amp, hardware.device)
     live = endless(loader)
     frozen = next(live)
-    assert config.steps is not None
-    steps, peak = range(config.steps), peak_flops(hardware.name, settings.amp)
-
-    def wait() -> None:
-        if cuda:
-            torch.cuda.synchronize(hardware.device)
-
-    def before() -> None:
-        settle()  # the loader has made its batches ahead, and takes nothing from this arm's time
-        wait()
-
-    def arm(name: str, method: str, step: Callable[[], object], text: str) -> StepArm:
-        def work() -> None:
-            restart_peak_memory(hardware.device)
-            for _ in steps:
-                step()
-            wait()
-            if cuda:
-                made.memory = peak_memory(hardware.device) or 0.0
-
-        inside = f"{text}; {config.arch}, {config.size} px, autocast {settings.amp}"
-        flops = step_flops(states[method].method, states[method].config.views.size)
-        made = StepArm(name, work, len(steps) * settings.batch_size, inside, before=before, flops=flops, peak=peak)
-        return made
 
     def ours(method: str, batches: Iterator[Any]) -> Callable[[], object]:
         return lambda: advance(states[method], next(batches), autocast)
+
+    def arm(name: str, method: str, step: Callable[[], object], text: str) -> StepArm:
+        return step_arm(name, states[method], step, text, config, hardware)
 
     live_step, same = ours("cvsa", live), itertools.repeat(frozen)
     arms = [
@@ -139,7 +126,7 @@ def make_arms(
         arm(FROZEN, "cvsa", ours("cvsa", same), "the whole step on one batch"),
         arm(OURS, "byol", ours("byol", same), "the whole step on the same batch"),
     ]
-    arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, wait)
+    arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, partial(_wait, hardware))
     try:
         peer = lightly_byol(states["byol"].config.model.arch, config.optimizer, settings, hardware)
     except UserError as error:
@@ -149,12 +136,77 @@ def make_arms(
     return [*arms, arm(PEER, "byol", lambda: peer(frozen.views), text)], {}
 
 
+def step_arm(
+    name: str, state: "TrainingState", step: Callable[[], object], text: str, config: StepSettings, hardware: Hardware
+) -> StepArm:
+    """The arm of a step of that state's networks."""
+    from trainer.engine.cost import peak_flops, peak_memory, restart_peak_memory, step_flops
+
+    assert config.steps is not None
+    steps, settings = range(config.steps), state.settings
+
+    def before() -> None:
+        settle()  # the loader has made its batches ahead, and takes nothing from this arm's time
+        _wait(hardware)
+
+    def work() -> None:
+        restart_peak_memory(hardware.device)
+        for _ in steps:
+            step()
+        _wait(hardware)
+        if hardware.device.startswith("cuda"):
+            made.memory = peak_memory(hardware.device) or 0.0
+
+    inside = f"{text}; {config.arch}, {config.size} px, autocast {settings.amp}"
+    flops, peak = step_flops(state.method, state.config.views.size), peak_flops(hardware.name, settings.amp)
+    made = StepArm(name, work, len(steps) * settings.batch_size, inside, before=before, flops=flops, peak=peak)
+    return made
+
+
+def mode_arms(
+    config: StepSettings, data: "Data", hardware: Hardware, stack: ExitStack
+) -> tuple[list[StepArm], dict[str, str]]:
+    """An arm for each of `config.modes`, on the same batch; those whose first step fails, and why."""
+    from benchmarks.scopes import endless
+    from trainer.train import advance, autocast_of
+
+    arms, skipped, frozen = [], {}, None
+    for mode in config.modes:
+        compiled = {"compile": mode != "eager", "compile_mode": "default" if mode == "eager" else mode}
+        state = _state(dataclasses.replace(config, **compiled), "cvsa", data, hardware, stack)
+        frozen = next(endless(state.loader)) if frozen is None else frozen
+        step = partial(advance, state, frozen, autocast_of(state.settings.amp, hardware.device))
+        try:
+            step()
+        except Exception as error:  # the compiler's: the other ways are worth their figures
+            skipped[way(mode)] = f"{type(error).__name__}: {error}".splitlines()[0]
+            config.output.say(f"skipped: {way(mode)}: {skipped[way(mode)]}")
+        else:
+            arms.append(step_arm(way(mode), state, step, "the whole step on one batch", config, hardware))
+    if not arms:
+        raise UserError(f"no way to run the networks could make a step: {skipped}")
+    return arms, skipped
+
+
+def way(mode: str) -> str:
+    """The name of an arm of `mode_arms`."""
+    return f"ours: cvsa, {mode if mode == 'eager' else f'compiled ({mode})'}, frozen batch"
+
+
+def _wait(hardware: Hardware) -> None:
+    import torch
+
+    if hardware.device.startswith("cuda"):
+        torch.cuda.synchronize(hardware.device)
+
+
 def _state(config: StepSettings, method: str, data: "Data", hardware: Hardware, stack: ExitStack) -> "TrainingState":
     """The state that `trainer.run` would begin with."""
     from precompute.base.ranks import Process
     from trainer.engine.start import prepare, unsaid
 
-    same = ("arch", "size", "batch_size", "optimizer", "amp", "compile", "pipeline", "device", "workers", "cache")
+    same = ("arch", "size", "batch_size", "optimizer", "amp", "compile", "compile_mode", "pipeline", "device",
+            "workers", "cache")  # fmt: skip
     options = {name: getattr(config, name) for name in same}
     run = RunConfig.of(method=method, epochs=100_000, train_split=config.split, evaluate=False, **options)
     return stack.enter_context(prepare(run, data, hardware, Process(), unsaid))[0]
@@ -191,7 +243,17 @@ def result(config: StepSettings, arms: list[StepArm], hardware: Hardware) -> dic
         for kind, of in (("wall", "wall_ms"), ("CPU", "cpu_ms"))
         if above in by_name
     }
-    return head("step", config, unit) | {"arms": rows, "ratios": ratios}
+    return head("step", config, unit) | {"arms": rows, "ratios": ratios} | chosen(config, arms, unit)
+
+
+def chosen(config: StepSettings, arms: list[StepArm], unit: str) -> dict[str, Any]:
+    """Of ways to run the networks the fastest, and the flags of trainer.run for it."""
+    if not config.modes:
+        return {}
+    best = min(arms, key=lambda arm: statistics.median(getattr(arm, unit)))
+    mode = next(mode for mode in config.modes if way(mode) == best.name)
+    flags = {"eager": "", "default": "--compile"}.get(mode, f"--compile --compile-mode {mode}")
+    return {"choice": mode, "flags": flags}
 
 
 def table(document: dict[str, Any]) -> str:

@@ -27,6 +27,8 @@ RECIPES = {
     for device, recipes in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items()
 }
 
+OLDER = {"versions": "--old", "host": "--against"}  # a program's flag for an older checkout
+
 
 @dataclass(frozen=True)
 class SuiteSettings:
@@ -94,7 +96,8 @@ def _data(photographs: Photographs, module: str = "") -> list[str]:
 
 def _command(settings: SuiteSettings, name: str) -> list[str]:
     module, *flags = RECIPES[settings.device][name]
-    older = ["--old", settings.old] if module == "versions" and settings.old else []
+    flag = OLDER.get(module)
+    older = [flag, settings.old] if flag and settings.old else []
     return ["-m", f"benchmarks.{module}", *_data(settings.photographs, module), *older, *flags]
 
 

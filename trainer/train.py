@@ -126,6 +126,10 @@ def train_step(
     sums: dict[str, Tensor] = {}
     left = state.method.passes * pieces
     for i in range(pieces):
+        if config.run.compiled == "reduce-overhead":
+            # CUDA graphs write their results where the last ones were. By itself torch would take the second pass of a
+            # step for a new step, and overwrite the target's maps that it needs.
+            torch.compiler.cudagraph_mark_step_begin()
         views = [view.chunk(pieces)[i] for view in batch.views]
         parts = state.method.parts(views, _piece(masks, pieces, i), _piece(matches, pieces, i))
         for _ in range(state.method.passes):
@@ -212,7 +216,7 @@ def autocast_of(amp: str, device: str) -> Autocast:
 def finish(run: Run) -> None:
     """Exports the encoder and, where a split is held out for it, evaluates it."""
     method = run.state.method
-    compile_networks(method, False)  # evaluation sees each shape a few times only
+    compile_networks(method, None)  # evaluation sees each shape a few times only
     path = save_encoder(method.online.encoder, run.out, run.config)
     run.say(f"encoder: {path} (torchvision's key names; {run.config.model.arch} without fc)")
     evaluation = None

@@ -3,6 +3,7 @@
 A tensor for each of DALI's pictures costs more host time than all tables of the kernels.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Addressed:
     @staticmethod
     def whole(decoded: Any) -> "Addressed":
         """DALI's list of decoded pictures."""
-        shape = np.array(decoded.shape(), np.int64).reshape(-1, 3)
+        shape = np.fromiter(itertools.chain.from_iterable(decoded.shape()), np.int64).reshape(-1, 3)
         address = np.fromiter((picture.data_ptr() for picture in decoded), np.int64, len(shape))
         return Addressed(address, shape[:, 1::-1])
 
@@ -48,8 +49,8 @@ class Addressed:
             np.array([scene.data_ptr() for scene in scenes if scene is not None], np.int64) if exist else None,
         )
 
-    def jobs(self, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> np.ndarray:
-        """What cuts `crops` (layout.CROP, ROIs in the image's pixels) of pictures `slot` into `out`: layout.JOB [n].
+    def jobs(self, crops: np.ndarray, slot: np.ndarray, out: int) -> np.ndarray:
+        """What cuts `crops` (layout.CROP, ROIs in the image's pixels) of pictures `slot` to address `out`: JOB [n].
 
         Raises ValueError where a crop leaves its picture.
         """
@@ -67,7 +68,7 @@ class Addressed:
         jobs = np.empty(len(crops), JOB)
         # Whole crops as numbers of 64 bits: NumPy copies field by field, each at several times the cost.
         jobs.view(np.int64).reshape(len(jobs), -1)[:, :_CROP_LONGS] = crops.view(np.int64).reshape(len(crops), -1)
-        jobs["roi"], jobs["image"], jobs["stride"] = roi.T, self.address[slot] - out.data_ptr(), 3 * sides[0]
+        jobs["roi"], jobs["image"], jobs["stride"] = roi.T, self.address[slot] - out, 3 * sides[0]
         return jobs
 
 

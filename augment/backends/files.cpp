@@ -31,6 +31,11 @@ namespace {
 enum Status : int32_t { kSound, kComplete, kOther };
 
 constexpr int64_t kZeros = 64;  // in a row
+#ifdef O_PATH
+constexpr int kFolder = O_PATH;  // one may be passed through that may not be listed
+#else
+constexpr int kFolder = O_RDONLY;
+#endif
 
 // A run of kZeros holds one byte of every kZeros: those are looked at, and where one is 0 what is around it.
 bool has_zeros(const uint8_t* data, int64_t size) {
@@ -45,8 +50,8 @@ bool has_zeros(const uint8_t* data, int64_t size) {
 }
 
 // Whether one call reads just `size` bytes. One more is asked for, since a longer file is another one.
-bool read_whole(const char* path, uint8_t* to, int64_t size) {
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
+bool read_whole(int root, const char* path, uint8_t* to, int64_t size) {
+  const int file = openat(root, path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return false;
   ssize_t done;
   do {
@@ -64,14 +69,16 @@ Status status_of(const uint8_t* data, int64_t size) {
 }  // namespace
 
 void read_files(FileBatch* batch) {
-  std::string path = std::string(batch->root) + "/";
-  const size_t root = path.size();
+  // The folder is found once, not once a file: to walk its path takes as long as half of the rest of opening.
+  const int root = open(batch->root, kFolder | O_DIRECTORY | O_CLOEXEC);
+  std::string path;
   for (;;) {
     const int32_t i = __atomic_fetch_add(&batch->next, 1, __ATOMIC_RELAXED);
-    if (i >= batch->count) return;
-    path.resize(root);
-    path.append(batch->paths + i * batch->width, static_cast<size_t>(batch->width));  // zeros end it
+    if (i >= batch->count) break;
+    path.assign(batch->paths + i * batch->width, static_cast<size_t>(batch->width));  // zeros end it
     uint8_t* to = batch->memory + batch->starts[i];
-    batch->status[i] = read_whole(path.c_str(), to, batch->sizes[i]) ? status_of(to, batch->sizes[i]) : kOther;
+    const bool whole = root >= 0 && read_whole(root, path.c_str(), to, batch->sizes[i]);
+    batch->status[i] = whole ? status_of(to, batch->sizes[i]) : kOther;
   }
+  if (root >= 0) close(root);
 }

@@ -4,6 +4,7 @@ import importlib
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from ctypes import CDLL
 from functools import cache
 from typing import Any
 
@@ -11,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from augment.backends import native
 from augment.backends.addressed import Addressed, KeptOnDevice
 from augment.backends.dali import Decoder
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture
 from augment.backends.decoding import USUAL, Decoding
-from augment.backends.layout import lay_out, view_table
 from augment.backends.protocol import Backend
+from augment.backends.tables import BLUR_TILE, Rooms, Tables, compiled, in_numpy, of_views
 from augment.request import Making
 from augment.views.plan import Plan
-from augment.views.policy import Policy, blur_radius
+from augment.views.policy import Policy
 
-BLUR_TILE = 64  # side of what a program composes, colours and blurs
 # Rows and columns of pixels that the threads of another program have at a time.
 ROWS, COLUMNS = 16, 32
 CHUNK = {"ROWS": ROWS, "COLUMNS": COLUMNS}
@@ -48,6 +49,7 @@ class FusedCudaBackend(Backend):
         decoding: Decoding = USUAL,
     ) -> None:
         self.policy, self.dtype, self.device = policy, making.dtype, torch.device(making.device)
+        self._library = _compiled(making)
         self._kept = None if cache is None else KeptOnDevice(cache, self.device)
         self._decoder = Decoder(self.device, making.workers or 1, batch + 2 * policy.group, decoding)
         # Plans and their images that are being decoded (may be none): as many as the decoder works on at once.
@@ -74,7 +76,7 @@ class FusedCudaBackend(Backend):
         try:
             images = None if decoded is None else Addressed.whole(decoded)
             pictures, memory = self._pictures(plan, new, images)
-            views = make_views(self.policy, plan, pictures, self.device, self.dtype)
+            views = make_views(self.policy, plan, pictures, self.device, self.dtype, self._library)
             del memory  # the kernels that read it are in the stream
             return views
         finally:  # also after an error: the crops that the cache keeps may have yet to be cut
@@ -110,23 +112,57 @@ class FusedCudaBackend(Backend):
     close = reset
 
 
-def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
-    """Copies NumPy arrays to the device as flat tensors, padded to multiples of 16 bytes, all in one copy.
+def _compiled(making: Making) -> CDLL | None:
+    """The C++ that makes the kernels' tables; None, which is said, where it cannot be built."""
+    try:
+        return native.load(making.say)
+    except native.NotBuilt as error:
+        making.say(f"the kernels' tables are made by NumPy, which is slower: {error}")
+        return None
+
+
+class Parcel:
+    """Flat arrays on their way to the device, in one piece of memory, for one copy; each begins at a multiple of 16.
 
     The copy goes through pinned memory, which torch reuses only when the copy is over. A copy from pageable memory
     would wait for the kernels before it.
     """
-    flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays.values()]
-    ends = list(itertools.accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in flat))
-    packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-    host = packed.numpy()
-    for array, start in zip(flat, (0, *ends), strict=False):
-        host[start : start + array.nbytes] = array.view(np.uint8)
-    there = packed.to(device, non_blocking=True)
-    return {
-        name: there[start:end].view(_TYPES[array.dtype])
-        for name, array, start, end in zip(arrays, flat, (0, *ends), ends, strict=False)
-    }
+
+    def __init__(self, device: torch.device, rooms: Rooms) -> None:
+        """`rooms`: of each array the dtype and the bytes."""
+        self._device, self._kinds = device, [(name, _TYPES[np.dtype(kind)]) for name, (kind, _) in rooms.items()]
+        self._words = [-(-size // _ALIGNED) * (_ALIGNED // 4) for _, size in rooms.values()]
+        self._packed = torch.empty(4 * sum(self._words), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        starts = itertools.accumulate((4 * words for words in self._words), initial=0)
+        self.starts = dict(zip(rooms, starts, strict=False))
+
+    def addresses(self) -> dict[str, int]:
+        """Where each array is to be written."""
+        base = self._packed.data_ptr()
+        return {name: base + start for name, start in self.starts.items()}
+
+    def fill(self, **arrays: np.ndarray) -> None:
+        """Writes arrays to their places."""
+        host = self._packed.numpy()
+        for name, array in arrays.items():
+            start = self.starts[name]
+            host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def sent(self) -> dict[str, Tensor]:
+        """The arrays on the device."""
+        # One cut for all: each operation of torch costs as much as a dozen lines of Python.
+        there = self._packed.to(self._device, non_blocking=True).view(torch.int32).split_with_sizes(self._words)
+        return {
+            name: part if kind is torch.int32 else part.view(kind)
+            for (name, kind), part in zip(self._kinds, there, strict=True)
+        }
+
+
+def put(device: torch.device, **arrays: np.ndarray) -> dict[str, Tensor]:
+    """Copies NumPy arrays to the device as flat tensors, padded to multiples of 16 bytes: see `Parcel`."""
+    parcel = Parcel(device, {name: (array.dtype.type, array.nbytes) for name, array in arrays.items()})
+    parcel.fill(**arrays)
+    return parcel.sent()
 
 
 def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Tensor) -> None:
@@ -136,67 +172,91 @@ def cut_crops(pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: Ten
     """
     if not len(crops):
         return
+    jobs = put(out.device, jobs=pictures.jobs(crops, slot, out.data_ptr()).view(np.int32))["jobs"]
+    _cut(jobs, out, len(crops), int(crops["width"].max()), int(crops["height"].max()))
+
+
+def _cut(jobs: Tensor, out: Tensor, count: int, widest: int, highest: int) -> None:
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    jobs = put(out.device, jobs=pictures.jobs(crops, slot, out).view(np.int32))["jobs"]
-    grid = (_tiles(int(crops["width"].max()), COLUMNS), _tiles(int(crops["height"].max()), ROWS), len(crops))
     # Pictures are found from `out`, whose address is a multiple of 16, so that there is one kernel for all batches.
+    grid = _tiles(widest, COLUMNS), _tiles(highest, ROWS), count
     kernels.crop_kernel[grid](jobs, jobs.view(torch.int64), out, **CHUNK, **FUSION)
 
 
 def make_views(
-    policy: Policy, plan: Plan, pictures: Addressed | Sequence[Picture], device: torch.device, dtype: torch.dtype
+    policy: Policy,
+    plan: Plan,
+    pictures: Addressed | Sequence[Picture],
+    device: torch.device,
+    dtype: torch.dtype,
+    library: CDLL | None = None,
 ) -> tuple[Tensor, ...]:
     """Views from decoded images on `device`, one picture for each of the plan's images.
 
-    On CUDA the kernels may not have run when this returns: the images must live until they have (see `dali_runs.Lane`).
+    `library`: of `native.load`, which makes the kernels' tables; None: NumPy does. On CUDA the kernels may not have run
+    when this returns: the images must live until they have (see `dali_runs.Lane`).
     """
     if not isinstance(pictures, Addressed):
         pictures = Addressed.of(pictures)
-    layout = lay_out(plan, shared=policy.scene == "whole", scenes_exist=pictures.scene is not None)
-    cuts = torch.empty(layout.total, dtype=torch.uint8, device=device)
-    cut_crops(pictures, layout.crops, layout.slot, cuts)
-    scenes = layout.scenes
-    if pictures.scene is not None:  # as offsets from `cuts`, wherever they are
-        scenes = pictures.scene[plan.background_slot] - cuts.data_ptr()
-    return finish_views(policy, plan, cuts, scenes, layout.patches, dtype)
+    cuts = torch.empty(0)
+
+    def room(size: int) -> int:
+        nonlocal cuts
+        cuts = torch.empty(size, dtype=torch.uint8, device=device)
+        return cuts.data_ptr()
+
+    more = _constants(policy, plan)
+    if library is not None and pictures.scale is None:
+        parcels: list[Parcel] = []
+
+        def memory(rooms: Rooms) -> dict[str, int]:
+            parcels.append(Parcel(device, rooms | {name: (x.dtype.type, x.nbytes) for name, x in more.items()}))
+            return parcels[0].addresses()
+
+        made = compiled(library, policy, plan, pictures, room, memory)
+        parcels[0].fill(**more)
+        given = parcels[0].sent()
+    else:
+        made, arrays = in_numpy(policy, plan, pictures, room)
+        given = put(device, **arrays, **more)
+    if made.crops:
+        _cut(given["crops"], cuts, made.crops, made.widest, made.highest)
+    return _finished(policy, plan, made, given, cuts, dtype)
 
 
 def finish_views(
     policy: Policy, plan: Plan, cuts: Tensor, scenes: np.ndarray, patches: np.ndarray, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """Views from crops (uint8, flat, on the device); `scenes` and `patches`, int64 [B, V], are places in `cuts`."""
+    made, arrays = of_views(policy, plan, scenes, patches)
+    given = put(cuts.device, **arrays, **_constants(policy, plan))
+    return _finished(policy, plan, made, given, cuts, dtype)
+
+
+def _constants(policy: Policy, plan: Plan) -> dict[str, np.ndarray]:
+    """What the kernels need besides tables."""
+    return {"levels": _levels(policy.mean, policy.std)} | ({} if plan.alpha is None else {"alpha": plan.alpha})
+
+
+def _finished(
+    policy: Policy, plan: Plan, made: Tables, given: dict[str, Tensor], cuts: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Launches what follows the crops."""
     kernels: Any = importlib.import_module("augment.backends.triton_kernels")
-    size, shape, device = plan.size, plan.background_slot.shape, cuts.device
-    table = view_table(plan, scenes.view(np.uint64), patches)
-    table["out"] = np.arange(plan.sigma.size).reshape(shape[::-1]).T * (3 * size * size)  # V runs of B
-    table = table.reshape(-1)
-    sigma, radius = table["sigma"], table["radius"]
-    blurred = sigma > 0
-    plain, soft = (np.flatnonzero(which).astype(np.int32) for which in (~blurred, blurred))
-    reach = int(radius[soft].max(initial=0))
-    chunks = 1 if blur_radius(policy.blur_sigma[1]) <= BLUR_TILE // 4 else 1 + _tiles(2 * reach, BLUR_TILE)
-    given = put(
-        device,
-        jobs=table.view(np.int32),
-        plain=plain,
-        blurred=soft,
-        weights=_weights(sigma[soft], radius[soft], chunks),
-        levels=_levels(policy.mean, policy.std),
-        **({} if plan.alpha is None else {"alpha": plan.alpha}),
-    )
-    jobs = given["jobs"]
-    sums = torch.zeros((table.size, 3), dtype=torch.int64, device=device)
-    out = torch.empty((table.size, size, size, 3), dtype=dtype, device=device)
+    size, shape, device, jobs = plan.size, plan.background_slot.shape, cuts.device, given["jobs"]
+    count = made.plain + made.blurred
+    sums = torch.zeros((count, 3), dtype=torch.int64, device=device)
+    out = torch.empty((count, size, size, 3), dtype=dtype, device=device)
     linear, columns = policy.colour == "linear", _tiles(size, COLUMNS)
     canvas = jobs, jobs.view(torch.float32), jobs.view(torch.int64), cuts, given.get("alpha"), sums
-    kernels.mean_kernel[columns, table.size](*canvas, size, LINEAR=linear, **CHUNK, **FUSION)
+    kernels.mean_kernel[columns, count](*canvas, size, LINEAR=linear, **CHUNK, **FUSION)
     to = given["levels"], out, size
-    if len(plain):
-        kernels.view_kernel[columns, len(plain)](given["plain"], *canvas, *to, LINEAR=linear, **CHUNK, **FUSION)
-    if len(soft):
-        side = _tiles(size, BLUR_TILE - 2 * reach if chunks == 1 else BLUR_TILE)
-        kernels.blur_kernel[side, side, len(soft)](
-            given["blurred"], given["weights"], *canvas, *to, LINEAR=linear, CHUNKS=chunks, TILE=BLUR_TILE,
+    if made.plain:
+        kernels.view_kernel[columns, made.plain](given["plain"], *canvas, *to, LINEAR=linear, **CHUNK, **FUSION)
+    if made.blurred:
+        side = _tiles(size, BLUR_TILE - 2 * made.reach if made.chunks == 1 else BLUR_TILE)
+        kernels.blur_kernel[side, side, made.blurred](
+            given["blurred"], given["weights"], *canvas, *to, LINEAR=linear, CHUNKS=made.chunks, TILE=BLUR_TILE,
             num_warps=8, **FUSION,
         )  # fmt: skip
     return tuple(view.permute(0, 3, 1, 2) for view in out.view(*shape[::-1], size, size, 3))
@@ -207,18 +267,6 @@ def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """Factors of levels from 0 to 1 that normalise them, and what is added: float32 [6]."""
     scale = np.float32(255) * (1 / (255 * np.array(std))).astype(np.float32)
     return np.concatenate((scale, (-np.array(mean) / std).astype(np.float32)))
-
-
-def _weights(sigma: np.ndarray, radius: np.ndarray, chunks: int) -> np.ndarray:
-    """The blurs' weights as `blur_kernel` reads them, float16 [n, BLUR_TILE · (chunks + 1)]."""
-    # No further than the widest blur: a multiple of 8, with which NumPy adds the same numbers in the same order.
-    room = min(-(-(2 * int(radius.max(initial=0)) + 1) // 8) * 8, BLUR_TILE * chunks)
-    distance = np.arange(room, dtype=np.float64) - radius[:, None]
-    weights = np.exp(-0.5 * (distance / sigma[:, None]) ** 2)
-    weights *= distance <= radius[:, None]
-    table = np.zeros((len(sigma), BLUR_TILE * (chunks + 1)), np.float16)
-    table[:, BLUR_TILE : BLUR_TILE + room] = weights / weights.sum(axis=1, keepdims=True)
-    return table
 
 
 def _tiles(pixels: int, side: int) -> int:

@@ -21,11 +21,13 @@ import numpy as np
 from precompute.base.files import replacing
 from precompute.base.private import is_private, own_folder, private_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp", "files.cpp"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("crops.cpp", "views.cpp", "jpeg.cpp", "files.cpp", "tables.cpp")
+)
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.hpp")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
-# The struct View of views.cpp (Crop is `augment.backends.layout.CROP`).
+# The struct View of views.hpp (Crop is `augment.backends.layout.CROP`).
 VIEW = np.dtype(
     [
         *((name, "u8") for name in ("scene", "patch", "out")),
@@ -88,6 +90,8 @@ FUNCTIONS = {
     "jpeg_open": ([_POINTER], _INTEGER),
     "jpeg_crops": ([_POINTER, _POINTER], None),
     "read_files": ([_POINTER], None),
+    "measure_tables": ([_POINTER], None),
+    "fill_tables": ([_POINTER], _INTEGER),
 }
 
 

@@ -8,6 +8,7 @@
 #include "linear.hpp"
 #include "planes.hpp"
 #include "rows.hpp"
+#include "views.hpp"
 
 namespace {
 
@@ -46,27 +47,6 @@ void weighted_rows(const float* const* rows, const float* weight, int taps, int 
     out[j] = sum;
   }
 }
-
-}  // namespace
-
-extern "C" {
-
-// One view; `scene` and `patch` are packed, the patch is flipped already and `rect` is where it lies after the flip.
-struct View {
-  const uint8_t* scene;
-  const uint8_t* patch;
-  void* out;  // [size, size, 3] of the output type
-  int32_t rect[4];
-  int32_t flip, gray, jittered, radius;
-  int32_t order[4];
-  float jitter[4];
-  float matrix[9], offset[9];
-  float sigma, unused;
-};
-
-}  // extern "C"
-
-namespace {
 
 // Working memory of one thread for views of one size. Rows have kPad elements before and after them.
 struct Work {

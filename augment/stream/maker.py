@@ -46,6 +46,8 @@ def turned(views: tuple[Tensor, ...], turns: np.ndarray) -> tuple[Tensor, ...]:
 
     The last step, and the same pixels moved: so one function serves every backend.
     """
+    if not turns.any():
+        return views
     for v, view in enumerate(views):
         for turn in (1, 2, 3):
             rows = np.flatnonzero(turns[:, v] == turn)
@@ -169,7 +171,7 @@ class BatchMaker:
         plan, replaced = self.schedule.plan(self.images.pool, *place), 0
         rows = plan.images.tolist()
         files = self._contents(rows)
-        if None in files.values():
+        if any(data is None for data in files.values()):  # `None in` would compare the contents of buffers
             plan, replaced = self.replanned(plan, place[0], *self._stand_ins(plan, place[0], files))
         bad = tuple(row for row, data in files.items() if data is None)
         plan = self.with_opacities(plan)

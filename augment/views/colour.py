@@ -23,6 +23,7 @@ _YIQ = np.array((LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
 _TO_LUMA = np.ones((3, 1)) * LUMA  # a colour to its gray
 _TO_CHROMA = np.eye(3) - _TO_LUMA
 _QUARTER = np.linalg.inv(_YIQ)[:, 1:] @ np.array(((0.0, -1.0), (1.0, 0.0))) @ _YIQ[1:]  # a quarter turn of chroma
+CONSTANTS = np.concatenate((LUMA, *(matrix.reshape(9) for matrix in (_TO_LUMA, _TO_CHROMA, _QUARTER))))
 
 
 def denormalise(
@@ -41,8 +42,7 @@ def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarr
     # The nine numbers of a matrix in the first axis: NumPy is slow where the last axis is short.
     rows = np.ascontiguousarray(jitter.reshape(-1, 4).T, np.float64)
     brightness, contrast, saturation, hue = (rows[op] for op in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
-    # Red, yellow, green lie clockwise in the plane of I and Q, so a positive shift of the hue turns that way.
-    angle = -2 * np.pi * hue
+    angle = angles(hue)
     turned = np.cos(angle) * _TO_CHROMA.reshape(9, 1) + np.sin(angle) * _QUARTER.reshape(9, 1)
     turned *= np.where(gray.reshape(-1), 0.0, saturation)
     turned += _TO_LUMA.reshape(9, 1)
@@ -50,3 +50,9 @@ def collapse(jitter: np.ndarray, gray: np.ndarray) -> tuple[np.ndarray, np.ndarr
     m = turned.astype(np.float32).T.reshape(*gray.shape, 3, 3)
     k = (brightness * (1 - contrast) * LUMA[:, None]).astype(np.float32).T.reshape(*gray.shape, 1, 3)
     return m, k.repeat(3, axis=-2)
+
+
+def angles(hue: np.ndarray) -> np.ndarray:
+    """The turn of chroma, radians in float64, of a shift of the hue in turns."""
+    # Red, yellow, green lie clockwise in the plane of I and Q, so a positive shift of the hue turns that way.
+    return -2 * np.pi * hue.astype(np.float64)

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 def box_to_pixels(boxes: np.ndarray, width: np.ndarray | int, height: np.ndarray | int) -> np.ndarray:
     """Boxes [..., 4] to int32 pixels [..., 4]: edges to the nearest pixel edge, inside the picture, never empty."""
     boxes = np.asarray(boxes, np.float64)
-    side = np.stack(np.broadcast_arrays(width, height), axis=-1).astype(np.int64)
-    low = np.clip(np.rint(boxes[..., :2] * side), 0, side - 1)
-    high = np.clip(np.rint(boxes[..., 2:] * side), low + 1, side)
-    return np.concatenate((low, high), axis=-1).astype(np.int32)
+    out = np.empty((*np.broadcast_shapes(boxes.shape[:-1], np.shape(width), np.shape(height)), 4), np.int32)
+    for axis, side in enumerate((width, height)):  # apart: NumPy is slow where the last axis is short
+        side = np.asarray(side, np.int64)
+        low = np.minimum(np.maximum(np.rint(boxes[..., axis] * side), 0), side - 1)
+        out[..., axis] = low
+        out[..., axis + 2] = np.minimum(np.maximum(np.rint(boxes[..., axis + 2] * side), low + 1), side)
+    return out
 
 
 def cap_boxes(boxes: np.ndarray, cap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -47,14 +50,21 @@ def random_resized_crop(
     """
     width = (region[..., 2] - region[..., 0]).astype(np.float64)
     height = (region[..., 3] - region[..., 1]).astype(np.float64)
-    area = (width * height)[..., None] * (scale[0] + (scale[1] - scale[0]) * u[..., 0:20:2])
     low, high = np.log(aspect[0]), np.log(aspect[1])
-    ratio = np.exp(low + (high - low) * u[..., 1:20:2])
-    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (w > 0) & (w <= width[..., None]) & (h > 0) & (h <= height[..., None])
-    first = fits.argmax(axis=-1)[..., None]
-    found = fits.any(axis=-1)
-    w, h = np.take_along_axis(w, first, -1)[..., 0], np.take_along_axis(h, first, -1)[..., 0]
+
+    def tried(width: np.ndarray, height: np.ndarray, u_area: np.ndarray, u_ratio: np.ndarray) -> tuple:
+        area = (width * height) * (scale[0] + (scale[1] - scale[0]) * u_area)
+        ratio = np.exp(low + (high - low) * u_ratio)
+        w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        return w, h, (w > 0) & (w <= width) & (h > 0) & (h <= height)
+
+    w, h, found = tried(width, height, u[..., 0], u[..., 1])
+    if not found.all():  # the others' further attempts, all at once
+        left = np.nonzero(~found)
+        again = u[..., 2:20][left].T  # attempts first: NumPy is slow where the last axis is short
+        ws, hs, fits = tried(width[left], height[left], again[0::2], again[1::2])
+        first = fits.argmax(axis=0), np.arange(len(left[0]))
+        w[left], h[left], found[left] = ws[first], hs[first], fits.any(axis=0)
     own = width / height
     w = np.where(found, w, np.where(own > aspect[1], np.rint(height * aspect[1]), width))
     h = np.where(found, h, np.where(own < aspect[0], np.rint(width / aspect[0]), height))
@@ -140,6 +150,8 @@ def flip_rects(rects: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
 def turn_rects(rects: np.ndarray, turns: np.ndarray, size: int) -> np.ndarray:
     """Rectangles [..., 4] after `turns` [...] quarter turns of their view, counter-clockwise; empty ones stay zeros."""
     out, empty = rects.astype(np.int32), is_empty(rects)[..., None]
+    if not turns.any():
+        return out
     for turn in (1, 2, 3):
         x0, y0, x1, y1 = np.moveaxis(out, -1, 0)
         once = np.stack((y0, size - x1, y1, size - x0), axis=-1)

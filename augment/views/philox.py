@@ -5,6 +5,8 @@ between workers or replayed on resume. The constants and rounds are those of the
 hold it against that library's known-answer vectors.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -19,37 +21,43 @@ VIEW, ORDER, PARTNER = 0, 1, 2
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """uint32 [..., 4] counters and two 32-bit key words to uint32 [..., 4] random words."""
-    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    return np.stack(_rounds([counter[..., i].astype(np.uint64) for i in range(4)], key), axis=-1)
+
+
+def _rounds(counter: Sequence[np.ndarray | np.uint64], key: tuple[int, int]) -> list[np.ndarray]:
+    """`philox` of four words apart, uint64 arrays that broadcast: what few depend on is computed for few."""
+    c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1 = (p1 >> _32) ^ c1 ^ np.uint64(k0), p1 & _LOW
-        c2, c3 = (p0 >> _32) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        c0, c1 = (p1 >> _32) ^ (c1 ^ np.uint64(k0)), p1 & _LOW
+        c2, c3 = (p0 >> _32) ^ (c3 ^ np.uint64(k1)), p0 & _LOW
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack((c0, c1, c2, c3), axis=-1).astype(np.uint32)
+    return [np.asarray(word, np.uint32) for word in (c0, c1, c2, c3)]
 
 
 def words(seed: int, epoch: int, sample: np.ndarray, view: np.ndarray, count: int, purpose: int = VIEW) -> np.ndarray:
     """uint32 [..., count]: the first `count` words of the streams of (seed, epoch, sample, view).
 
-    `sample` and `view` are integer arrays that broadcast against each other. Raises ValueError for a seed outside
-    64 bits, an epoch or a sample outside 32.
+    `sample` and `view` are integer arrays that broadcast against each other. In memory the words come first, then the
+    samples, so that a word of all of them is one piece. Raises ValueError for a seed outside 64 bits, an epoch or a
+    sample outside 32.
     """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed={seed}: must be at least 0 and below 2**64")
     if not 0 <= epoch < 1 << 32:
         raise ValueError(f"epoch={epoch}: must be at least 0 and below 2**32")
-    sample, view = np.broadcast_arrays(sample, view)
+    sample, view = np.asarray(sample), np.asarray(view)
     if sample.size and not (sample.min() >= 0 and sample.max() < 1 << 32):
         raise ValueError(f"sample={sample.min()}..{sample.max()}: must be at least 0 and below 2**32")
-    blocks = -(-count // 4)
-    counter = np.empty((*sample.shape, blocks, 4), np.uint32)
-    counter[..., 0] = np.arange(blocks, dtype=np.uint32)
-    counter[..., 1] = sample[..., None]
-    counter[..., 2] = epoch
-    counter[..., 3] = view[..., None] | (purpose << 16)
-    out = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
-    return out.reshape(*sample.shape, 4 * blocks)[..., :count]
+    shape, blocks = np.broadcast_shapes(sample.shape, view.shape), -(-count // 4)
+    sample, view = sample.astype(np.uint64), view.astype(np.uint64)
+    block = np.arange(blocks, dtype=np.uint64).reshape(-1, *[1] * len(shape))
+    counter = block, sample, np.uint64(epoch), view | np.uint64(purpose << 16)
+    out = np.empty((blocks, 4, *shape), np.uint32)
+    for i, word in enumerate(_rounds(counter, (seed & 0xFFFFFFFF, seed >> 32))):
+        out[:, i] = word
+    return np.moveaxis(out.reshape(4 * blocks, *shape)[:count], 0, -1)
 
 
 def uniform(bits: np.ndarray) -> np.ndarray:

@@ -301,6 +301,11 @@ def _jitter(policy: Policy, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _slots(sources: np.ndarray, backgrounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different images in order of first use (sources before backgrounds), and where each use finds its image."""
+    by_row = np.argsort(sources)
+    rows = sources[by_row]
+    at = np.minimum(np.searchsorted(rows, backgrounds), len(rows) - 1)
+    if (rows[at] == backgrounds).all() and (rows[1:] != rows[:-1]).all():  # as a rule: whole groups, each source once
+        return sources.astype(np.int64), np.arange(len(sources)), by_row[at]
     used = [*sources.tolist(), *backgrounds.reshape(-1).tolist()]
     place = {image: i for i, image in enumerate(dict.fromkeys(used))}
     slot = np.array([place[image] for image in used], np.int64)

@@ -36,7 +36,7 @@ class Cutter:
 
     def __call__(self, pictures: Addressed, crops: np.ndarray, slot: np.ndarray, out: torch.Tensor) -> None:
         self.jobs += 1
-        pictures.jobs(crops, slot, out)  # checks the regions
+        pictures.jobs(crops, slot, out.data_ptr())  # checks the regions
         for crop, number in zip(crops, slot.tolist(), strict=True):
             size = 3 * int(crop["width"]) * int(crop["height"])
             ctypes.memset(out.data_ptr() + int(crop["out"].astype(np.int64)), number + 1, size)
@@ -95,7 +95,7 @@ def test_tensors_by_address() -> None:
     crops = np.zeros(1, CROP)
     crops["roi"], crops["flip"], crops["out"] = (3, 4, 9, 6), 1, 7
     out = torch.empty(10, dtype=torch.uint8)
-    jobs = listed.jobs(crops, np.array([1]), out)
+    jobs = listed.jobs(crops, np.array([1]), out.data_ptr())
     assert jobs["roi"].tolist() == [[1, 2, 4, 4]]
     assert jobs["stride"].tolist() == [21]
     assert out.data_ptr() + jobs["image"][0] == pixels[1].data_ptr()

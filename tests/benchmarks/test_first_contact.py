@@ -138,7 +138,7 @@ def in_this_process(command, limit, environment, out, begun):
 
 
 run_limited = stages.run_limited
-COMPILED = "step-compiled"  # takes a minute: the slow test has it
+COMPILED = "modes"  # takes a minute: the slow test has it
 
 
 def check_all_done(folder: Path, names: list[str]) -> None:
@@ -150,6 +150,7 @@ def check_all_done(folder: Path, names: list[str]) -> None:
             whole = document(folder, name)["results"][-1]
             results.validate(whole)
             assert whole["benchmark"] == benchmark
+            assert (whole.get("choice") in ("eager", "default")) == (name == COMPILED)
     (views,) = document(folder, "views-fused")["results"]
     assert {row["stage"] for row in views["rows"]} == {"all, linear", "zoom", "jitter, torchvision"}
     compiled = document(folder, "kernels")["results"]

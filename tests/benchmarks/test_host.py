@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import host, results
+from benchmarks import host, report, results
 from precompute.base.errors import UsageError, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,9 @@ def test_every_part_is_measured_of_both_builds(boxes: Path, demo_root: Path, tmp
     assert {arm["name"] for arm in document["arms"]} == names
     assert all(len(arm["cpu_ms"]["values"]) == 2 and arm["cpu_ms"]["low"] > 0 for arm in document["arms"])
     assert len(document["ratios"]) == len(host.PARTS)
+    shown = report.summary({"host-cpu": document})
+    assert all(f"ours: {part}" in shown for part in host.PARTS)
+    assert "a CPU second" in shown
     cost = {arm["name"]: arm["cpu_ms"]["median"] for arm in document["arms"]}
     # What is contained costs less than what contains it, also on a busy machine.
     assert cost["ours: views"] < cost["ours: loader, uncached"]

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from benchmarks.harness import Arm, measure
 from benchmarks.lightly_loop import lightly_byol
 from benchmarks.results import validate
-from benchmarks.step import FROZEN, LIVE, OURS, PEER, _warm
+from benchmarks.step import FROZEN, LIVE, MODES, OURS, PEER, _warm, way
 from trainer.config.choices import Hardware, decide
 from trainer.config.run import RunConfig
+from trainer.model import networks
 from trainer.model.resnets import feature_widths
 
 SMALL = ("--arch", "resnet10w8", "--size", 32, "--device", "cpu", "--batch-size", 16, "--steps", 1, "--repeats", 2,
@@ -52,6 +53,40 @@ def test_without_lightly_the_rest_is_measured(
     assert [arm["name"] for arm in document["arms"]] == [LIVE, FROZEN, OURS]
     assert set(document["ratios"]) == {"live / frozen, wall", "live / frozen, CPU"}
     assert "pip install" in document["skipped"][PEER]
+
+
+def test_ways_to_run_the_networks_are_compared(
+    demo_boxes: Path, demo_root: Path, run_here: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails is named and costs the others nothing. The compiler itself: test_trainer_compile.py."""
+
+    def compiled(function: Callable, mode: str) -> Callable:
+        if mode == "default":
+            raise RuntimeError("no compiler\nfor this")
+        return function
+
+    monkeypatch.setattr(networks, "_compiled", compiled)
+    done = run_here(
+        "benchmarks.step",
+        "--boxes",
+        demo_boxes,
+        "--root",
+        demo_root,
+        *SMALL,
+        "--arch",
+        "resnet10w16",
+        "--modes",
+        *MODES,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    validate(document)
+    assert [arm["name"] for arm in document["arms"]] == [way("eager"), way("reduce-overhead")]
+    assert document["skipped"] == {way("default"): "RuntimeError: no compiler"}
+    flags = {"eager": "", "reduce-overhead": "--compile --compile-mode reduce-overhead"}
+    assert document["flags"] == flags[document["choice"]]
+    best = min(document["arms"], key=lambda arm: arm["cpu_ms"]["median"])
+    assert best["name"] == way(document["choice"])
 
 
 def test_what_lay_ready_is_used_up_before_live_views_are_timed() -> None:

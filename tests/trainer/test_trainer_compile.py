@@ -31,12 +31,13 @@ def step(method: Method, photos: PhotoBatch) -> tuple[list[torch.Tensor], dict[s
 @pytest.mark.slow  # most of a minute in the compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of the compiler's own modules
-def test_a_compiled_step_equals_an_eager_one(photos: PhotoBatch) -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_step_equals_an_eager_one(photos: PhotoBatch, mode: str) -> None:
     heads = Heads(dim=16, hidden=32, conv_hidden=24)
     # float64, because in float32 the rounding of a fresh net's gradients is a hundredth of them in either way.
     method = Byol(build_model("resnet10w8", heads), Alignment(LOSS_PRESETS["stable"])).double()
     twin = copy.deepcopy(method)
-    compile_networks(twin, True)
+    compile_networks(twin, mode)
     (expected, health), (found, compiled_health) = step(method, photos), step(twin, photos)
     assert len(found) == len(expected) > 40
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)

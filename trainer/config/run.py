@@ -156,6 +156,11 @@ class RunOptions:
     out: str = option("out/run", "folder of the run: metrics, checkpoints, encoder, figures")
     amp: str = option("auto", "autocast", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option(False, "torch.compile the networks (pays off on CUDA in long runs)")
+    compile_mode: str = option(
+        "default",
+        "how --compile does it; reduce-overhead: with CUDA graphs (benchmarks.step --modes says what is best)",
+        choices=("default", "reduce-overhead"),
+    )
     seed: int = option(0, "seed of weights and views", least=0, most=2**63 - 1)
     log_every: int | None = option(
         None, "steps between log lines; default: 10 lines an epoch, about 50 a short run", above=0
@@ -169,6 +174,11 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not self.out:
             raise BadValue("out", "", "the name of a folder")
+
+    @property
+    def compiled(self) -> str | None:
+        """The mode of torch.compile; None: the networks run as they are."""
+        return self.compile_mode if self.compile else None
 
 
 @dataclass(frozen=True)

@@ -190,15 +190,15 @@ def make_method(config: RunConfig, settings: Settings, network: Network, say: Sa
     freeze_stages(network, model.freeze_stages)
     alignment = Alignment(config.loss.alignment, config.loss.control) if record.aligns else None
     method = record.build(network, alignment, settings.queue, config.loss.matching, model)
-    compile_networks(method, config.run.compile)
+    compile_networks(method, config.run.compiled)
     return method
 
 
-def compile_networks(method: Method, compiled: bool) -> None:
-    """Lets torch.compile run the networks, or not; what they compute and how they are saved stays the same."""
+def compile_networks(method: Method, mode: str | None) -> None:
+    """Lets torch.compile run the networks in that mode, or not; what they compute and how they are saved stays."""
     for network in (method.online, method.target):
         if network is not None:
-            network.compiled = compiled
+            network.compiled = mode
 
 
 def _go_on(run: Run, resumed: Resumed) -> None:

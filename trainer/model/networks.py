@@ -60,7 +60,7 @@ class Network(nn.Module):
         super().__init__()
         widths = feature_widths(encoder)
         self.dim = heads.dim
-        self.compiled = False  # --compile sets it
+        self.compiled: str | None = None  # a mode of torch.compile, which --compile sets
         self.encoder = encoder
         self.projector = mlp_head(widths[4], heads.hidden, heads.dim)
         self.predictor = _predictor(heads)
@@ -74,14 +74,16 @@ class Network(nn.Module):
 
     def forward(self, view: Tensor, cover: Tensor | None = None) -> Projections:
         """View [N, 3, S, S] to all projections and predictions; `cover` see `project`."""
-        trunk, heads = (_compiled(feature_maps), _compiled(project)) if self.compiled else (feature_maps, project)
+        trunk, heads = feature_maps, project
+        if self.compiled:
+            trunk, heads = (_compiled(function, self.compiled) for function in (trunk, heads))
         return heads(self, trunk(self.encoder, view), cover)
 
     @torch.no_grad()
     def flops(self, images: Tensor) -> float:
         """FLOPs (two per multiply-add) of a forward of `images`, counted on the meta device: nothing is computed."""
         twin = copy.deepcopy(self).to("meta").eval()
-        twin.compiled = False  # operations of compiled code are not counted
+        twin.compiled = None  # operations of compiled code are not counted
         with FlopCounterMode(display=False) as counter:
             twin(images.to("meta"))
         return counter.get_total_flops()
@@ -126,15 +128,15 @@ def project(network: Network, z: dict[int, Tensor], cover: Tensor | None = None)
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled by torch.compile, once for all networks."""
+def _compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """`function` compiled by torch.compile in that mode, once for all networks."""
     import torch._dynamo.config
     import torch._functorch.config
 
     let_torch_keep_code_private()
     torch._functorch.config.donated_buffer = False  # diagnostics go backward through a graph that is used again
     torch._dynamo.config.recompile_limit = 64  # trainer.compare's arms follow each other in one process
-    return torch.compile(function)
+    return torch.compile(function, mode=mode)
 
 
 def target_of(online: Network) -> Network:
