@@ -14,17 +14,22 @@ from trainer.methods.registry import QUEUE
 # rate is kept: with the linear rule a run of a few hundred steps of batch 32 moves next to nothing (C map's AUC .71
 # after 200 steps of the demo set, .94 with this rate; centre prior .67).
 LARS_PEAK = 2.4
+# Looks before a thread sleeps. A step of the demo on two cores (`GOMP_SPINCOUNT=0 python -m trainer.run --preset demo`
+# prints it) took 0.35 to 0.39 s with none and 0.21 to 0.22 with these; beside two busy programs 0.6 to 0.7 with either.
+SPINS = 4000
 BASE_LR = {"lars": 0.6, "sgd": 0.03, "adamw": 0.008}
 CPU_BATCH, CUDA_BATCH = 16, 256
 
 
 def let_idle_threads_sleep() -> None:
-    """OpenMP's threads sleep, not spin, while they wait, since the pipeline's threads want the same cores.
+    """OpenMP's threads spin for some microseconds while they wait, then sleep: others want the same cores.
 
-    Every program calls it before torch loads OpenMP; a policy of the user's own stays. With two other programs on two
-    cores a training step took 0.5 s instead of 1.8 to 4.3.
+    Every program calls it before torch loads OpenMP; what the user has set stays. Threads that only spin took 1.8 to
+    4.3 s for a training step beside two other programs on two cores, sleeping ones 0.5. Those that sleep at once lose
+    on idle cores, where waking up takes longer than most waits: SPINS.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))  # GNU's OpenMP, which torch has on Linux
 
 
 @dataclass(frozen=True)
