@@ -50,7 +50,7 @@ def test_a_box_file_may_not_lead_elsewhere(tmp_path, changes, fault):
         columns[name][2] = value
     with pytest.raises(ValueError) as raised:
         replace(cache, **columns)
-    assert fault in getattr(raised.value, "told", "")
+    assert fault in getattr(raised.value, "for_user", "")
     with pytest.raises(ValueError, match="belong together"):
         replace(cache, packed=None)
 

@@ -55,14 +55,15 @@ class Batch:
 
     views: tuple[Tensor, ...]
     rects: Tensor
+    size: int = 64
 
     def masks(self, view: int, grid: int) -> Tensor:
-        return masks(self.rects[:, view], 64, grid)
+        return masks(self.rects[:, view], self.size, grid)
 
     def correspondence(self, view: int, other: int, grid: int) -> Correspondence:
         """As a batch has it: numbers of the host that were put on the device."""
         n, device = len(self.rects), self.rects.device
-        points = torch.rand(n, grid, grid, 2) * 64
+        points = torch.rand(n, grid, grid, 2) * self.size
         return Correspondence(points.to(device), (points[..., 0] < 32).to(device))
 
 
