@@ -1,6 +1,7 @@
 """Files that commit 0fb5e1e wrote, before settings were grouped: they load, and training goes on as it would have.
 
-data/older/ holds its box file of 96 demo pictures and two runs of 12 steps, made with OMP_NUM_THREADS=1 by
+data/older/ holds its box file of 96 pictures of today's demo set, and two runs of 12 steps, made with OMP_NUM_THREADS=1
+by
 
     python -m trainer.run --boxes demo.h5 --root demo --arch resnet10w2 --size 32 --batch-size 16 --dim 8 --hidden 16 \\
         --conv-hidden 8 --device cpu --no-evaluate --pipeline fused --workers 1 --save-every 5 --epochs 4 --method cvsa
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import __version__ as pillow
 from safetensors.torch import load_file
 
 from precompute.base.boxfile import BoxCache
@@ -32,14 +34,16 @@ def older(demo_root, tmp_path):
         for row in range(len(cache)):
             cache.read(demo_root, row)
     except BadFile as error:
-        pytest.skip(f"this version of Pillow writes other JPEGs than the box file's: {error}")
+        if (theirs := cache.provenance["versions"]["pillow"]) == pillow:
+            raise  # the demo set has changed: the files must be made anew
+        pytest.skip(f"Pillow {pillow} writes other JPEGs than {theirs}, which the box file is of: {error}")
     return tmp_path / "here"
 
 
 def test_a_box_file_made_before_opens():
     cache = BoxCache.open(OLDER / "demo.h5")
     assert (cache.dataset, len(cache), cache.split_names) == ("demo", 96, ("train", "test"))
-    assert float(cache.boxes[:].sum()) == pytest.approx(191.7367, abs=1e-3)
+    assert float(cache.boxes[:].sum()) == pytest.approx(194.4831, abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["cvsa", "looc"])
