@@ -1,5 +1,6 @@
 """What a run decides by itself, and that it says why."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from augment import Policy
 from precompute.base.errors import BadValue, UsageError, UserError
 from precompute.base.options import as_json, values_of
-from trainer.config.choices import Hardware, decide, find_hardware
+from trainer.config.choices import SPINS, Hardware, decide, find_hardware, let_idle_threads_sleep
 from trainer.config.run import RunConfig
 from trainer.engine.data import open_data
 from trainer.engine.start import surroundings
@@ -199,3 +200,12 @@ def test_saved_values_give_the_same_configuration() -> None:
     assert RunConfig.of(values) == config
     older = {name: value for name, value in values.items() if name not in ("blur_sigma", "flip", "jitter")}
     assert RunConfig.of({**older, "crop_scale": None, "gone": 1}) == config
+
+
+def test_waiting_threads_look_a_while_and_what_the_user_set_stays(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    let_idle_threads_sleep()
+    assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
+    monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "0"})
+    let_idle_threads_sleep()
+    assert os.environ["GOMP_SPINCOUNT"] == "0"

@@ -14,8 +14,9 @@ from trainer.methods.registry import QUEUE
 # rate is kept: with the linear rule a run of a few hundred steps of batch 32 moves next to nothing (C map's AUC .71
 # after 200 steps of the demo set, .94 with this rate; centre prior .67).
 LARS_PEAK = 2.4
-# Looks before a thread sleeps. A step of the demo on two cores (`GOMP_SPINCOUNT=0 python -m trainer.run --preset demo`
-# prints it) took 0.35 to 0.39 s with none and 0.21 to 0.22 with these; beside two busy programs 0.6 to 0.7 with either.
+# How often a waiting thread looks before it sleeps. A step of the demo on two cores took 0.35 to 0.39 s with none and
+# 0.21 to 0.22 with these (`GOMP_SPINCOUNT=0 python -m trainer.run --preset demo` prints it); beside two busy programs
+# 0.6 to 0.7 with either.
 SPINS = 4000
 BASE_LR = {"lars": 0.6, "sgd": 0.03, "adamw": 0.008}
 CPU_BATCH, CUDA_BATCH = 16, 256
