@@ -9,7 +9,9 @@ Parts, of the fused backend (what is real in them: host_work.py):
   loader, cached    the whole loader, from kept pictures
   loader, uncached  the whole loader, files read and checked and fed to DALI
 
-All is CPU time of a process that does nothing else. With --against each part is measured of both builds in turns.
+All is CPU time of a process that does nothing else. A measurement does its batches --times in a row, as an epoch does
+(a cache is filled once): the first ones after another process's turn find nothing of theirs in the processor's caches.
+With --against each part is measured of both builds in turns.
 """
 
 from contextlib import ExitStack
@@ -38,6 +40,7 @@ class HostSettings:
     against: str | None = option(None, "folder of another build, measured in turns with this one")
     batch: int = option(256, "source images of a batch", least=1)
     batches: int = option(2, "batches of one measurement", least=1)
+    times: int = option(10, "how often a measurement does them, one after the other", least=1)
     size: int = option_of(Policy, "size")
     threads: int = option(2, "threads that read files", least=1)
     repeats: int = option(5, "measurements of each part", least=1)
@@ -52,7 +55,7 @@ def worker_of(build: Path, settings: HostSettings) -> Child:
     """The process that measures one build. UserError where another one is imported instead."""
     photographs = settings.photographs
     root = photographs.cache().folder(photographs.root).resolve()
-    given = {name: getattr(settings, name) for name in ("batch", "batches", "size", "threads")}
+    given = {name: getattr(settings, name) for name in ("batch", "batches", "times", "size", "threads")}
     worker = Child("host_work.py", build, boxes=str(Path(photographs.box_file).resolve()), root=str(root), **given)
     found = Path(worker.about["augment"])
     if found.resolve() != (build / "augment").resolve():
@@ -83,10 +86,10 @@ def measure(settings: HostSettings) -> dict[str, Any]:
         for repeat in range(settings.repeats + 1):
             for part in PARTS:
                 for name in workers if repeat % 2 == 0 else reversed(workers):
-                    done = workers[name].ask(part)  # CPU seconds and seconds of a part, done once
+                    done = workers[name].ask(part)  # CPU seconds and seconds of a part, and its images
                     if repeat:  # the first one warms up
-                        arms[name, part].cpu.append(done["cpu"])
-                        arms[name, part].wall.append(done["wall"])
+                        arms[name, part].cpu.append(done["cpu"] * needed / done["samples"])
+                        arms[name, part].wall.append(done["wall"] * needed / done["samples"])
     ratios = {
         f"{OTHER} / {OURS}: {part}": harness.ratio(arms[OTHER, part], arms[OURS, part])
         for part in PARTS

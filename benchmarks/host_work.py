@@ -24,25 +24,27 @@ import torch
 BUDGET = 64 << 30  # bytes of a cache: all pictures fit
 
 
-def serve(boxes: str, root: str, batch: int, batches: int, size: int, threads: int) -> None:
+def serve(boxes: str, root: str, batch: int, batches: int, times: int, size: int, threads: int) -> None:
     """Answers until the input ends."""
     torch.set_num_threads(1)
     keep_freed_memory()
     forget_launches()
     work = Work(boxes, root, batch, batches, size, threads)
-    parts: dict[str, Callable[[], Callable[[], object]]] = {
-        "views": work.views,
-        "cache fill": work.fill,
-        "loader, cached": lambda: work.loader(cached=True),
-        "loader, uncached": lambda: work.loader(cached=False),
+    # What prepares a part, and how often it is done then.
+    parts: dict[str, tuple[Callable[[], Callable[[int], object]], int]] = {
+        "views": (work.views, times),
+        "cache fill": (work.fill, 1),
+        "loader, cached": (lambda: work.loader(cached=True), times),
+        "loader, uncached": (lambda: work.loader(cached=False), times),
     }
     print(json.dumps({"augment": str(importlib.import_module("augment").__path__[0])}), flush=True)
     for line in sys.stdin:
-        part = parts[json.loads(line)]()
+        prepare, count = parts[json.loads(line)]
+        part = prepare()
         cpu, wall = time.process_time(), time.perf_counter()
-        part()
-        done = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "samples": batch * batches}
-        print(json.dumps(done), flush=True)
+        part(count)
+        done = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        print(json.dumps(done | {"samples": batch * batches * count}), flush=True)
 
 
 def keep_freed_memory() -> None:
@@ -90,22 +92,23 @@ class Work:
         self._fill(self._warm)
         self._loaders: dict[bool, tuple[Any, Iterator[Any]]] = {}
 
-    def views(self) -> Callable[[], object]:
+    def views(self) -> Callable[[int], object]:
         """Views of all batches from kept pictures."""
         nothing = [[b""] * len(plan.images) for plan in self.plans]
-        return lambda: [self._warm.render(*job) for job in zip(self.plans, nothing, strict=True)]
+        jobs = list(zip(self.plans, nothing, strict=True))
+        return lambda times: [self._warm.render(*job) for job in times * jobs]
 
-    def fill(self) -> Callable[[], object]:
+    def fill(self) -> Callable[[int], object]:
         """Views of all batches of pictures that an empty cache is to keep: the decoder's list is there already.
 
         So is its pipeline, which is built once, not once an epoch.
         """
         backend = self._backend(cached=True)
         backend._decoder.keep(backend._decoder.decode(self.files[0]))
-        return lambda: self._fill(backend)
+        return lambda times: self._fill(backend)
 
-    def loader(self, cached: bool) -> Callable[[], object]:
-        """An epoch of the whole loader."""
+    def loader(self, cached: bool) -> Callable[[int], object]:
+        """Epochs of the whole loader."""
         if cached not in self._loaders:
             from augment.request import Making
             from augment.stream.loader import ViewLoader
@@ -120,7 +123,7 @@ class Work:
         for _ in range(5):  # takes what was made ahead, so that the clock sees as many made as taken
             next(batches)
         time.sleep(0.3)
-        return lambda: ([next(batches) for _ in self.plans], time.sleep(0.3))
+        return lambda times: ([next(batches) for _ in times * self.plans], time.sleep(0.3))
 
     def _fill(self, backend: Any) -> None:
         for plan, files in zip(self.plans, self.files, strict=True):

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import multiprocessing
+import os
 import time
 import traceback
 import zlib
@@ -103,9 +104,11 @@ class Reader(Worker):
     nobody could say when it has done so.
     """
 
-    def __init__(self, source: Any, policy: Any, batch: int, seed: int, making: Any) -> None:
+    def __init__(self, source: Any, policy: Any, batch: int, seed: int, making: Any, cores: set[int]) -> None:
+        """`cores`: the only ones that this process and those that it begins run on."""
         import torch
 
+        os.sched_setaffinity(0, cores)
         torch.set_num_threads(1)
         self._given = source, policy, batch, seed, making
         self._loader: Any = None
@@ -116,6 +119,7 @@ class Reader(Worker):
         from dataclasses import replace
 
         from augment import Share, open_views
+        from augment.stream.maker import BatchMaker
 
         source, policy, batch, seed, making = self._given
         making = replace(making, say=lambda line: None, **changes)
@@ -123,10 +127,22 @@ class Reader(Worker):
         self._loader = open_views(source, policy=policy, batch_size=batch, seed=seed, making=making, share=share)
         self._maker, self._steps, self._decoded = self._loader._maker, len(self._loader), 0
         self._maker.begin_here()
+        if isinstance(self._maker, BatchMaker):
+            self._take_memory(self._maker.backend, (batch, policy.size, policy.size, 3), policy.kind.views)
         self._made = self._maker.make((i // self._steps, i % self._steps) for i in itertools.count())
         # A collection of torch's many objects takes a tenth of a second, in any process at any time: none is timed.
         gc.collect()
         gc.freeze()
+
+    @staticmethod
+    def _take_memory(backend: Any, shape: tuple[int, ...], views: int) -> None:
+        """Writes to the memory of two batches, the one that is read and the one that is made, which is used again.
+
+        A training takes it once, however many batches it reads. In a first epoch of few, it would be most of the time:
+        fresh pages cost as much as filling them.
+        """
+        for view in [backend._memory.take(shape) for _ in range(2 * views)]:
+            view.zero_()
 
     def shut(self) -> None:
         """Closes them."""

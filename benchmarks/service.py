@@ -4,11 +4,13 @@ python -m benchmarks.service --boxes cache/cub.h5 --root data/CUB_200_2011
 python -m benchmarks.service --boxes cache/cub.h5 --root data/CUB_200_2011 --scope batches ray --repeats 7
 
 Scopes; figures are CPU time of all processes that take part in an arm, and arms are in processes of their own:
-  pictures   trainings with different seeds, first epoch: decoded pictures in one file, or in the memory of each
+  pictures   trainings with different seeds, first epoch: decoded pictures in one file, or in the memory of each.
+             Memory for the views is taken before: in an epoch of few pictures it would be most of the time
   batches    trainings that want the same views: a ring of made batches, beside one training alone
   jobs       trainer.compare --jobs 2 of two arms with the same views, beside one after the other: the CPU time of
              the threads that make views
-  ray        a training and a helper on Ray, beside the training alone
+  ray        a training and a helper on Ray, beside the training alone: each on one core, since two busy cores may slow
+             each other (virtual ones are often two threads of one), which is no work of Ray's; and on all cores
   transport  carrying made batches between processes: as the service does, by Ray Data, by Arrow Flight
 Before anything is timed, views are compared with those of a training alone, to the bit.
 """

@@ -23,10 +23,14 @@ CARRIED = 16  # batches of a repeat
 PAIR = ("byol:saliencyswap", "cvsa:saliencyswap")  # arms with the same views
 
 
-def readers(settings: ServiceSettings, seeds: Iterable[int], stack: ExitStack, **making: Any) -> Readers:
-    """A process for each seed, whose views are not opened yet."""
+def readers(
+    settings: ServiceSettings, seeds: Iterable[int], stack: ExitStack, *, one_core: bool = False, **making: Any
+) -> Readers:
+    """A process for each seed, whose views are not opened yet; `one_core`: on the last core of the machine alone."""
     how = Making(backend="fused", device="cpu", workers=1, **making)
+    cores = os.sched_getaffinity(0)
     given = {"source": settings.source(), "policy": settings.policy, "batch": settings.batch, "making": how}
+    given["cores"] = {max(cores)} if one_core else cores
     return Readers(Reader, [given | {"seed": seed} for seed in seeds], stack)
 
 
@@ -183,34 +187,38 @@ def ray(settings: ServiceSettings, stack: ExitStack) -> Measured:
     if why := missing("ray"):
         raise UserError(f"scope ray: {why}")
     inside = "files on disk to two normalised views; the training's process, and all of Ray's"
-    alone, kept = readers(settings, [0], stack), readers(settings, [0], stack, cache="ram")
-    helped = readers(settings, [0], stack, service="ray")
-    for each in (alone, kept, helped):
-        each.tell("open", {})
-    helped.tell("wait_for_helpers", 1)
-    sums = alone.tell("sums")
-    count = compared(sums + sums, kept.tell("sums") + helped.tell("sums"))
+    sums: list[list[int]] = []
 
-    def arm(name: str, of: Readers) -> ReadersArm:
-        return ReadersArm(name, of, settings.images, inside, "read")
+    def arm(name: str, one_core: bool, **making: Any) -> ReadersArm:
+        of = readers(settings, [0], stack, one_core=one_core, **making)
+        of.tell("open", {})
+        if "service" in making:
+            of.tell("wait_for_helpers", 1)
+        sums.extend(of.tell("sums"))
+        where = "on one core" if one_core else "on all cores"
+        return ReadersArm(f"{name}, {where}", of, settings.images, inside, "read")
 
-    local, cached, ours = (
-        arm("alone", alone),
-        arm("alone, pictures kept in memory", kept),
-        arm("ours: a helper on Ray", helped),
-    )
-    in_turns([local, cached, ours], settings.repeats)
+    local, kept, ours = (
+        arm("alone", True), arm("alone, pictures kept in memory", True, cache="ram"),
+        arm("ours: a helper on Ray", True, service="ray"),
+    )  # fmt: skip
+    free, helped = arm("alone", False), arm("ours: a helper on Ray", False, service="ray")
+    count = compared(sums[:1] * len(sums[1:]), sums[1:])
+    in_turns([local, kept, ours, free, helped], settings.repeats)
     own = Arm("of it, the training's process", lambda: None, settings.images, inside, cpu=ours.own, wall=ours.wall)
-    (status,) = helped.tell("status")
-    counts = {
-        f"batches {k.replace('_', ' ')}": status["service"][k] for k in ("made_there", "made_here", "late", "lost")
-    }
+    counts: dict[str, int] = {}
+    for group in (ours, helped):
+        (status,) = group.readers.tell("status")
+        for key in ("made_there", "made_here", "late", "lost"):
+            name = f"batches {key.replace('_', ' ')}"
+            counts[name] = counts.get(name, 0) + status["service"][key]
     goals = [
         Goal("all processes with a helper / alone", ours, local, 1.15),
         Goal("the training's process with a helper / alone", own, local, 0.3),
     ]
     seen = {"batches equal to those made alone": count, **counts}
-    return Measured([local, cached, ours, own], [(local, ours), (cached, ours)], goals, seen, {})
+    pairs = [(local, ours), (kept, ours), (free, helped)]
+    return Measured([local, kept, ours, own, free, helped], pairs, goals, seen, {})
 
 
 def transport(settings: ServiceSettings, stack: ExitStack) -> Measured:
@@ -224,7 +232,10 @@ def transport(settings: ServiceSettings, stack: ExitStack) -> Measured:
             settings.output.say(f"skipped: {name}: {why}")
             continue
         group = Readers(kind, [{"count": crops}], stack)
-        arms.append(ReadersArm(name, group, CARRIED * settings.batch, inside, "carry", CARRIED))
+        arm = ReadersArm(name, group, CARRIED * settings.batch, inside, "carry", CARRIED)
+        # After another's turn nothing of this arm lies in the processor's caches.
+        arm.before = partial(group.tell, "carry", CARRIED // 4)
+        arms.append(arm)
     in_turns(arms, settings.repeats)
     ours = next((arm for arm in arms if arm.name.startswith("ours")), None)
     pairs = [(peer, ours) for peer in arms if ours is not None and peer is not ours]

@@ -51,7 +51,7 @@ class FusedBackend(Backend):
     ) -> None:
         """`compiled`: the C++ passes; `cache`: where pictures are kept. Raises `native.NotBuilt` without a compiler."""
         self.policy, self.dtype, self.workers, self._cache = policy, making.dtype, making.workers or 1, cache
-        self.name = "fused" if compiled else "eager"
+        self.name, self.buffers = "fused" if compiled else "eager", compiled
         self._library = native.load(making.say) if compiled else None
         self._jpeg = jpeg.find(self._library, making.say)
         if self._jpeg is not None:

@@ -80,12 +80,13 @@ class JpegCrops:
         `run(work)` calls `work` in as many threads as are to share the files. Returns the numbers of the files that are
         left to another decoder: no plain upright JPEG, damaged, or smaller than a crop of theirs.
         """
-        pointers = (ctypes.c_char_p * len(files))(*files)
+        # By way of NumPy, since they may be bytes or memoryviews.
+        pointers = np.fromiter((np.frombuffer(file, np.uint8).ctypes.data for file in files), np.uint64, len(files))
         sizes, status = np.fromiter(map(len, files), np.int64, len(files)), np.zeros(len(files), np.int32)
         first = np.ascontiguousarray(first, np.int64)
         shrink = shrinks(crops, first) if self.scaled else np.ones(len(files), np.int32)
         at = (x.ctypes.data for x in (sizes, first, crops, status, shrink))
-        batch = _Batch(ctypes.addressof(pointers), *at, len(files), 0)
+        batch = _Batch(pointers.ctypes.data, *at, len(files), 0)
         run(functools.partial(self._compiled.jpeg_crops, ctypes.addressof(self._library), ctypes.addressof(batch)))
         return np.flatnonzero(status)
 

@@ -27,11 +27,15 @@ class Blocks:
     def take(self, room: int) -> np.ndarray:
         """uint8 of at least `room` bytes, whose contents are arbitrary. Who keeps a part of it keeps all of it."""
         with self._lock:
-            free = (b for b in self._blocks if len(b) >= room and sys.getrefcount(b) <= _REFERENCES)
-            block = min(free, key=len, default=None)
+            free = list(b for b in self._blocks if sys.getrefcount(b) <= _REFERENCES)  # noqa: C400
+            block = min((b for b in free if len(b) >= room), key=len, default=None)
             if block is None:
-                block = np.empty(room, np.uint8)
-                self._blocks = [*self._blocks[-self._keep + 1 :], block]
+                # In place of one that is too small: memory grows with what is held at a time, not with every batch that
+                # is larger than those before. Room to spare costs nothing: pages are given when they are written to.
+                small = min(free, key=len, default=None)
+                kept = [b for b in self._blocks if b is not small]
+                block = np.empty(room + room // 8, np.uint8)
+                self._blocks = [*kept[-self._keep + 1 :], block]
             return block
 
 

@@ -38,7 +38,7 @@ _DECODE = _find_decoder()
 def decode(data: bytes) -> Tensor:
     """A file that every decoder takes (a plain JPEG, or PNG) to uint8 [3, H, W] in channels-last memory, oriented."""
     if _DECODE is None:
-        return torch.from_numpy(pixels.decode(data).copy()).permute(2, 0, 1)
+        return torch.from_numpy(pixels.decode(bytes(data)).copy()).permute(2, 0, 1)
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return _DECODE(encoded, _RGB, True)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from augment.backends import native
+from augment.backends.recycled import Blocks
 from augment.backends.threads import share_out
 from augment.stream.files import FileReader
 from augment.stream.imageset import ImageSet
@@ -90,8 +91,21 @@ def test_memory_is_used_again_when_nobody_holds_it(demo, reader):
     assert len(reader._blocks._blocks) == 2
 
 
-def test_views_are_those_of_files_read_one_by_one(demo, monkeypatch):
-    pytest.importorskip("nvidia.dali")
-    many = views_of(demo, backend="dali")
+def test_memory_grows_with_what_is_held_at_a_time():
+    """Not with every batch that is larger than those before."""
+    blocks = Blocks()
+    for room in (100, 200, 1000, 500, 4000):
+        assert len(blocks.take(room)) >= room
+    assert len(blocks._blocks) == 1
+    held = blocks.take(300)
+    assert len(blocks.take(300)) >= 300
+    assert sorted(map(len, blocks._blocks)) == [337, len(held)]
+
+
+@pytest.mark.parametrize("backend", ["fused", "dali"])
+def test_views_are_those_of_files_read_one_by_one(demo, monkeypatch, backend):
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
+    many = views_of(demo, backend=backend)
     monkeypatch.setattr("augment.stream.maker.BatchMaker._at_once", lambda self: None)
-    assert_equal(many, views_of(demo, backend="dali"))
+    assert_equal(many, views_of(demo, backend=backend))
