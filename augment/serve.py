@@ -74,8 +74,8 @@ def _watch(crew: "Crew", until: float) -> None:
     import time
 
     while (left := until - time.monotonic()) > 0:
-        for name in crew.hire():
-            print(f"helper {name}: begins", flush=True)
+        for line in crew.hire():
+            print(line, flush=True)
         time.sleep(min(left, 1.0))
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ PREFIX = "views-"  # of helpers' names
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _STORE = 512 << 20  # bytes of shared memory for batches on their way, where this process starts Ray itself
 LOOK_EVERY = 0.5  # seconds between looks for helpers
+AGAIN = 30.0  # seconds until a helper that could not begin is tried again
 _TALK = "talk"  # a helper's thread that answers while another one cuts
 MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # Ray's environment
 
@@ -119,9 +121,9 @@ def _token_file() -> Path:
 
 def start_helper(ray: Any, source: Source, workers: int, node: str, name: str) -> Any:
     """A helper on the cluster's node with this id. It ends with this process; Ray starts it again when it dies."""
-    from augment.service.helper import Helper
+    from augment.service.helper import Helper, located
 
-    return as_helper(ray, Helper, node, name).remote(source, workers)
+    return as_helper(ray, Helper, node, name).remote(located(source), workers)
 
 
 def as_helper(ray: Any, kind: type, node: str, name: str) -> Any:
@@ -220,19 +222,41 @@ class Crew:
         """`workers`: threads of a helper, 0 for one per core; `each`: helpers of a machine."""
         self._ray, self._source, self._workers, self._each = ray, source, workers, each
         self._helpers: dict[str, tuple[str, Any]] = {}  # by name: the id of its machine, and its handle
+        self._first: dict[str, Any] = {}  # by name: what says that it has begun, while it has not
+        self._again: dict[str, float] = {}  # by name: when one that could not begin is tried again
         self._before: dict[str, dict[str, Any]] = {}
 
     def hire(self) -> list[str]:
-        """Starts helpers on machines that are new, forgets those of machines that are gone; the new ones' names."""
+        """Starts helpers on machines that are new, forgets those of machines that are gone.
+
+        A line about each that begins, serves, or cannot; that one is started again half a minute later.
+        """
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]}
         self._helpers = {name: helper for name, helper in self._helpers.items() if helper[0] in nodes}
-        begun = []
-        for node in nodes.keys() - {node for node, _ in self._helpers.values()}:
+        lines = []
+        for node, address in nodes.items():
             for i in range(self._each):
-                name = f"{nodes[node]}-{node[:6]}-{os.getpid()}-{i}"
-                self._helpers[name] = node, start_helper(self._ray, self._source, self._workers, node, name)
-                begun.append(name)
-        return begun
+                name = f"{address}-{node[:6]}-{os.getpid()}-{i}"
+                if name not in self._helpers and time.monotonic() >= self._again.get(name, 0.0):
+                    handle = start_helper(self._ray, self._source, self._workers, node, name)
+                    self._helpers[name], self._first[name] = (node, handle), talk(handle.report)
+                    lines.append(f"helper {name}: begins")
+        return lines + [line for name in list(self._first) if (line := self._begun(name))]
+
+    def _begun(self, name: str) -> str:
+        """What there is to say of a helper that had not begun."""
+        if name not in self._helpers:  # its machine is gone
+            del self._first[name]
+        elif self._ray.wait([self._first[name]], timeout=0)[0]:
+            try:
+                self._ray.get(self._first.pop(name))
+            except self._ray.exceptions.RayError as error:
+                del self._helpers[name]
+                self._again[name] = time.monotonic() + AGAIN
+                why = str(error).strip().splitlines()[-1]
+                return f"helper {name}: cannot begin, is tried again in {AGAIN:.0f} s: {why}"
+            return f"helper {name}: serves"
+        return ""
 
     def report(self, patience: float = 5.0) -> list[str]:
         """A line a helper: its rate, how busy it was since the last report, its trainings. Waits `patience` seconds."""

@@ -44,15 +44,27 @@ class Answer:
         return Answer(**json.loads(text))
 
 
+def located(source: Source) -> Source:
+    """The source with absolute paths: helpers are begun in other folders than programs that name them."""
+
+    def pair(boxes: Any, root: Any) -> tuple[Any, str]:
+        cache = opened(boxes)
+        return boxes if cache is boxes else os.path.abspath(boxes), os.path.abspath(cache.folder(root))
+
+    boxes, root = pair(source.boxes, source.root)
+    return replace(source, boxes=boxes, root=root, backgrounds=tuple(pair(*one) for one in source.background_sets))
+
+
+def opened(boxes: Any) -> BoxCache:
+    """A box file, which may be open already."""
+    return boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
+
+
 class Helper:
     """Made in a process of its own. It finds box files and images itself; no request names a path."""
 
     def __init__(self, source: Source, workers: int) -> None:
         """`workers`: threads that decode and cut; 0: one per core."""
-
-        def opened(boxes: Any) -> BoxCache:
-            return boxes if isinstance(boxes, BoxCache) else BoxCache.open(boxes)
-
         sets = tuple((opened(boxes), root) for boxes, root in source.background_sets)
         self._source = replace(source, boxes=opened(source.boxes), backgrounds=sets, own_backgrounds=True)
         self._workers = workers or cores()

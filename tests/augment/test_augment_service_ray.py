@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,11 @@ def cluster(demo):
     ray = connect(None)
     assert os.environ[MODE] == "token"
     crew = Crew(ray, Source(str(boxes), str(root)), workers=1, each=2)
-    assert len(crew.hire()) == 2
+    begin = crew.hire()
+    assert [line.split(": ")[1] for line in begin] == ["begins", "begins"]
+    serve = []
+    wait_for(lambda: serve.extend(crew.hire()) or len(serve) == 2)
+    assert sorted(serve) == sorted(line.replace("begins", "serves") for line in begin)
     assert crew.hire() == []
     yield ray, crew, ray.get_runtime_context().gcs_address
     ray.shutdown()
@@ -116,6 +121,46 @@ def test_a_training_may_join_at_any_step_and_one_that_stops_reading_stalls_nobod
     lines = crew.report()
     assert len(lines) == 2
     assert all(re.search(r"\d+ batches, [\d.]+ images/s, busy \d+%.*\d+ stream", line) for line in lines), lines
+
+
+def test_a_helper_that_cannot_begin_says_why_and_is_tried_again(cluster, demo, tmp_path, monkeypatch):
+    """As on a machine that does not have the box file."""
+    from augment.service import cluster as service
+    from augment.service.helper import located
+
+    ray, _, _ = cluster
+    root, boxes = demo
+    crew = service.Crew(ray, Source(str(boxes), str(root)), workers=1, each=1)
+    monkeypatch.setattr("os.getpid", lambda: 1)  # of helpers' names: the fixture has others
+    monkeypatch.setattr("augment.service.helper.located", lambda source: replace(source, boxes=f"{tmp_path}/gone.h5"))
+    monkeypatch.setattr(service, "AGAIN", 0.5)
+    (line,) = crew.hire()
+    name = line.removesuffix(": begins")
+    said = []
+    wait_for(lambda: said.extend(crew.hire()) or len(said) > 1)
+    assert said[0].startswith(f"{name}: cannot begin, is tried again in 0 s: ")
+    assert f"UserError: {tmp_path}/gone.h5: no such file; make it with: " in said[0]
+    assert said[1] == line
+    monkeypatch.setattr("augment.service.helper.located", located)
+    wait_for(lambda: said.extend(crew.hire()) or f"{name}: serves" in said)
+    ray.kill(crew._helpers[name.removeprefix("helper ")][1])
+
+
+def test_paths_are_those_of_the_folder_in_which_they_were_named(demo, monkeypatch):
+    """Ray begins helpers in another one."""
+    from augment.service.helper import located
+    from precompute.base.boxfile import BoxCache
+
+    root, boxes = demo
+    monkeypatch.chdir(Path(boxes).parent)
+    name = Path(boxes).name
+    given = os.path.relpath(root)
+    known = BoxCache.open(boxes)
+    assert located(Source(name, given)) == Source(os.path.abspath(boxes), os.path.abspath(root))
+    assert located(Source(name)).root == os.path.abspath(known.folder())
+    both = located(Source(name, given, backgrounds=(name, given)))
+    assert both.backgrounds == ((os.path.abspath(boxes), os.path.abspath(root)),)
+    assert located(Source(known, given)) == Source(known, os.path.abspath(root))
 
 
 def test_helpers_of_another_set_are_refused_and_named(cluster, demo, tmp_path):
