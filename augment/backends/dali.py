@@ -28,14 +28,17 @@ class Fed:
         self.device, self.workers, self.batch, self.decoding = device, workers, batch, decoding
         self._runs = Runs(device, self._build)
 
-    def begin(self, key: Any, files: Sequence[bytes], /) -> None:
-        """Starts a run whose results are taken later with the same key, where that can overlap with other work."""
-        if self._runs.ahead:
-            self._runs.begin(key, *self._inputs(key, files))
+    def begin(self, key: Any, files: Sequence[bytes], /, *more: Any) -> None:
+        """Starts a run whose results are taken later with the same key, where that can overlap with other work.
 
-    def _finish(self, key: Any, files: Sequence[bytes]) -> Any:
+        `more`: what else `_inputs` takes.
+        """
+        if self._runs.ahead:
+            self._runs.begin(key, *self._inputs(key, files, *more))
+
+    def _finish(self, key: Any, files: Sequence[bytes], *more: Any) -> Any:
         if not self._runs.begun(key):
-            self._runs.begin(key, *self._inputs(key, files))
+            self._runs.begin(key, *self._inputs(key, files, *more))
         return self._runs.finish(key)
 
     def reset(self) -> None:
@@ -50,7 +53,7 @@ class Fed:
         pipe.build()
         return pipe, rows
 
-    def _inputs(self, key: Any, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
+    def _inputs(self, key: Any, files: Sequence[bytes], /, *more: Any) -> tuple[int, dict[str, Any]]:
         """The number of samples and the graph's inputs."""
         raise NotImplementedError
 
@@ -78,7 +81,7 @@ class DaliBackend(Fed, Backend):
         self._runs.keep(views)
         return made
 
-    def _inputs(self, plan: Plan, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
+    def _inputs(self, plan: Plan, files: Sequence[bytes], /, *more: Any) -> tuple[int, dict[str, Any]]:
         from augment.backends.dali_graph import inputs
 
         # Sample j of the pipeline decodes one image. The first len(plan) samples also carry row j of the plan, whose
@@ -104,7 +107,13 @@ class DaliBackend(Fed, Backend):
 
 
 class Decoder(Fed):
-    """Encoded files to uint8 [H, W, 3] tensors on the device, without a copy."""
+    """Encoded files to uint8 [H, W, 3] tensors on the device, without a copy.
+
+    With `regions` of each file only a part is decoded: `begin` and `listed` then take the parts too, int32 [n, 4], x0,
+    y0, x1, y1 in pixels of the upright image.
+    """
+
+    regions = False
 
     def decode(self, files: Sequence[bytes], key: object = None) -> list[Tensor]:
         """The decoded files. Raises RuntimeError where one cannot be decoded; after `close` the next call starts anew.
@@ -113,24 +122,25 @@ class Decoder(Fed):
         """
         return [torch.from_dlpack(picture) for picture in self.listed(files, key)]
 
-    def listed(self, files: Sequence[bytes], key: object = None) -> Any:
+    def listed(self, files: Sequence[bytes], key: object = None, *parts: np.ndarray) -> Any:
         """The decoded files as DALI's list, see `decode`: a tensor of each would cost the host several times as much.
 
         The list is the memory's only holder.
         """
-        return self._finish(key, files)[0]
+        return self._finish(key, files, *parts)[0]
 
     def keep(self, pictures: Any) -> None:
         """Holds the pictures, or their list, until what is in torch's current stream now is done."""
         self._runs.keep(pictures)
 
-    def _inputs(self, key: object, files: Sequence[bytes], /) -> tuple[int, dict[str, Any]]:
-        return len(files), {"encoded": listed(files)}
+    def _inputs(self, key: object, files: Sequence[bytes], /, *parts: np.ndarray) -> tuple[int, dict[str, Any]]:
+        read = _roi("read", *parts) if parts else {}
+        return len(files), {"encoded": listed(files)} | {name: np.ascontiguousarray(x) for name, x in read.items()}
 
     def _graph(self, rows: int) -> Any:
         from augment.backends.dali_graph import decode_graph
 
-        settings = pipeline_settings(self.device, rows, self.workers, replace(self.decoding, region=False))
+        settings = pipeline_settings(self.device, rows, self.workers, replace(self.decoding, region=self.regions))
         return decode_graph(**settings)  # type: ignore[call-arg]
 
 

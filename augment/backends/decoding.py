@@ -32,8 +32,8 @@ class Decoding:
     height: int = 0
     threads: int = 8  # at most: two pipelines take turns, and readers want cores too
     fancy: bool = True  # how chroma is upsampled
-    # The backend dali then decodes of each picture only what its views read. Off until a GPU shows that it is faster:
-    # `benchmarks.first_contact`, stage decoder-regions. On: "region": true among the settings in the file.
+    # Of each picture only what its views read is decoded, where no cache keeps it. Off until a GPU shows that it is
+    # faster: `benchmarks.first_contact`, stage decoder-regions. On: "region": true among the settings in the file.
     region: bool = False
 
     def __str__(self) -> str:

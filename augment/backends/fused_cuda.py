@@ -5,6 +5,7 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from ctypes import CDLL
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from augment.backends import native
 from augment.backends.addressed import Addressed, KeptOnDevice
-from augment.backends.dali import Decoder
+from augment.backends.dali import Decoder, within_parts
 from augment.backends.dali_runs import LANES
 from augment.backends.decoded import DecodedCache, Picture
 from augment.backends.decoding import USUAL, Decoding
@@ -35,6 +36,16 @@ _TYPES = {torch.empty(0, dtype=kind).numpy().dtype: kind for kind in _KINDS}
 FUSION = {"enable_fp_fusion": True}
 
 
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A plan whose images are being decoded."""
+
+    plan: Plan
+    local: Plan  # its ROIs counted from what is decoded
+    new: list[int]  # its images that are decoded; may be none
+    parts: tuple[np.ndarray, ...] = ()  # of these images, where only parts are
+
+
 class FusedCudaBackend(Backend):
     """Decoded pictures stay where DALI put them; the kernels take them by address."""
 
@@ -52,36 +63,42 @@ class FusedCudaBackend(Backend):
         self._library = _compiled(making)
         self._kept = None if cache is None else KeptOnDevice(cache, self.device)
         self._decoder = Decoder(self.device, making.workers or 1, batch + 2 * policy.group, decoding)
-        # Plans and their images that are being decoded (may be none): as many as the decoder works on at once.
-        self._begun: deque[tuple[Plan, list[int]]] = deque(maxlen=LANES["cuda"])
+        self._decoder.regions = decoding.region and cache is None  # a cache keeps what later views read, too
+        self._begun: deque[_Begun] = deque(maxlen=LANES["cuda"])  # as many as the decoder works on at once
 
     def begin(self, plan: Plan, files: Sequence[bytes]) -> None:
         """See `augment.backends.protocol.Backend`."""
-        entry = plan, self._missing(plan)
+        entry = self._entry(plan)
         self._begun.append(entry)
-        if new := entry[1]:
-            self._decoder.begin(entry, [files[slot] for slot in new])
+        if new := entry.new:
+            self._decoder.begin(entry, [files[slot] for slot in new], *entry.parts)
 
     def render(self, plan: Plan, files: Sequence[bytes]) -> tuple[Tensor, ...]:
         """See `augment.backends.protocol.Backend`."""
         # Since `begin`, the cache may have got some of the images. All that were begun must be finished, so the
         # decoder's key is the entry with their list, not the plan.
-        entry = next((entry for entry in self._begun if entry[0] is plan), None)
+        entry = next((entry for entry in self._begun if entry.plan is plan), None)
         if entry is None:
-            entry = plan, self._missing(plan)
+            entry = self._entry(plan)
         else:
             self._begun.remove(entry)
-        new = entry[1]
-        decoded = self._decoder.listed([files[slot] for slot in new], entry) if new else None
+        new = entry.new
+        decoded = self._decoder.listed([files[slot] for slot in new], entry, *entry.parts) if new else None
         try:
             images = None if decoded is None else Addressed.whole(decoded)
             pictures, memory = self._pictures(plan, new, images)
-            views = make_views(self.policy, plan, pictures, self.device, self.dtype, self._library)
+            views = make_views(self.policy, entry.local, pictures, self.device, self.dtype, self._library)
             del memory  # the kernels that read it are in the stream
             return views
         finally:  # also after an error: the crops that the cache keeps may have yet to be cut
             if decoded is not None:
                 self._decoder.keep(decoded)
+
+    def _entry(self, plan: Plan) -> "_Begun":
+        if self._decoder.regions:
+            local, parts = within_parts(plan, not self.policy.kind.pastes)
+            return _Begun(plan, local, list(range(len(parts))), (parts,))
+        return _Begun(plan, plan, self._missing(plan))
 
     def _pictures(self, plan: Plan, new: Sequence[int], images: Addressed | None) -> tuple[Addressed, Tensor | None]:
         """The plan's pictures, those at `new` out of `images`, and memory that some of them lie in."""

@@ -76,6 +76,7 @@ def png(picture):
 )
 def test_kernels_agree_with_the_reference(changes):
     from augment.backends.addressed import Addressed
+    from augment.backends.decoding import Decoding
     from augment.backends.finished_on_device import FinishedOnDevice
     from augment.backends.fused_cuda import FusedCudaBackend, make_views
 
@@ -103,9 +104,17 @@ def test_kernels_agree_with_the_reference(changes):
     backend.keep(plan.images, Addressed.of(images))
     again = backend.render(plan, [b""] * len(plan.images))
     assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
+    pytest.importorskip("nvidia.dali")
+    files = [png(pictures[i]) for i in plan.images]
+    for decoding in (Decoding(), Decoding(region=True)):  # all of each image, and what views read of it
+        making = Making(device="cpu", workers=1).settled()
+        backend = FusedCudaBackend(policy, making, COUNT, decoding=decoding)
+        again = backend.render(plan, files)
+        assert all(torch.equal(a, b) for a, b in zip(again, views, strict=True))
+        backend.close()
     if "blur_p" not in changes:  # crops of a CPU, as helpers send them, finished by the kernels
         backend = FinishedOnDevice(policy, Making(device="cpu", workers=1).settled())
-        crops = backend.cut(plan, [png(pictures[i]) for i in plan.images])[0].copy()
+        crops = backend.cut(plan, files)[0].copy()
         crops.flags.writeable = False
         finished = backend.finish(plan, crops)
         backend.close()
