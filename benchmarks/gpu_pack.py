@@ -5,7 +5,8 @@ python -m benchmarks.gpu_pack --full           # whole packages and Kornia, in f
 python -m benchmarks.gpu_pack --check .gpu     # unpacks it, imports DALI from there and decodes a picture
 
 There, with all parts in one folder: `cat part-* | tar xJ -C SITE`, and SITE in PYTHONPATH. The packages are for another
-Python than this one (`--python`); to check them that one is needed here, with NumPy (`--interpreter`).
+Python than this one (`--python`); to check them that one is needed here, with NumPy and best with the torch of there
+(`--interpreter`).
 
 The small pack has no device code for other chips: it is set to zero, as most of DALI's bytes are that. The headers
 around it stay, by which a driver finds the code of its own chip. That a driver is content with it is seen only there.
@@ -60,10 +61,19 @@ def graph():
 pipe = graph()
 pipe.build()
 pipe.feed_input("encoded", [np.fromfile(sys.argv[1], np.uint8)])
-pixels = np.array(pipe.run()[0].at(0))
+decoded = pipe.run()[0]
+pixels = np.array(decoded.at(0))
 import nvidia.dali
-where = nvidia.dali.__path__[0]
-print(json.dumps({"dali": nvidia.dali.__version__, "from": where, "shape": pixels.shape, "sum": int(pixels.sum())}))
+found = {"dali": nvidia.dali.__version__, "from": nvidia.dali.__path__[0]}
+found |= {"shape": pixels.shape, "sum": int(pixels.sum())}
+try:
+    import torch
+except ImportError:
+    pass
+else:
+    assert (torch.from_dlpack(decoded[0]).numpy() == pixels).all(), "torch sees other pixels"
+    found["torch"] = torch.__version__
+print(json.dumps(found))
 """
 
 
@@ -200,7 +210,7 @@ def write_parts(site: Path, out: Path, most: int) -> list[Path]:
 
 
 def check(settings: GpuPackSettings) -> dict[str, object]:
-    """Unpacks the parts and decodes a picture with what is in them: DALI's version, and the picture's shape."""
+    """Unpacks the parts and decodes a picture with what is in them, beside the interpreter's torch where it has one."""
     import numpy as np
     from PIL import Image
 
@@ -231,7 +241,8 @@ def check(settings: GpuPackSettings) -> dict[str, object]:
         if found["shape"] != [48, 64, 3] or off > 1:
             raise UserError(f"the picture was decoded to {found['shape']}, {off:.2f} levels off")
         mib = round(sum(part.stat().st_size for part in parts) / 2**20, 1)
-        return {"dali": found["dali"], "levels_off": round(off, 3), "parts": len(parts), "mib": mib}
+        versions = {name: found.get(name) for name in ("dali", "torch")}
+        return versions | {"levels_off": round(off, 3), "parts": len(parts), "mib": mib}
 
 
 if __name__ == "__main__":
