@@ -9,9 +9,11 @@ Parts, of the fused backend (what is real in them: host_work.py):
   loader, cached    the whole loader, from kept pictures
   loader, uncached  the whole loader, files read and checked and fed to DALI
 
-All is CPU time of a process that does nothing else. A measurement does its batches --times in a row, as an epoch does
-(a cache is filled once): the first ones after another process's turn find nothing of theirs in the processor's caches.
-With --against each part is measured of both builds in turns.
+All is CPU time of a process that does nothing else, on one core. On all of them (--no-one-core) threads that work at
+the same time slow each other, most where cores are two threads of one: that is the machine's share, not the code's. A
+measurement does its batches --times in a row, as an epoch does (a cache is filled once): the first ones after another
+process's turn find nothing of theirs in the processor's caches. With --against each part is measured of both builds in
+turns.
 """
 
 from contextlib import ExitStack
@@ -43,6 +45,7 @@ class HostSettings:
     times: int = option(10, "how often a measurement does them, one after the other", least=1)
     size: int = option_of(Policy, "size")
     threads: int = option(2, "threads that read files", least=1)
+    one_core: bool = option(True, "processes and their threads keep to one core")
     repeats: int = option(5, "measurements of each part", least=1)
     output: Output = group(Output, "result")
 
@@ -55,7 +58,7 @@ def worker_of(build: Path, settings: HostSettings) -> Child:
     """The process that measures one build. UserError where another one is imported instead."""
     photographs = settings.photographs
     root = photographs.cache().folder(photographs.root).resolve()
-    given = {name: getattr(settings, name) for name in ("batch", "batches", "times", "size", "threads")}
+    given = {name: getattr(settings, name) for name in ("batch", "batches", "times", "size", "threads", "one_core")}
     worker = Child("host_work.py", build, boxes=str(Path(photographs.box_file).resolve()), root=str(root), **given)
     found = Path(worker.about["augment"])
     if found.resolve() != (build / "augment").resolve():

@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,10 @@ import torch
 BUDGET = 64 << 30  # bytes of a cache: all pictures fit
 
 
-def serve(boxes: str, root: str, batch: int, batches: int, times: int, size: int, threads: int) -> None:
+def serve(boxes: str, root: str, batch: int, batches: int, times: int, size: int, threads: int, one_core: bool) -> None:
     """Answers until the input ends."""
+    if one_core and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     keep_freed_memory()
     forget_launches()

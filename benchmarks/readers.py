@@ -128,7 +128,7 @@ class Reader(Worker):
         self._maker, self._steps, self._decoded = self._loader._maker, len(self._loader), 0
         self._maker.begin_here()
         if isinstance(self._maker, BatchMaker):
-            self._take_memory(self._maker.backend, (batch, policy.size, policy.size, 3), policy.kind.views)
+            self._take_memory(self._maker.backend, (batch, policy.size, policy.size, 3), policy.views)
         self._made = self._maker.make((i // self._steps, i % self._steps) for i in itertools.count())
         # A collection of torch's many objects takes a tenth of a second, in any process at any time: none is timed.
         gc.collect()

@@ -217,7 +217,7 @@ def ray(settings: ServiceSettings, stack: ExitStack) -> Measured:
         Goal("the training's process with a helper / alone", own, local, 0.3),
     ]
     seen = {"batches equal to those made alone": count, **counts}
-    pairs = [(local, ours), (kept, ours), (free, helped)]
+    pairs: list[tuple[Arm, Arm]] = [(local, ours), (kept, ours), (free, helped)]
     return Measured([local, kept, ours, own, free, helped], pairs, goals, seen, {})
 
 

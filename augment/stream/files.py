@@ -57,10 +57,10 @@ class FileReader:
         batch = _Batch(os.fsencode(root), *at, paths.itemsize, len(chosen), 0)
         self._run(functools.partial(self._read, ctypes.addressof(batch)))
         whole = memory.data
-        good = status <= _COMPLETE
-        for k, i, start, size in zip(range(len(chosen)), chosen.tolist(), starts.tolist(), sizes.tolist(), strict=True):
-            if good[k]:
-                out[i] = whole[start : start + size]
+        for i, start, end in zip(chosen.tolist(), starts.tolist(), (starts + sizes).tolist(), strict=True):
+            out[i] = whole[start:end]
+        for i in chosen[status > _COMPLETE].tolist():
+            out[i] = None
         for k in np.flatnonzero(status == _COMPLETE).tolist():  # as long as it was: the contents say whether it is
             i = int(chosen[k])
             if hashlib.sha256(out[i] or b"").digest()[:16] != cache.hashes[rows[i]].tobytes():

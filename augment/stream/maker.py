@@ -197,7 +197,7 @@ class BatchMaker:
             self.making.say(f"files are read one by one, which is slower: {error}")
             return None
         readers, workers = self._readers, self._workers
-        return FileReader(library, lambda work: share_out(readers, workers, work, [()] * workers))
+        return FileReader(library, lambda work: share_out(readers, workers, work, [()] * workers, here=True))
 
     def with_opacities(self, plan: Plan) -> Plan:
         """The plan with the opacities of its patches, where the policy pastes by maps."""
