@@ -39,6 +39,19 @@ def test_readme_shows_the_committed_comparison() -> None:
             ),
         ),
         (
+            "resnet18",
+            "cub25-resnet18",
+            (
+                "kNN accuracy",
+                "same-class retrieval AUC",
+                "matched cells, held-out views",
+                "own keys beat another image's",
+                "probe AUC, off-centre crops",
+                "C map AUC, held-out views",
+                "C map AUC, another image's keys",
+            ),
+        ),
+        (
             "matching",
             "cub25-matching",
             (
