@@ -128,17 +128,23 @@ def timed(part: Callable[[], object], after: Callable[[], float]) -> tuple[float
     return own + _family_seconds() - family, wall
 
 
-def settle(look_every: float = 0.05, idle: float = 0.01, most: float = math.inf) -> float:
+def settle(
+    look_every: float = 0.05,
+    idle: float = 0.01,
+    most: float = math.inf,
+    spent: Callable[[], float] = tree_cpu_seconds,
+) -> float:
     """Waits until this process and its descendants do next to nothing, such as loaders that have made batches ahead.
 
     Then every repeat pays for as many batches as it takes. Idle means less than `idle` CPU seconds in `look_every`
     seconds; it ends after `most` seconds in any case. Returns the seconds at the end in which nothing was done.
+    `spent`: the CPU seconds so far of those that are waited for, where these are others.
     """
-    until, before = time.perf_counter() + most, tree_cpu_seconds()
+    until, before = time.perf_counter() + most, spent()
     while True:
         began = time.perf_counter()
         time.sleep(look_every)
-        now = tree_cpu_seconds()
+        now = spent()
         if now - before < idle or began > until:
             return time.perf_counter() - began
         before = now

@@ -215,21 +215,18 @@ class ReadersArm(Arm):
     def turn(self) -> None:
         """Does the work once, and takes its times."""
         self.before()
-        quiet()
+        settle(0.2, idle=0.05, most=20.0)
         own, tree = self.readers.spent()
         began = time.perf_counter()
         self.parts[0]()
-        idle = quiet()  # what is made ahead is part of it
+        # What is made ahead is part of it; what others do meanwhile is not waited for, nor are Ray's own processes,
+        # which are never quite idle.
+        idle = settle(0.2, idle=0.05, most=20.0, spent=lambda: self.readers.spent()[1])
         self.wall.append(time.perf_counter() - began - idle)
         now = self.readers.spent()
         self.own.append(now[0] - own)
         self.cpu.append(now[1] - tree)
         self.after()
-
-
-def quiet() -> float:
-    """`settle`, where Ray's own processes are never quite idle."""
-    return settle(0.2, idle=0.05, most=20.0)
 
 
 def in_turns(arms: Sequence[Any], repeats: int, *, warm: bool = True) -> None:
