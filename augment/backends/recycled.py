@@ -27,6 +27,7 @@ class Blocks:
     def take(self, room: int) -> np.ndarray:
         """uint8 of at least `room` bytes, whose contents are arbitrary. Who keeps a part of it keeps all of it."""
         with self._lock:
+            # A generator, as in `_references_when_free`: other loops may hold one reference more or less.
             free = list(b for b in self._blocks if sys.getrefcount(b) <= _REFERENCES)  # noqa: C400
             block = min((b for b in free if len(b) >= room), key=len, default=None)
             if block is None:

@@ -120,10 +120,13 @@ def _token_file() -> Path:
 
 
 def start_helper(ray: Any, source: Source, workers: int, node: str, name: str) -> Any:
-    """A helper on the cluster's node with this id. It ends with this process; Ray starts it again when it dies."""
-    from augment.service.helper import Helper, located
+    """A helper on the cluster's node with this id. It ends with this process; Ray starts it again when it dies.
 
-    return as_helper(ray, Helper, node, name).remote(located(source), workers)
+    `source`: see `helper.located`.
+    """
+    from augment.service.helper import Helper
+
+    return as_helper(ray, Helper, node, name).remote(source, workers)
 
 
 def as_helper(ray: Any, kind: type, node: str, name: str) -> Any:
@@ -220,7 +223,9 @@ class Crew:
 
     def __init__(self, ray: Any, source: Source, workers: int, each: int) -> None:
         """`workers`: threads of a helper, 0 for one per core; `each`: helpers of a machine."""
-        self._ray, self._source, self._workers, self._each = ray, source, workers, each
+        from augment.service.helper import located
+
+        self._ray, self._source, self._workers, self._each = ray, located(source), workers, each
         self._helpers: dict[str, tuple[str, Any]] = {}  # by name: the id of its machine, and its handle
         self._first: dict[str, Any] = {}  # by name: what says that it has begun, while it has not
         self._again: dict[str, float] = {}  # by name: when one that could not begin is tried again
@@ -229,7 +234,7 @@ class Crew:
     def hire(self) -> list[str]:
         """Starts helpers on machines that are new, forgets those of machines that are gone.
 
-        A line about each that begins, serves, or cannot; that one is started again half a minute later.
+        A line about each that begins, serves, or cannot begin; that one is tried again half a minute later.
         """
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]}
         self._helpers = {name: helper for name, helper in self._helpers.items() if helper[0] in nodes}
@@ -248,9 +253,14 @@ class Crew:
         if name not in self._helpers:  # its machine is gone
             del self._first[name]
         elif self._ray.wait([self._first[name]], timeout=0)[0]:
+            _, handle = self._helpers[name]
             try:
                 self._ray.get(self._first.pop(name))
+            except self._ray.exceptions.ActorUnavailableError:  # killed before it had begun: Ray starts it again
+                self._first[name] = talk(handle.report)
+                return ""
             except self._ray.exceptions.RayError as error:
+                self._ray.kill(handle)  # so that its name is free
                 del self._helpers[name]
                 self._again[name] = time.monotonic() + AGAIN
                 why = str(error).strip().splitlines()[-1]
@@ -290,9 +300,11 @@ def open_fleet(address: str | None, stream: str, source: Source, workers: int, s
     ray = connect(address)
     if address is not None:
         return Fleet(ray, stream, say)
-    node = ray.get_runtime_context().get_node_id()
+    from augment.service.helper import located
+
+    node, name = ray.get_runtime_context().get_node_id(), f"{os.getpid()}-{next(_numbers)}"
     say(f"service: Ray on this machine alone, with a helper of {workers} threads")
-    return Fleet(ray, stream, say, [start_helper(ray, source, workers, node, f"{os.getpid()}-{next(_numbers)}")])
+    return Fleet(ray, stream, say, [start_helper(ray, located(source), workers, node, name)])
 
 
 def _own_token() -> None:

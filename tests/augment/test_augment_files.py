@@ -106,6 +106,9 @@ def test_memory_grows_with_what_is_held_at_a_time():
 def test_views_are_those_of_files_read_one_by_one(demo, monkeypatch, backend):
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
+    calls, read = [], FileReader.read
+    monkeypatch.setattr(FileReader, "read", lambda self, *given: calls.append(given) or read(self, *given))
     many = views_of(demo, backend=backend)
+    assert calls
     monkeypatch.setattr("augment.stream.maker.BatchMaker._at_once", lambda self: None)
     assert_equal(many, views_of(demo, backend=backend))
