@@ -17,6 +17,7 @@ from trainer.methods.losses import (
     info_nce,
     negative_cosine,
     nt_xent,
+    relative_correspondence,
 )
 from trainer.model.networks import Heads, build_model
 
@@ -55,6 +56,23 @@ def test_alignment_equals_the_double_loop(preset: LossPreset) -> None:
     mask = torch.rand(3, 4, 3, dtype=torch.float64)
     fast = alignment_loss(correspondence(query, key, preset), mask, preset.reduction)
     assert fast.item() == pytest.approx(slow_alignment(query, key, mask, preset), rel=1e-12)
+
+
+@pytest.mark.parametrize("preset", SCALES, ids=lambda p: p.scale)
+def test_relative_correspondence_is_what_other_images_keys_do_not_give(preset: LossPreset) -> None:
+    """Own keys, and another image's, against a loop over pairs in float64."""
+    query, key = torch.randn(2, 3, 6, 4, 3, dtype=torch.float64)
+    own = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    found = relative_correspondence(query, key, own, preset)
+    assert found.shape == (2, 3, 4, 3)
+    best = [[attention(query[n][None], key[m][None], preset)[0].amax(1) for m in range(3)] for n in range(3)]
+    for row, paired in zip(found, own.tolist(), strict=True):
+        for n, m in enumerate(paired):
+            others = [best[n][o] for o in range(3) if o != m]
+            expected = best[n][m] - (sum(torch.exp(b) for b in others) / 2).log()
+            torch.testing.assert_close(row[n].flatten(), expected)
+    alike = relative_correspondence(query, key[:1].expand_as(key), own[:1], preset)
+    torch.testing.assert_close(alike, torch.zeros_like(alike), msg="equal keys give no picture an advantage")
 
 
 @pytest.mark.parametrize("preset", SCALES, ids=lambda p: p.scale)

@@ -18,7 +18,10 @@ from trainer.record import metrics, model_card
 from trainer.record.figures import area_shares, keys_sentence, localisation_table
 from trainer.run import program
 
-CONTROLS = ("C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior")
+CONTROLS = (
+    "C map, another image's keys", "C map, another image's mask", "linear direct head, no keys", "centre prior",
+    "relative C map", "relative C map, another image's keys",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

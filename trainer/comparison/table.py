@@ -33,6 +33,8 @@ MEASURES = {
     "C map AUC, held-out views": ("localisation", "views: C map", "auc"),
     "direct head AUC, held-out views": ("localisation", "views: direct head", "auc"),
     "C map AUC, another image's keys": ("localisation", "views: C map, another image's keys", "auc"),
+    "relative C map AUC, held-out views": ("localisation", "views: relative C map", "auc"),
+    "relative C map AUC, another image's keys": ("localisation", "views: relative C map, another image's keys", "auc"),
     "C map AUC, another image's mask": ("localisation", "views: C map, another image's mask", "auc"),
     "linear direct head AUC, held-out views": ("localisation", "views: linear direct head, no keys", "auc"),
     "shuffled probe AUC, off-centre crops": ("localisation", "images", "crops", "shuffled probe", "auc"),
@@ -69,7 +71,6 @@ def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path
         }
         for name, by_arm in values.items()
     }
-    own, rolled = (values.get(name, {}) for name in ("C map AUC, held-out views", "C map AUC, another image's keys"))
     return {
         "arms": list(arms),
         "seeds": len(seeds),
@@ -77,11 +78,18 @@ def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path
         "against": against,
         "flags": flags,
         "measures": measures,
-        "rolled_keys": {arm: paired(rolled[arm], own[arm]) for arm in own if arm in rolled},
+        "rolled_keys": _rolled(values, "C map"),
+        "relative_rolled_keys": _rolled(values, "relative C map"),
         "missing_controls": missing_controls(arms),
         "paper_cub_finetuned_top1": {arm: PAPER[arm] for arm in arms if arm in PAPER},
         "about": _about([folder for of_arm in folders.values() for folder in of_arm]),
     }
+
+
+def _rolled(values: dict[str, dict[str, list[float]]], what: str) -> dict[str, dict[str, float | None]]:
+    """By arm, how another image's keys change the AUC of its maps."""
+    own, rolled = (values.get(f"{what} AUC, {which}", {}) for which in ("held-out views", "another image's keys"))
+    return {arm: paired(rolled[arm], own[arm]) for arm in own if arm in rolled}
 
 
 def _about(folders: list[Path]) -> dict[str, list[Any]]:
@@ -133,10 +141,11 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
             lines.append(line)
     if show:
         return "\n".join(lines)
-    for arm, change in result["rolled_keys"].items():
-        some = "some" if change["high"] is not None and change["high"] < 0 else "no"
-        change = f"another image's keys change C's AUC by {_difference(change)}"
-        lines.append(f"{arm}: {change}: {some} correspondence of views shown")
+    for key, what in (("rolled_keys", "C"), ("relative_rolled_keys", "relative C")):
+        for arm, change in result.get(key, {}).items():
+            some = "some" if change["high"] is not None and change["high"] < 0 else "no"
+            change = f"another image's keys change {what}'s AUC by {_difference(change)}"
+            lines.append(f"{arm}: {change}: {some} correspondence of views shown")
     if result["missing_controls"]:
         lines.append(f"control arms that are not among --arms: {', '.join(result['missing_controls'])}")
     if result["paper_cub_finetuned_top1"]:

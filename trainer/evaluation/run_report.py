@@ -19,6 +19,7 @@ from trainer.evaluation.localise import Figures, centre_prior, figures, fit_prob
 from trainer.evaluation.matching import matching
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
 from trainer.evaluation.protocols import knn, localise
+from trainer.methods.losses import relative_correspondence
 from trainer.model.auc import cell_auc
 from trainer.model.encoders import Encoder
 from trainer.model.matched import own_beats_rolled
@@ -108,6 +109,8 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
     say(f"  box area share (chance for pointing and energy): {area_shares(result)}")
     if "rolled_keys" in more:
         say("  " + keys_sentence(more["rolled_keys"]))
+    if "relative_rolled_keys" in more:
+        say("  " + keys_sentence(more["relative_rolled_keys"], "relative C"))
     if "own_keys" in more:
         say("  " + own_keys_sentence(more["own_keys"]))
     return result, views
@@ -117,9 +120,10 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     """Figures of the C maps of held-out views beside their controls, further facts, and some views with their C maps.
 
     The controls that one run can show: another image's keys, another image's mask (what is left when a map knows where
-    objects lie as a rule), a direct head (linear, per cell, on the same features, no keys), the centre prior.
+    objects lie as a rule), a direct head (linear, per cell, on the same features, no keys), the centre prior. Relative
+    C maps say how much better a pair's keys fit than those of other images (`losses.relative_correspondence`).
     """
-    c, rolled, direct, mask, views = _score_maps(state, bench)
+    (c, rolled, direct, mask), relative, views = _score_maps(state, bench)
     trained_head = state.config.loss.control == "direct-head"
     name = "direct head" if trained_head else "C map"
     rows = {f"views: {name}": figures(c, mask)}
@@ -135,19 +139,27 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
         "saturated": ((c < 0.01) | (c > 0.99)).float().mean().item(),
     }
     if not trained_head:
-        change = cell_auc(rolled, mask) - cell_auc(c, mask)
-        won = own_beats_rolled(c, rolled, mask)
-        for name, what, values in (("rolled_keys", "change", change), ("own_keys", "share", won)):
+        found = {
+            "rolled_keys": ("change", cell_auc(rolled, mask) - cell_auc(c, mask)),
+            "own_keys": ("share", own_beats_rolled(c, rolled, mask)),
+        }
+        if relative:
+            r, r_rolled, r_mask = relative
+            rows["views: relative C map"] = figures(r, r_mask)
+            rows["views: relative C map, another image's keys"] = figures(r_rolled, r_mask)
+            found["relative_rolled_keys"] = "change", cell_auc(r_rolled, r_mask) - cell_auc(r, r_mask)
+        for name, (what, values) in found.items():
             mean, error, count = mean_and_error(values)
             if count > 1:  # else there is no standard error
                 more[name] = {what: mean, "standard_error": error, "images": count}
     return rows, more, views
 
 
-def _score_maps(state: TrainingState, bench: Bench) -> tuple[Tensor, Tensor, Tensor, Tensor, list[SeenView]]:
-    """C maps of held-out views, C with another image's keys, a linear head's scores, masks, each [N, H, W]; some views.
+def _score_maps(state: TrainingState, bench: Bench) -> tuple[list[Tensor], list[Tensor], list[SeenView]]:
+    """Maps of held-out views at the last aligned stage, and some views.
 
-    At the last aligned stage.
+    C, C with another image's keys, a linear head's scores and masks, [N, H, W] each; then relative C with its own keys
+    and with another image's, and masks, of the pictures that have others in their batch (none of a direct head).
     """
     method: Any = state.method
     stage = max(state.config.loss.align_stages)
@@ -156,22 +168,27 @@ def _score_maps(state: TrainingState, bench: Bench) -> tuple[Tensor, Tensor, Ten
         alignment = replace(alignment, control="none")
     head = _direct_head(state, bench, stage)
     before: dict[int, Tensor] = {}
-    c, rolled, direct, masks = [], [], [], []
+    maps: list[list[Tensor]] = []
+    relative: list[list[Tensor]] = []
     views: list[SeenView] = []
     for batch in _views(state, bench, bench.test_split):
         online, keys = method.online(batch.q), method.target(batch.k)
-        c.append(alignment.correspondence(online, keys, stage))
+        c = alignment.correspondence(online, keys, stage)
+        mask = batch.masks(0, c.shape[-1])
         # Rolled here: this process evaluates alone, and the arm of that name rolls over all processes. A picture that
         # is alone in the last batch gets the keys of one before it.
         before = keys.maps if len(batch) > 1 else before
         others = replace(keys, maps={s: m.roll(1, 0)[: len(batch)] for s, m in before.items()})
-        rolled.append(alignment.correspondence(online, others, stage))
-        direct.append(probe_maps(online.z[stage], head))
-        masks.append(batch.masks(0, c[-1].shape[-1]))
+        maps.append([c, alignment.correspondence(online, others, stage), probe_maps(online.z[stage], head), mask])
+        if alignment.control != "direct-head" and len(batch) > 1:
+            own = torch.arange(len(batch), device=mask.device)
+            pairs = online.predicted_maps[stage], keys.maps[stage], torch.stack([own, own.roll(1)])
+            relative.append([*relative_correspondence(*pairs, alignment.settings), mask])
         if not views:
-            shown = zip(batch.q[:SHOWN].float().cpu(), c[0][:SHOWN].cpu(), batch.rects[:SHOWN, 0].tolist(), strict=True)
+            shown = zip(batch.q[:SHOWN].float().cpu(), c[:SHOWN].cpu(), batch.rects[:SHOWN, 0].tolist(), strict=True)
             views = [SeenView(*view) for view in shown]
-    return torch.cat(c), torch.cat(rolled), torch.cat(direct), torch.cat(masks), views
+    both = ([torch.cat(part) for part in zip(*of, strict=True)] for of in (maps, relative))
+    return *both, views
 
 
 def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor, Tensor]:

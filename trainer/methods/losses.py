@@ -4,6 +4,8 @@ Maps are [N, d, H, W]; masks and correspondence maps [N, H, W] in [0, 1]. Everyt
 whatever autocast says: raw dot products in bfloat16 err by 0.011 in C.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +46,23 @@ def correspondence(query: Tensor, key: Tensor, scaling: LossPreset) -> Tensor:
     """
     a = attention(query, key, scaling).amax(2)
     return torch.sigmoid(a).view(-1, *query.shape[2:])
+
+
+def relative_correspondence(query: Tensor, key: Tensor, own: Tensor, scaling: LossPreset) -> Tensor:
+    """How much better a cell fits its pair's keys than those of other images: [K, N, H, W] of q. Not in the paper.
+
+    R = max A(q, k) - log mean over the other k' of exp max A(q, k'), with A of Eq. 3 and the maxima of Eq. 4: above 0
+    where the pair's keys fit better. `key` [N, d, H, W] is of N images, 2 or more. In each of K rows of `own` [K, N]
+    image n of q is paired with `key[own[:, n]]`; the others are all but that one.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        each = torch.stack([attention(query, k.expand_as(key), scaling).amax(2) for k in key], 2)  # [N, cells, N keys]
+        excess = []
+        for row in own:
+            paired = row[:, None, None].expand(*each.shape[:2], 1)
+            others = each.scatter(2, paired, -torch.inf).logsumexp(2) - math.log(len(key) - 1)
+            excess.append((each.gather(2, paired)[..., 0] - others).view(-1, *query.shape[2:]))
+        return torch.stack(excess)
 
 
 def alignment_loss(correspondence: Tensor, mask: Tensor, reduction: str = "sum") -> Tensor:

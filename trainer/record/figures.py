@@ -73,13 +73,13 @@ def own_keys_sentence(own: Mapping[str, Any]) -> str:
     )
 
 
-def keys_sentence(rolled_keys: Mapping[str, float]) -> str:
-    """How C's AUC changes with another image's keys, and what that says of correspondence between views.
+def keys_sentence(rolled_keys: Mapping[str, float], what: str = "C") -> str:
+    """How the AUC of `what` changes with another image's keys, and what that says of correspondence between views.
 
     `rolled_keys`: mean `change`, its `standard_error`, number of `images`.
     """
     change, error = rolled_keys["change"], rolled_keys["standard_error"]
-    sentence = f"another image's keys change C's AUC by {change:+.3f} ± {error:.3f} (standard error)"
+    sentence = f"another image's keys change {what}'s AUC by {change:+.3f} ± {error:.3f} (standard error)"
     if rolled_keys.get("images", _FEW) < _FEW:
         return f"{sentence}: {rolled_keys['images']} images are too few to show a correspondence of views"
     return f"{sentence}: {'some' if change < -2 * error else 'no'} correspondence of views shown"
