@@ -12,6 +12,8 @@ from trainer.compare import program
 from trainer.comparison.arms import arm_of
 from trainer.comparison.table import missing_controls, paired, summarise, table
 
+OTHERS = ", another image's keys"
+
 
 def test_paired_interval_equals_students_t_by_hand() -> None:
     found = paired([0.5, 0.7, 0.6], [0.4, 0.5, 0.6])
@@ -52,15 +54,17 @@ def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path)
             folder.mkdir()
             found: dict = {"knn": {"accuracy": 0.1 * (1 + seed) + 0.01 * arms.index(arm)}, "localisation": None}
             if values is not None:
-                names = ("views: C map", "views: C map, another image's keys")
-                found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, values, strict=True)}
+                names = [f"views: {what}{keys}" for what in ("C map", "relative C map") for keys in ("", OTHERS)]
+                both = (*values, *reversed(values))
+                found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, both, strict=True)}
             (folder / "evaluation.json").write_text(json.dumps(found))
     result = summarise(arms, range(3), arms[1], tmp_path, [])
     said = table(result).splitlines()
     keys = [line for line in said if "another image's keys change" in line]
-    assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"]
-    assert "by -0.200, -0.225 to -0.175: some correspondence" in keys[0]
-    assert "by +0.200, +0.175 to +0.225: no correspondence" in keys[1]
+    assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"] * 2
+    assert ["relative C's AUC" in line for line in keys] == [False, False, True, True]
+    fall, rise = "by -0.200, -0.225 to -0.175: some correspondence", "by +0.200, +0.175 to +0.225: no correspondence"
+    assert all(change in line for change, line in zip((fall, rise, rise, fall), keys, strict=True))
     (missing,) = (line for line in said if "not among --arms" in line)
     assert missing == "control arms that are not among --arms: " + ", ".join(result["missing_controls"])
     assert result["missing_controls"] == [
