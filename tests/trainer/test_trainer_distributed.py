@@ -71,7 +71,6 @@ def test_batch_norm_over_processes_equals_batch_norm(tmp_path: Path) -> None:
         "cvsa --control shuffled-masks",
         "cvsa --control rolled-keys",
         "matching",
-        "matching --contrast nt-xent",
         "matching --control wrong-cells",
         "matching --control rolled-keys",
     ],

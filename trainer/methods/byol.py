@@ -74,8 +74,8 @@ class Byol(Method):
         super().__init__(online, has_target=True)
         self.alignment = alignment
 
-    def contrast(self, out: Projections, keys: Projections, same_view: Projections) -> Tensor:
-        """One direction of Eq. 6: half of the negative cosine. `same_view`: what the target makes of out's own view."""
+    def contrast(self, out: Projections, keys: Projections) -> Tensor:
+        """One direction of Eq. 6: half of the negative cosine."""
         assert out.prediction is not None
         return 0.5 * negative_cosine(out.prediction, keys.projection)
 
@@ -86,7 +86,7 @@ class Byol(Method):
             keys = [self.target(view) for view in views]
         for this, other in ((0, 1), (1, 0)):
             out = self.forward_online(views[this])
-            cont = self.contrast(out, keys[other], keys[this])
+            cont = self.contrast(out, keys[other])
             part = Part(cont, {"contrastive": cont}, out, keys[other])
             if self.alignment is not None:
                 self.alignment.add_to(part, masks[this])

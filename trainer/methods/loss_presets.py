@@ -21,15 +21,13 @@ LOSS_PRESETS = {
 }
 
 
-CONTRASTS = ("infonce", "nt-xent", "cosine")
+CONTRASTS = ("infonce", "cosine")
 
 
 @dataclass(frozen=True)
 class MatchLoss:
     """How views and their cells are matched (`trainer.methods.matching`)."""
 
-    # Of whole views: in-batch InfoNCE against the other view of other images (MoCo v3) or against both (SimCLR's
-    # NT-Xent), or BYOL's cosine.
-    contrast: str = "infonce"
+    contrast: str = "infonce"  # of whole views: in-batch InfoNCE, or BYOL's cosine
     weight: float = 1.0  # of the dense loss
     temperature: float = 0.2  # of both InfoNCE losses: MoCo v3's

@@ -92,21 +92,15 @@ def info_nce(
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 
-def in_batch_nce(prediction: Tensor, projection: Tensor, temperature: float, same_view: Tensor | None = None) -> Tensor:
+def in_batch_nce(prediction: Tensor, projection: Tensor, temperature: float) -> Tensor:
     """MoCo v3's loss of one direction: predictions [n, d] against the target's projections [n, d] of all ranks.
 
     Row i's positive is projection i, all others are negatives; the mean over the ranks is the loss of the whole batch.
-    `same_view`: the target's projections of the predictions' own views, whose other images are negatives too, so that
-    all other views of the batch are, as in SimCLR's NT-Xent.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         p, z = (F.normalize(full(x), dim=1) for x in (prediction, projection))
         positives = torch.arange(len(p), device=p.device) + rank() * len(p)
-        logits = p @ gather(z).T / temperature
-        if same_view is not None:
-            more = p @ gather(F.normalize(full(same_view), dim=1)).T / temperature
-            logits = torch.cat([logits, more.scatter(1, positives[:, None], -torch.inf)], 1)
-        return F.cross_entropy(logits, positives)
+        return F.cross_entropy(p @ gather(z).T / temperature, positives)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:

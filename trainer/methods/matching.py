@@ -1,7 +1,7 @@
 """CVSA's parts with what the views' geometry knows: which cell of one view shows which point of the other.
 
-Three terms in both directions: a loss of whole views (in-batch InfoNCE as in MoCo v3 or SimCLR, or BYOL's), the paper's
-alignment at a small weight, and the dense loss between corresponding cells (`trainer.methods.dense`).
+Three terms in both directions: a loss of whole views (in-batch InfoNCE as in MoCo v3, or BYOL's), the paper's alignment
+at a small weight, and the dense loss between corresponding cells (`trainer.methods.dense`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,13 +45,12 @@ class Matching(Byol):
         super().__init__(online, alignment)
         self.loss = loss
 
-    def contrast(self, out: Projections, keys: Projections, same_view: Projections) -> Tensor:
+    def contrast(self, out: Projections, keys: Projections) -> Tensor:
         """Half of the loss of whole views, as a direction has it."""
         if self.loss.contrast == "cosine":
-            return super().contrast(out, keys, same_view)
+            return super().contrast(out, keys)
         assert out.prediction is not None
-        more = same_view.projection if self.loss.contrast == "nt-xent" else None
-        return 0.5 * in_batch_nce(out.prediction, keys.projection, self.loss.temperature, more)
+        return 0.5 * in_batch_nce(out.prediction, keys.projection, self.loss.temperature)
 
     def parts(self, views: Sequence[Tensor], masks: Masks, matches: Matches = ()) -> Iterator[Part]:
         """Two parts, as BYOL's."""
