@@ -63,6 +63,8 @@ def test_readme_shows_the_committed_comparison() -> None:
                 "probe AUC, off-centre crops",
                 "C map AUC, held-out views",
                 "C map AUC, another image's keys",
+                "relative C map AUC, held-out views",
+                "relative C map AUC, another image's keys",
             ),
         ),
     ],
@@ -106,3 +108,7 @@ def test_readme_tells_what_matching_gains_on_fresh_seeds() -> None:
         gain = paired(*(result["measures"][measure][a]["values"] for a in (arm, other)))
         told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
         assert told.replace("0.", ".") in text, (measure, arm, other)
+    for arm in (ours, "cvsa:saliencyswap"):
+        fall = result["relative_rolled_keys"][arm]
+        told = f"{-fall['mean']:.3f} ({-fall['high']:.3f} to {-fall['low']:.3f})"
+        assert told.replace("0.", ".") in text, arm
