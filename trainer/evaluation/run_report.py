@@ -129,6 +129,10 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     rows = {f"views: {name}": figures(c, mask)}
     if not trained_head:
         rows["views: C map, another image's keys"] = figures(rolled, mask)
+    if relative:
+        own, others, seen = relative
+        rows["views: relative C map"] = figures(own, seen)
+        rows["views: relative C map, another image's keys"] = figures(others, seen)
     rows[f"views: {name}, another image's mask"] = figures(c, mask.roll(1, 0))
     rows["views: linear direct head, no keys"] = figures(direct, mask)
     rows["views: centre prior"] = figures(centre_prior(mask.shape[-1], mask.device).expand_as(mask), mask)
@@ -144,10 +148,7 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
             "own_keys": ("share", own_beats_rolled(c, rolled, mask)),
         }
         if relative:
-            r, r_rolled, r_mask = relative
-            rows["views: relative C map"] = figures(r, r_mask)
-            rows["views: relative C map, another image's keys"] = figures(r_rolled, r_mask)
-            found["relative_rolled_keys"] = "change", cell_auc(r_rolled, r_mask) - cell_auc(r, r_mask)
+            found["relative_rolled_keys"] = "change", cell_auc(others, seen) - cell_auc(own, seen)
         for name, (what, values) in found.items():
             mean, error, count = mean_and_error(values)
             if count > 1:  # else there is no standard error
