@@ -68,8 +68,8 @@ def test_relative_correspondence_is_what_other_images_keys_do_not_give(preset: L
     best = [[attention(query[n][None], key[m][None], preset)[0].amax(1) for m in range(3)] for n in range(3)]
     for row, paired in zip(found, own.tolist(), strict=True):
         for n, m in enumerate(paired):
-            others = [best[n][o] for o in range(3) if o != m]
-            expected = best[n][m] - (sum(torch.exp(b) for b in others) / 2).log()
+            others = torch.stack([best[n][o] for o in range(3) if o != m])
+            expected = best[n][m] - others.exp().mean(0).log()
             torch.testing.assert_close(row[n].flatten(), expected)
     alike = relative_correspondence(query, key[:1].expand_as(key), own[:1], preset)
     torch.testing.assert_close(alike, torch.zeros_like(alike), msg="equal keys give no picture an advantage")

@@ -127,12 +127,16 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
     trained_head = state.config.loss.control == "direct-head"
     name = "direct head" if trained_head else "C map"
     rows = {f"views: {name}": figures(c, mask)}
+    found: dict[str, tuple[str, Tensor]] = {}
     if not trained_head:
         rows["views: C map, another image's keys"] = figures(rolled, mask)
+        found["rolled_keys"] = "change", cell_auc(rolled, mask) - cell_auc(c, mask)
+        found["own_keys"] = "share", own_beats_rolled(c, rolled, mask)
     if relative:
         own, others, seen = relative
         rows["views: relative C map"] = figures(own, seen)
         rows["views: relative C map, another image's keys"] = figures(others, seen)
+        found["relative_rolled_keys"] = "change", cell_auc(others, seen) - cell_auc(own, seen)
     rows[f"views: {name}, another image's mask"] = figures(c, mask.roll(1, 0))
     rows["views: linear direct head, no keys"] = figures(direct, mask)
     rows["views: centre prior"] = figures(centre_prior(mask.shape[-1], mask.device).expand_as(mask), mask)
@@ -142,17 +146,10 @@ def _correspondence(state: TrainingState, bench: Bench) -> tuple[dict[str, Figur
         "squared_error_of_constant": mask.var(correction=0).item(),
         "saturated": ((c < 0.01) | (c > 0.99)).float().mean().item(),
     }
-    if not trained_head:
-        found = {
-            "rolled_keys": ("change", cell_auc(rolled, mask) - cell_auc(c, mask)),
-            "own_keys": ("share", own_beats_rolled(c, rolled, mask)),
-        }
-        if relative:
-            found["relative_rolled_keys"] = "change", cell_auc(others, seen) - cell_auc(own, seen)
-        for name, (what, values) in found.items():
-            mean, error, count = mean_and_error(values)
-            if count > 1:  # else there is no standard error
-                more[name] = {what: mean, "standard_error": error, "images": count}
+    for key, (what, values) in found.items():
+        mean, error, count = mean_and_error(values)
+        if count > 1:  # else there is no standard error
+            more[key] = {what: mean, "standard_error": error, "images": count}
     return rows, more, views
 
 
@@ -188,8 +185,8 @@ def _score_maps(state: TrainingState, bench: Bench) -> tuple[list[Tensor], list[
         if not views:
             shown = zip(batch.q[:SHOWN].float().cpu(), c[:SHOWN].cpu(), batch.rects[:SHOWN, 0].tolist(), strict=True)
             views = [SeenView(*view) for view in shown]
-    both = ([torch.cat(part) for part in zip(*of, strict=True)] for of in (maps, relative))
-    return *both, views
+    whole, against_others = ([torch.cat(part) for part in zip(*of, strict=True)] for of in (maps, relative))
+    return whole, against_others, views
 
 
 def _direct_head(state: TrainingState, bench: Bench, stage: int) -> tuple[Tensor, Tensor]:
