@@ -75,6 +75,7 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
     assert "| off-centre crops: shuffled probe |" in said
     assert "Box area share (chance for pointing and energy): whole images 0.2" in said
     assert "another image's keys change C's AUC by" in said
+    assert "another image's keys change relative C's AUC by" in said
     assert "- alignment: preset `stable`; stage 4" in said
 
 

@@ -52,11 +52,11 @@ def relative_correspondence(query: Tensor, key: Tensor, own: Tensor, scaling: Lo
     """How much better a cell fits its pair's keys than those of other images: [K, N, H, W] of q. Not in the paper.
 
     R = max A(q, k) - log mean over the other k' of exp max A(q, k'), with A of Eq. 3 and the maxima of Eq. 4: above 0
-    where the pair's keys fit better. `key` [N, d, H, W] is of N images, 2 or more. In each of K rows of `own` [K, N]
-    image n of q is paired with `key[own[:, n]]`; the others are all but that one.
+    where the pair's keys fit better. `key` [N, d, H, W] is of N images, 2 or more. Row r of `own` [K, N] is one way to
+    pair them: view n of q with `key[own[r, n]]`. The other k' are all keys but that one.
     """
     with torch.autocast(query.device.type, enabled=False):
-        each = torch.stack([attention(query, k.expand_as(key), scaling).amax(2) for k in key], 2)  # [N, cells, N keys]
+        each = torch.stack([attention(query, k, scaling).amax(2) for k in key.split(1)], 2)  # [N, cells, N keys]
         excess = []
         for row in own:
             paired = row[:, None, None].expand(*each.shape[:2], 1)

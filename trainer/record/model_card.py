@@ -114,6 +114,8 @@ def _results(evaluation: dict[str, Any] | None) -> str:
         text += f"\nBox area share (chance for pointing and energy): {area_shares(localisation)}.\n"
         if "rolled_keys" in localisation:
             text += f"C maps: {keys_sentence(localisation['rolled_keys'])}.\n"
+        if "relative_rolled_keys" in localisation:
+            text += f"C maps: {keys_sentence(localisation['relative_rolled_keys'], 'relative C')}.\n"
         if "own_keys" in localisation:
             text += f"C maps: {own_keys_sentence(localisation['own_keys'])}.\n"
     if matching := evaluation.get("matching"):
