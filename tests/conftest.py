@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from precompute.base.program import main
 ROOT = Path(__file__).resolve().parent.parent
 # Idle OpenMP threads sleep instead of spinning: with other work on the same cores a step is several times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell starts what it puts into the background (`make test &` in a script) with Ctrl-C ignored, and all processes
+# started from there inherit that. Tests send Ctrl-C to themselves and to programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
