@@ -47,7 +47,11 @@ def test_readme_shows_the_committed_comparison() -> None:
                 "kNN accuracy",
                 "same-class retrieval AUC",
                 "matched cells, held-out views",
+                "own keys beat another image's",
                 "probe AUC, off-centre crops",
+                "C map AUC, held-out views",
+                "relative C map AUC, held-out views",
+                "relative C map AUC, another image's keys",
             ),
         ),
         (
