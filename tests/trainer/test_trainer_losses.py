@@ -26,6 +26,7 @@ SCALES = [
     LossPreset("raw", 1, "sum", 1, "cover"),
     LossPreset("sqrt", 1, "mean", 0.5, "cover"),
     LossPreset("cosine", 0.1, "sum", 2, "cover"),
+    LossPreset("cosine", 0.1, "scaled", 2, "cover"),
 ]
 
 
@@ -47,7 +48,7 @@ def slow_alignment(query: Tensor, key: Tensor, mask: Tensor, preset: LossPreset)
                             a /= math.hypot(*p) * math.hypot(*h) * preset.temperature
                         best = max(best, 1 / (1 + math.exp(-a)))
                 total += (mask[i, y, x].item() - best) ** 2
-    return total / n / (height * width if preset.reduction == "mean" else 1)
+    return total / n * {"sum": 1, "mean": 1 / (height * width), "scaled": 36 / (height * width)}[preset.reduction]
 
 
 @pytest.mark.parametrize("preset", SCALES, ids=lambda p: p.scale)

@@ -14,7 +14,7 @@ from augment.views.kinds import KINDS
 from augment.views.policy import Policy
 from precompute.base.errors import BadValue, UsageError
 from precompute.base.options import build, group, option, option_of, values_of
-from trainer.methods.loss_presets import CONTRASTS, LOSS_PRESETS, LossPreset, MatchLoss
+from trainer.methods.loss_presets import CONTRASTS, LOSS_PRESETS, REDUCTIONS, LossPreset, MatchLoss
 from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
 
 WIDEST = 65536  # of a head: more is a slip of the keyboard, which memory would pay for
@@ -86,7 +86,10 @@ class LossConfig:
     loss: str = option("stable", "preset of the alignment loss", choices=LOSS_PRESETS)
     scale: str | None = option(None, "scale of the attention map; default by --loss", choices=("raw", "sqrt", "cosine"))
     temperature: float | None = option(None, "temperature of the cosine scale; default by --loss", above=0)
-    reduction: str | None = option(None, "over the cells of a map; default by --loss", choices=("sum", "mean"))
+    reduction: str | None = option(
+        None, "over the cells of a map (scaled: the sum as if of 6x6); default by --loss, of matching scaled",
+        choices=REDUCTIONS,
+    )  # fmt: skip
     align_weight: float | None = option(None, "weight of the alignment loss; default by --loss", least=0)
     mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
     align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
@@ -215,7 +218,7 @@ class RunConfig:
         """The configuration with these values, by flag name, and defaults for the rest.
 
         Values that depend on others, where they are not given: the usual blur of 2 px belongs to views of 224 and
-        shrinks with smaller ones, of which it would leave nothing to be seen. A method may have a weight of its own for
+        shrinks with smaller ones, of which it would leave nothing to be seen. A method may have defaults of its own for
         the alignment. `own` is 0 for policies without own
         scenes, also where it is given (`trainer.compare` gives one to all its arms).
 
@@ -225,8 +228,8 @@ class RunConfig:
         checked = build(Policy, {name: values[name] for name in ("size", "own") if name in values})
         values = {"blur_sigma": (0.1, max(2.0 * min(checked.size / 224, 1.0), 0.1)), **values}
         record = METHODS.get(values.get("method", ModelConfig.method))
-        if record is not None and record.align_weight is not None:
-            values = {"align_weight": record.align_weight, **values}
+        if record is not None:
+            values = {**record.defaults, **values}
         kind = KINDS.get(values.get("policy", Policy.name))
         if kind is not None and not kind.own_scenes:
             values["own"] = 0.0

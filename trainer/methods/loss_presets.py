@@ -9,7 +9,9 @@ class LossPreset:
 
     scale: str  # "raw": dot product; "sqrt": dot product / sqrt(d); "cosine": cosine / temperature
     temperature: float  # of "cosine" only
-    reduction: str  # over the cells of a map: the paper's norm is a "sum"; "mean" is weaker by the number of cells
+    # Over the cells of a map: the paper's norm is a "sum"; "mean" is weaker by the number of cells; "scaled" is 36
+    # times the mean, so that a weight chosen on 6x6 cells holds beside losses that do not grow with the cells.
+    reduction: str
     weight: float  # of the alignment loss in Eq. 7
     # δ of Eq. 5: "cover" is the exact share of each cell, "bilinear" the letter (off by up to 0.7 in a cell)
     mask: str
@@ -21,6 +23,8 @@ LOSS_PRESETS = {
 }
 
 
+REDUCTIONS = ("sum", "mean", "scaled")
+CELLS = 36  # of the maps on which the weights were chosen: a "scaled" sum is over so many
 CONTRASTS = ("infonce", "cosine")
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.methods.loss_presets import LossPreset
+from trainer.methods.loss_presets import CELLS, REDUCTIONS, LossPreset
 from trainer.parallel.collectives import gather, rank
 
 
@@ -68,14 +68,17 @@ def relative_correspondence(query: Tensor, key: Tensor, own: Tensor, scaling: Lo
 def alignment_loss(correspondence: Tensor, mask: Tensor, reduction: str = "sum") -> Tensor:
     """One of the two terms of Eq. 5, ‖δ(M) - C‖², mean over the batch: [N, H, W] twice to a scalar.
 
-    `reduction` is over the cells of one map: "sum" is the letter and localises better, "mean" is H·W times weaker.
+    `reduction` is over the cells of one map: "sum" is the letter and localises better, "mean" is H·W times weaker,
+    "scaled" is the sum times 36 / (H·W), so the sum itself on 6×6 cells.
     """
     squares = (mask.to(correspondence) - correspondence).square().flatten(1)
     if reduction == "sum":
         return squares.sum(1).mean()
     if reduction == "mean":
         return squares.mean()
-    raise ValueError(f"Unknown value {reduction!r} for reduction. Valid values are sum, mean.")
+    if reduction == "scaled":
+        return squares.sum(1).mean() * (CELLS / squares.shape[1])
+    raise ValueError(f"Unknown value {reduction!r} for reduction. Valid values are {', '.join(REDUCTIONS)}.")
 
 
 def info_nce(

@@ -24,7 +24,7 @@ from trainer.parallel.collectives import rolled
     predictor="mlp",
     aligns=True,
     matches=True,
-    align_weight=0.1,
+    defaults={"align_weight": 0.1, "reduction": "scaled"},
     needs_pasting="there is nothing to align with. Use --policy saliencyswap, or --align-weight 0",
     controls=("shuffled-masks", "rolled-keys", "wrong-cells"),
     options=(

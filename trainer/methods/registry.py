@@ -6,8 +6,8 @@ Nothing here imports torch, so `--help` answers at once.
 
 import ast
 import importlib
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +32,7 @@ class MethodRecord:
     optimizer: str = "lars"  # its paper's: "lars" or "sgd"
     predictor: str = "none"  # kind of `Heads.predictor`
     aligns: bool = False  # has conv heads and an `Alignment` with the masks, at the stages of --align-stages
-    align_weight: float | None = None  # its default of --align-weight, where it is not the preset's
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of flags, where they are not the preset's
     controls: tuple[str, ...] = ()  # the values of --control that it has
     matches: bool = False  # has conv heads and a `MatchLoss` with the views' correspondences, at the same stages
     queue: bool = False  # keeps a queue of keys, and moves the target that makes them by QUEUE_MOMENTUM
