@@ -88,7 +88,8 @@ def program(argv: list[str] | None = None) -> int:
         return status
     result = summarise(config.arms, config.all_seeds, config.against or config.arms[0], out, flags)
     print(table(result, config.show))
-    sweep(out / "compare.json")
+    for name in ("compare.json", "compare.png"):
+        sweep(out / name)
     with replacing(out / "compare.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     plot(result, out / "compare.png")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from precompute.base.errors import UsageError
-from precompute.base.files import replacing
+from precompute.base.files import replacing, sweep
 
 Colour = tuple[int, int, int]
 GREEN, WHITE, RED, YELLOW = (64, 224, 96), (255, 255, 255), (255, 72, 72), (255, 208, 0)
@@ -66,6 +66,7 @@ def check_format(path: Path | str, flag: str = "--out") -> None:
 
 def save(sheet: Image.Image, path: Path | str) -> None:
     """Writes the sheet in the format of the file's ending; the file is the old one or the new one, whole."""
+    sweep(path)
     with replacing(path) as temporary:
         sheet.save(temporary, format=_FORMATS[Path(path).suffix.lower()])
 

@@ -95,4 +95,4 @@ def test_the_papers_preset_is_as_before() -> None:
     assert {name: values[name] for name in PAPER} == PAPER
     alignment = RunConfig.of(PRESETS["paper"]).loss.alignment
     assert (alignment.scale, alignment.reduction, alignment.weight, alignment.mask) == ("raw", "sum", 1.0, "bilinear")
-    assert RunConfig.of().model.method == "cvsa"
+    assert RunConfig.of(PRESETS["paper"]).model.method == "cvsa"

@@ -167,7 +167,11 @@ def test_a_machine_without_git_knows_no_commit(
         (RunConfig.of(optimizer="adamw"), "momentum bias_lr", "--bias-lr --momentum"),
         (RunConfig.of(method="simclr"), "bias_lr", ""),
         (RunConfig.of(method="rotpred"), "dim hidden", "--dim"),
-        (RunConfig.of(control="direct-head"), "dim scale temperature reduction", "--scale --temperature"),
+        (
+            RunConfig.of(method="cvsa", control="direct-head"),
+            "dim scale temperature reduction",
+            "--scale --temperature",
+        ),
         (RunConfig.of(evaluate=False), "eval_split", "--eval-split"),
     ],
 )

@@ -88,7 +88,7 @@ def test_other_settings_are_refused_by_their_names(line, unbroken, run_here):
     at = without.index("--epochs")
     for flags, words in (
         (line(unbroken, "--resume", "auto", "--seed", 3), "--seed 3: .* was trained with --seed 0"),
-        (line(unbroken, "--resume", "auto", "--method", "byol"), "--method byol: .* with --method cvsa"),
+        (line(unbroken, "--resume", "auto", "--method", "byol"), "--method byol: .* with --method matching"),
         ([*without[:at], *without[at + 2 :]], "--epochs 100: .* with --epochs 4"),
     ):
         done = run_here("trainer.run", *flags)

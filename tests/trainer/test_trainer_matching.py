@@ -161,15 +161,19 @@ def test_controls_change_what_they_say(photos: PhotoBatch) -> None:
 def test_its_settings_and_what_they_do_not_go_with() -> None:
     assert RunConfig.of(method="matching").loss.alignment.weight == 0.1
     assert RunConfig.of(method="matching", align_weight=2.0).loss.alignment.weight == 2.0
-    assert RunConfig.of().loss.alignment.weight == 1.0
+    assert RunConfig.of(method="cvsa").loss.alignment.weight == 1.0
     # A weight chosen on 6x6 cells holds on 3x3; CVSA's is the paper's sum.
     assert RunConfig.of(method="matching").loss.alignment.reduction == "scaled"
     assert RunConfig.of(method="matching", reduction="sum").loss.alignment.reduction == "sum"
-    assert RunConfig.of().loss.alignment.reduction == "sum"
+    assert RunConfig.of(method="cvsa").loss.alignment.reduction == "sum"
     RunConfig.of(method="matching", policy="rrc", align_weight=0.0)  # views without boxes
     with pytest.raises(BadValue, match=r"nothing to align with\. Use --policy saliencyswap, or --align-weight 0"):
         RunConfig.of(method="matching", policy="rrc")
-    for method, control in (("matching", "direct-head"), ("cvsa", "wrong-cells"), ("byol", "rolled-keys")):
-        with pytest.raises(BadValue, match=f"for --method {method}. A control arm needs --method cvsa and matching"):
+    for method, control, able in (
+        ("matching", "direct-head", "cvsa"),
+        ("cvsa", "wrong-cells", "matching"),
+        ("byol", "rolled-keys", "cvsa or matching"),
+    ):
+        with pytest.raises(BadValue, match=f"for --method {method}. {control} needs --method {able}$"):
             RunConfig.of(method=method, control=control)
     assert ("dense_weight", "--method matching") in RunConfig.of(method="cvsa").idle()

@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The letter of the paper where our defaults depart from it, with its schedule for CUB and ResNet-50.
     "paper": {
+        "method": "cvsa",
         "arch": "resnet50",
         "loss": "paper",
         "scene": "whole",

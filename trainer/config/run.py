@@ -52,7 +52,7 @@ class DataConfig:
 class ModelConfig:
     """The training method and its networks."""
 
-    method: str = option("cvsa", "training method", choices=METHODS)
+    method: str = option("matching", "training method", choices=METHODS)
     arch: str = option(
         "resnet18",
         "torchvision ResNet by name (stride 32), with a 3x3 stem of stride 1 as resnet18_cifar (stride 8), or a narrow "
@@ -207,11 +207,11 @@ class RunConfig:
         if (why := self.model.record.needs_pasting) and not self.views.kind.pastes and not idle:
             valid = [name for name, kind in KINDS.items() if kind.pastes]
             raise BadValue("name", policy, valid, f"With --method {method} and nothing pasted {why}")
-        if self.loss.control not in (controls := ("none", *self.model.record.controls)):
+        if (control := self.loss.control) not in (controls := ("none", *self.model.record.controls)):
+            able = " or ".join(record.name for record in METHODS.values() if control in record.controls)
             raise BadValue(
-                "control", self.loss.control, f"{', '.join(controls)} for --method {method}",
-                f"A control arm needs --method {methods_with('control')}",
-            )  # fmt: skip
+                "control", control, f"{', '.join(controls)} for --method {method}", f"{control} needs --method {able}"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> "RunConfig":

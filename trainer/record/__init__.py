@@ -8,3 +8,4 @@ EVALUATION = "evaluation.json"
 FIGURE = "localisation.png"
 MATCHES = "matches.png"
 CARD = "MODEL_CARD.md"
+WRITTEN = (METRICS, CHECKPOINT, PREVIOUS, ENCODER, EVALUATION, FIGURE, MATCHES, CARD)  # all of them

@@ -25,7 +25,7 @@ def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str]
     _make_room(out, resumed, say)
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    for name in (record.METRICS, record.CHECKPOINT, record.ENCODER, record.EVALUATION, record.FIGURE, record.CARD):
+    for name in record.WRITTEN:
         sweep(out / name)
     handle = os.open(out, os.O_RDONLY)
     try:
