@@ -23,6 +23,8 @@ ARMS = ("byol:saliencyswap", "cvsa:saliencyswap")
 def test_side_by_side_equals_one_after_the_other(
     demo_boxes: Path, demo_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    shared = lambda: set(Path("/dev/shm").glob(f"saliencyswap-{os.geteuid()}-*"))  # noqa: E731
+    others = shared()  # of trainings beside the tests
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--epochs", 1,
              "--batch-size", 16, "--device", "cpu", "--pipeline", "fused", "--workers", 1,
              "--log-every", 1]  # fmt: skip
@@ -38,7 +40,7 @@ def test_side_by_side_equals_one_after_the_other(
     shown = capfd.readouterr().out
     assert len(re.findall(r"decoded pictures take .* for them", shown)) == 3
     assert re.search(r"2 trainings share: \d+ batches made, \d+ taken, 0 made alone", shown)
-    assert not list(Path("/dev/shm").glob(f"saliencyswap-{os.geteuid()}-*"))
+    assert not shared() - others
     assert all(f"\n[{name} seed 0] == {name}" in "\n" + shown for name in ARMS)
 
 

@@ -76,7 +76,9 @@ def test_a_run_shows_its_controls_and_survives_figures_that_do_not_exist(run: Pa
     assert "Box area share (chance for pointing and energy): whole images 0.2" in said
     assert "another image's keys change C's AUC by" in said
     assert "another image's keys change relative C's AUC by" in said
-    assert "- alignment: preset `stable`; stage 4" in said
+    assert (
+        "- alignment: preset `stable`, reduction scaled, align_weight 0.1; stage 4; whole views: infonce; dense" in said
+    )
 
 
 def test_the_card_has_each_figure_under_its_heading(run: Path) -> None:

@@ -29,7 +29,7 @@ def flags(demo_boxes: Path, demo_root: Path) -> list[str]:
 def losses(out: Path) -> list[tuple]:
     """What must be bit-equal: step, losses and rate of every line."""
     rows = [r for r in metrics.read(out / metrics.NAME) if r["kind"] == "step"]
-    return [(r["step"], r["loss"], r["contrastive"], r["alignment"], r["lr"]) for r in rows]
+    return [tuple(r[name] for name in ("step", "loss", "contrastive", "alignment", "dense", "lr")) for r in rows]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_says(unbroken: Path) -> None:
     assert [r["step"] for r in rows[1:-1]] == [2, 4, 6, 8, 10, 12]
     assert all(math.isfinite(r["loss"]) and 0 <= r["data_wait"] <= 1 and r["images_per_second"] > 0 for r in rows[1:-1])
     for row in rows[1:-1]:
-        assert row["loss"] == pytest.approx(row["contrastive"] + row["alignment"], rel=1e-5)
+        assert row["loss"] == pytest.approx(row["contrastive"] + 0.1 * row["alignment"] + row["dense"], rel=1e-5)
     found = json.loads((unbroken / "evaluation.json").read_text())
     assert 0 <= found["knn"]["accuracy"] <= 1
     assert {"views: C map", "views: centre prior", "images: linear probe"} <= set(found["localisation"])
@@ -141,7 +141,8 @@ def test_mistakes_name_themselves(flags: list[str], unbroken: Path, tmp_path: Pa
     fails("--resume", str(unbroken), "--epochs", "4", "--seed", "3", match="--seed 3: .* was trained with --seed 0")
     fails("--train-split", "tets", match="tets.*train.*test")
     fails("--arch", "resnet19", match="resnet19.*Valid")
-    fails("--policy", "rrc", match="--method byol")
+    fails("--policy", "rrc", match="--align-weight 0")
+    fails("--method", "cvsa", "--policy", "rrc", match="--method byol")
     fails("--root", str(tmp_path / "absent"), match="no such folder")
     fails("--boxes", str(tmp_path / "absent.h5"), match="absent.h5")
     fails("--epochs", "0", match="--epochs 0: must be greater than 0", kind=UsageError)
@@ -178,7 +179,7 @@ def test_every_method_trains_with_every_policy(flags: list[str], tmp_path: Path,
 def test_accumulation_splits_the_batch(flags: list[str], tmp_path: Path) -> None:
     assert program([*flags, "--accumulate", "2", "--epochs", "1", "--no-evaluate", "--out", str(tmp_path / "run")]) == 0
     first = losses(tmp_path / "run")[0]
-    assert first[1] == pytest.approx(first[2] + first[3], rel=1e-5)
+    assert first[1] == pytest.approx(first[2] + 0.1 * first[3] + first[4], rel=1e-5)
 
 
 def test_nothing_named_means_the_demo_set(
