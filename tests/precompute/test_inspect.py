@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from precompute.base.boxmath import agreement, best_centred, centred, iou
-from precompute.base.sheet import drawable
+from precompute.base.sheet import drawable, save
 from precompute.boxes import make_boxes
 from precompute.patches import draw_patch
 
@@ -134,3 +134,9 @@ def test_patches_follow_the_crop_rule():
 def test_captions_are_written_with_the_letters_there_are():
     assert drawable("Mésange_bleue_Ærø_1.jpg") == "Mesange_bleue_?r?_1.jpg"
     assert drawable("山雀 2.jpg") == "?? 2.jpg"
+
+
+def test_a_sheet_removes_what_a_killed_one_left(tmp_path):
+    (tmp_path / ".sheet.png.k1ll3d.tmp").touch()
+    save(Image.new("RGB", (4, 3)), tmp_path / "sheet.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]

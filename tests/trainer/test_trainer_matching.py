@@ -10,6 +10,7 @@ from torch import Tensor
 from trainer_photos import PhotoBatch
 
 from precompute.base.errors import BadValue
+from precompute.base.options import values_of
 from trainer.config.run import RunConfig
 from trainer.methods import dense
 from trainer.methods.base import Match
@@ -166,6 +167,8 @@ def test_its_settings_and_what_they_do_not_go_with() -> None:
     assert RunConfig.of(method="matching").loss.alignment.reduction == "scaled"
     assert RunConfig.of(method="matching", reduction="sum").loss.alignment.reduction == "sum"
     assert RunConfig.of(method="cvsa").loss.alignment.reduction == "sum"
+    older = {**values_of(RunConfig.of(method="matching")), "reduction": None}  # as a checkpoint has it
+    assert RunConfig.of(older).loss.reduction == "sum"
     RunConfig.of(method="matching", policy="rrc", align_weight=0.0)  # views without boxes
     with pytest.raises(BadValue, match=r"nothing to align with\. Use --policy saliencyswap, or --align-weight 0"):
         RunConfig.of(method="matching", policy="rrc")

@@ -164,7 +164,10 @@ def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_p
     for name in ("box area share, held-out views", "C map AUC, another image's mask", "shuffled probe AUC"):
         assert name in said
     (tmp_path / "byol-rrc-seed0" / record.CARD).unlink()  # killed between the evaluation and the card
+    for name in ("compare.json", "compare.png"):
+        (tmp_path / f".{name}.k1ll3d.tmp").touch()
     assert compare.program(command) == 0
+    assert not list(tmp_path.glob(".*.tmp"))
     said = capsys.readouterr().out
     assert said.count("done before") == 2
     assert (tmp_path / "byol-rrc-seed0" / record.CARD).exists()

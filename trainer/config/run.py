@@ -219,8 +219,8 @@ class RunConfig:
 
         Values that depend on others, where they are not given: the usual blur of 2 px belongs to views of 224 and
         shrinks with smaller ones, of which it would leave nothing to be seen. A method may have defaults of its own for
-        the alignment. `own` is 0 for policies without own
-        scenes, also where it is given (`trainer.compare` gives one to all its arms).
+        the alignment. `own` is 0 for policies without own scenes, also where it is given (`trainer.compare` gives one
+        to all its arms).
 
         Raises BadValue for a value that no run could have.
         """
@@ -230,6 +230,9 @@ class RunConfig:
         record = METHODS.get(values.get("method", ModelConfig.method))
         if record is not None:
             values = {**record.defaults, **values}
+            preset = LOSS_PRESETS.get(values.get("loss", LossConfig.loss))
+            if preset and "reduction" in record.defaults and values["reduction"] is None:
+                values["reduction"] = preset.reduction  # an older run's: named, so that --reduction can keep it
         kind = KINDS.get(values.get("policy", Policy.name))
         if kind is not None and not kind.own_scenes:
             values["own"] = 0.0
