@@ -106,7 +106,8 @@ class Making:
     bit, and backgrounds may come from anywhere (`Policy.group`) at no cost. "ram" and "gpu" are this process's.
     "shared" is a file in memory, which trainings on this machine share: each picture is decoded by the one that needs
     it first, and the last one to end removes it. "disk" is the same file on a disk, which later runs find.
-    cache_dir: the folder of that file; None: /dev/shm for "shared", the box file's for "disk".
+    cache_dir: the folder of that file; None: /dev/shm for "shared", the box file's for "disk". That of "shared" also
+    holds the batches of a `ring`.
     cache_side: views are then near, not equal: crops' edges move by up to half a kept pixel. Twice the view's size
     loses little with whole scenes; scenes that are zoomed into lose detail.
     """

@@ -29,13 +29,12 @@ _HEAD = -(-8 * (MEMBERS + SLOTS) // mmap.PAGESIZE) * mmap.PAGESIZE
 # reads it.
 _MEMBER, _MAKING, _CONTENT = USERS[0], USERS[-1] + 1, USERS[-1] + 1 + MEMBERS
 _NONE = -1
-FOLDER = Path("/dev/shm")
 
 
 class Ring:
     """The shared memory of the trainings with one `name`; slots of `room` bytes, a multiple of the page."""
 
-    def __init__(self, name: str, room: int, folder: Path = FOLDER) -> None:
+    def __init__(self, name: str, room: int, folder: Path) -> None:
         """Raises UserError where the folder has no room for it, or the file is somebody else's."""
         digest = hashlib.sha256(f"{name} {room} {SLOTS}".encode()).hexdigest()[:16]
         self.path, self._room = folder / f"{private_prefix()}{digest}", room
@@ -51,7 +50,7 @@ class Ring:
                 os.ftruncate(file, 0) if alone else None
                 raise UserError(
                     f"{folder}: no room for {size / 1e6:.0f} MB of shared batches ({error.strerror}). Give it more "
-                    "(docker run --shm-size), or train with --jobs 1"
+                    "(docker run --shm-size), name another folder (--cache shared --shared-dir), or train with --jobs 1"
                 ) from error
             # All pages at once: to meet each for the first time while writing costs far more.
             self._map = mmap.mmap(file, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)

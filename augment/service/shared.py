@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from augment.backends.recycled import ALIGNED, Recycled
-from augment.service.ring import FOLDER, HELD, Ring
+from augment.service.ring import HELD, Ring
 from augment.stream.batch import Batch
 from augment.stream.maker import BatchMaker, Prepared
 from augment.stream.producer import Made, Place
@@ -45,7 +45,7 @@ class InPlace(Made):
 class RingMaker:
     """The `Maker` of a training that shares its batches with others of the same views; `here` makes them."""
 
-    def __init__(self, here: BatchMaker, name: str, members: int, patience: float, folder: Path = FOLDER) -> None:
+    def __init__(self, here: BatchMaker, name: str, members: int, patience: float, folder: Path) -> None:
         """`members`: so many are waited for at the start, as long as `patience` (seconds) and a minute."""
         s, self._here, self.patience, self._expected = here.schedule, here, patience, members
         self._rows, self._side, self._count = s.largest, s.policy.size, s.policy.views

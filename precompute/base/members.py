@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,9 +46,10 @@ class Archive:
             raise OSError(errno.EINVAL, "not a regular file", path)
         self.size = status.st_size
 
-    def __del__(self) -> None:  # when the last reader is done, so never under a reader's hands
+    # When the last reader is done, so never under a reader's hands. At the end of a program `os` may be gone already.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.number >= 0:
-            os.close(self.number)
+            close(self.number)
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on, or as many as there are."""

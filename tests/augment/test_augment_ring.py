@@ -1,5 +1,6 @@
 """Trainings that share made batches: each is made once, all see the same, and nobody holds the others up for long."""
 
+import functools
 import os
 import threading
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from service_faults import batches, digest, opened
 
-from augment.service.ring import FOLDER, SLOTS, Ring
+from augment.service.ring import SLOTS, Ring
 from precompute.base.errors import BadValue, UserError
 
 COUNT = 30
@@ -19,8 +20,10 @@ def expected(demo):
         return list(batches(loader, COUNT))
 
 
-def left():
-    return sorted(path.name for path in FOLDER.glob(f"saliencyswap-{os.getuid()}-*"))
+@pytest.fixture
+def joined(demo, tmp_path):
+    """Opens members of one ring, which has a folder of its own: tests beside this one share batches too."""
+    return functools.partial(opened, demo, ring="x", cache="shared", cache_dir=tmp_path)
 
 
 def together(loaders, count=COUNT):
@@ -42,9 +45,8 @@ def ring_of(loader):
     return loader.report()["ring"]
 
 
-def test_each_batch_is_made_once_and_seen_by_all(demo, expected):
-    before = left()
-    loaders = [opened(demo, ring="a", ring_members=3) for _ in range(3)]
+def test_each_batch_is_made_once_and_seen_by_all(joined, expected, tmp_path):
+    loaders = [joined(ring_members=3) for _ in range(3)]
     assert together(loaders) == [expected] * 3
     counts = [ring_of(loader) for loader in loaders]
     for loader in loaders:
@@ -53,14 +55,14 @@ def test_each_batch_is_made_once_and_seen_by_all(demo, expected):
     assert made <= COUNT + loaders[0].prefetch + 3  # some lie ready
     assert made + taken >= 3 * COUNT
     assert not sum(c["made_alone"] + c["left_behind"] for c in counts)
-    assert left() == before
+    assert not list(tmp_path.iterdir())
 
 
-def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected, monkeypatch, capsys):
+def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(joined, expected, monkeypatch, capsys):
     monkeypatch.setattr("augment.service.shared.LONG", 0.1)
     with (
-        opened(demo, ring="b", ring_members=2, ring_patience=0.3) as idle,
-        opened(demo, ring="b", ring_members=2, ring_patience=0.3) as loader,
+        joined(ring_members=2, ring_patience=0.3) as idle,
+        joined(ring_members=2, ring_patience=0.3) as loader,
     ):
         first = batches(idle, COUNT)
         seen = []
@@ -75,16 +77,16 @@ def test_one_that_stops_reading_is_left_behind_and_goes_on_alone(demo, expected,
         assert ring_of(idle)["made_alone"] > 0
 
 
-def test_a_lone_member_waits_for_nobody_for_ever(demo, expected, monkeypatch):
+def test_a_lone_member_waits_for_nobody_for_ever(joined, expected, monkeypatch):
     from augment.service.shared import RingMaker
 
     monkeypatch.setattr(RingMaker, "_wait_for_all", lambda self: None)
-    with opened(demo, ring="c", ring_members=2) as loader:
+    with joined(ring_members=2) as loader:
         assert list(batches(loader, COUNT)) == expected
 
 
-def test_other_views_have_other_rings(demo):
-    with opened(demo, ring="d", ring_members=1) as one, opened(demo, ring="d", ring_members=1, seed=1) as other:
+def test_other_views_have_other_rings(joined):
+    with joined(ring_members=1) as one, joined(ring_members=1, seed=1) as other:
         assert ring_of(one)["members"] == ring_of(other)["members"] == 1
         assert list(batches(one, 3)) != list(batches(other, 3))
 
@@ -189,9 +191,8 @@ def test_a_slot_that_a_member_needs_is_not_free(tmp_path):
         ring.close()
 
 
-def test_views_outlive_their_loader_and_must_not_be_written_to(demo, expected):
-    before = left()
-    with opened(demo, ring="e", ring_members=1) as loader:
+def test_views_outlive_their_loader_and_must_not_be_written_to(joined, expected, tmp_path):
+    with joined(ring_members=1) as loader:
         iterator = iter(loader)
         first = next(iterator)
         first.views[0].clone().zero_()
@@ -199,12 +200,12 @@ def test_views_outlive_their_loader_and_must_not_be_written_to(demo, expected):
         second.views[1][0].zero_()
         with pytest.raises(UserError, match="clone first"):
             next(iterator)
-    assert left() == before
+    assert not list(tmp_path.iterdir())
     assert digest(first) == expected[0][2]
 
 
-def test_a_training_that_keeps_its_batches_has_copies_in_the_end(demo, expected):
-    with opened(demo, ring="f", ring_members=1, ring_patience=0.2) as loader:
+def test_a_training_that_keeps_its_batches_has_copies_in_the_end(joined, expected):
+    with joined(ring_members=1, ring_patience=0.2) as loader:
         kept = []
         while len(kept) < COUNT:
             kept += loader

@@ -1,7 +1,6 @@
 """Trainings in processes of their own that share made batches, while some of them are killed and stopped."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ READER = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from service_faults import batches, opened
-with opened((sys.argv[2], sys.argv[3]), ring=sys.argv[4], ring_members=4, ring_patience=float(sys.argv[5])) as loader:
+with opened((sys.argv[2], sys.argv[3]), ring=sys.argv[4], ring_members=4, ring_patience=float(sys.argv[5]),
+            cache="shared", cache_dir=sys.argv[7]) as loader:
     last = time.monotonic()
     for place in batches(loader, int(sys.argv[6])):
         print(json.dumps([*place, time.monotonic() - last]), file=sys.stderr, flush=True)
@@ -29,8 +29,10 @@ with opened((sys.argv[2], sys.argv[3]), ring=sys.argv[4], ring_members=4, ring_p
 def test_a_killed_and_a_stopped_training_cost_the_others_no_batch(demo, tmp_path):
     with opened(demo) as loader:
         expected = [list(place) for place in batches(loader, COUNT)]
+    memory = tmp_path / "memory"
+    memory.mkdir()
     logs = [tmp_path / f"{i}.log" for i in range(4)]
-    given = [str(Path(__file__).parent), *map(str, demo), f"test {os.getpid()}", str(PATIENCE), str(COUNT)]
+    given = [str(Path(__file__).parent), *map(str, demo), "x", str(PATIENCE), str(COUNT), str(memory)]
     readers = []
     for log in logs:
         with log.open("w") as file:
@@ -64,5 +66,4 @@ def test_a_killed_and_a_stopped_training_cost_the_others_no_batch(demo, tmp_path
         else:
             assert ring["made_alone"] > 0  # what the others were past when it went on
     print(f"longest pauses of the others: {[round(pause, 2) for pause in sorted(pauses)]} s; patience {PATIENCE} s")
-    folder = Path("/dev/shm")
-    assert not list(folder.glob(f"saliencyswap-{os.geteuid()}-*"))
+    assert not list(memory.iterdir())

@@ -1,6 +1,8 @@
 """Archives that are changed, away, or read again after an interruption."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,18 @@ def test_files_below_and_open_descriptors_are_bounded(tmp_path):
     assert {read_picture(listing, i) for i in range(len(listing))} == {FILES[0][1]}
     members.forget()  # each is closed with its last reader
     assert members.opened.cache_info().currsize == 0
+
+
+def test_the_end_of_a_program_is_quiet_whatever_is_still_open(tmp_path):
+    archive = tar_of(tmp_path / "set.tar", FILES)
+    program = """if True:
+        import ctypes, sys
+        from precompute.base import members
+        members.opened(sys.argv[1])
+        # As something that outlives the interpreter does: its module is emptied before the archive is closed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(members))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, archive], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

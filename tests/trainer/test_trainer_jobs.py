@@ -4,7 +4,6 @@ What is imported here every run's process imports too.
 """
 
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +22,18 @@ ARMS = ("byol:saliencyswap", "cvsa:saliencyswap")
 def test_side_by_side_equals_one_after_the_other(
     demo_boxes: Path, demo_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shared = lambda: set(Path("/dev/shm").glob(f"saliencyswap-{os.geteuid()}-*"))  # noqa: E731
-    others = shared()  # of trainings beside the tests
+    memory = tmp_path / "memory"
+    memory.mkdir()
     flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--epochs", 1,
              "--batch-size", 16, "--device", "cpu", "--pipeline", "fused", "--workers", 1,
              "--log-every", 1]  # fmt: skip
     encoders = []
     for jobs in (1, 3):
         out = tmp_path / str(jobs)
-        arms = [arm_of(name, [*map(str, flags)], out) for name in (*ARMS, "byol:rrc")]  # the last has other views
+        shared = ["--cache", "shared", "--shared-dir", memory] if jobs > 1 else []
+        arms = [
+            arm_of(name, [*map(str, flags + shared)], out) for name in (*ARMS, "byol:rrc")
+        ]  # the last has other views
         for wave in waves([(replace(arm, values=arm.values | {"evaluate": False}), 0) for arm in arms], jobs):
             assert (run_one(wave[0][0][0], 0) if jobs == 1 else side_by_side(run_one, wave)) == 0
         encoders.append([(path.parent.name, path.read_bytes()) for path in sorted(out.glob("*/encoder.safetensors"))])
@@ -40,7 +42,7 @@ def test_side_by_side_equals_one_after_the_other(
     shown = capfd.readouterr().out
     assert len(re.findall(r"decoded pictures take .* for them", shown)) == 3
     assert re.search(r"2 trainings share: \d+ batches made, \d+ taken, 0 made alone", shown)
-    assert not shared() - others
+    assert not list(memory.iterdir())
     assert all(f"\n[{name} seed 0] == {name}" in "\n" + shown for name in ARMS)
 
 
