@@ -28,14 +28,14 @@ from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
 from trainer.config.choices import Hardware, find_hardware, let_idle_threads_sleep
-from trainer.config.run import RunConfig, RunOptions
+from trainer.config.run import ModelConfig, RunConfig, RunOptions
 
 if TYPE_CHECKING:
     from trainer.engine.data import Data
     from trainer.engine.state import TrainingState
 
 MODES = ("eager", "default", "reduce-overhead")  # but for the first those of --compile-mode
-LIVE, FROZEN = "ours: cvsa, live views", "ours: cvsa, frozen batch"
+LIVE, FROZEN = "ours: live views", "ours: frozen batch"
 OURS, PEER = "ours: byol, frozen batch", "lightly: byol, frozen batch"
 
 
@@ -45,6 +45,7 @@ class StepSettings:
 
     photographs: Photographs = group(Photographs, "photographs")
     split: str = option_of(Source, "split")
+    method: str = option_of(ModelConfig, "method", help="training method of our arms")
     arch: str | None = option(None, "encoder; default resnet50 on CUDA, else resnet10w16")
     size: int | None = option(
         None, "side of a view in pixels; default 224 on CUDA, else 64", least=SMALLEST, most=LARGEST
@@ -108,8 +109,10 @@ def make_arms(
     from benchmarks.scopes import endless
     from trainer.train import advance, autocast_of
 
-    states = {method: _state(config, method, data, hardware, stack) for method in ("cvsa", "byol")}
-    loader, settings = states["cvsa"].loader, states["cvsa"].settings
+    states = {
+        method: _state(config, method, data, hardware, stack) for method in dict.fromkeys((config.method, "byol"))
+    }
+    loader, settings = states[config.method].loader, states[config.method].settings
     autocast = autocast_of(settings.amp, hardware.device)
     live = endless(loader)
     frozen = next(live)
@@ -120,10 +123,10 @@ def make_arms(
     def arm(name: str, method: str, step: Callable[[], object], text: str) -> StepArm:
         return step_arm(name, states[method], step, text, config, hardware)
 
-    live_step, same = ours("cvsa", live), itertools.repeat(frozen)
+    live_step, same = ours(config.method, live), itertools.repeat(frozen)
     arms = [
-        arm(LIVE, "cvsa", live_step, "views made while training, and the whole step"),
-        arm(FROZEN, "cvsa", ours("cvsa", same), "the whole step on one batch"),
+        arm(LIVE, config.method, live_step, f"{config.method}: views made while training, and the whole step"),
+        arm(FROZEN, config.method, ours(config.method, same), f"{config.method}: the whole step on one batch"),
         arm(OURS, "byol", ours("byol", same), "the whole step on the same batch"),
     ]
     arms[0].before = partial(_warm, live_step, live, loader.prefetch + 2, partial(_wait, hardware))
@@ -173,7 +176,7 @@ def mode_arms(
     arms, skipped, frozen = [], {}, None
     for mode in config.modes:
         compiled = {"compile": mode != "eager", "compile_mode": "default" if mode == "eager" else mode}
-        state = _state(dataclasses.replace(config, **compiled), "cvsa", data, hardware, stack)
+        state = _state(dataclasses.replace(config, **compiled), config.method, data, hardware, stack)
         frozen = next(endless(state.loader)) if frozen is None else frozen
         step = partial(advance, state, frozen, autocast_of(state.settings.amp, hardware.device))
         try:
@@ -182,7 +185,9 @@ def mode_arms(
             skipped[way(mode)] = f"{type(error).__name__}: {error}".splitlines()[0]
             config.output.say(f"skipped: {way(mode)}: {skipped[way(mode)]}")
         else:
-            arms.append(step_arm(way(mode), state, step, "the whole step on one batch", config, hardware))
+            arms.append(
+                step_arm(way(mode), state, step, f"{config.method}: the whole step on one batch", config, hardware)
+            )
     if not arms:
         raise UserError(f"no way to run the networks could make a step: {skipped}")
     return arms, skipped
@@ -190,7 +195,7 @@ def mode_arms(
 
 def way(mode: str) -> str:
     """The name of an arm of `mode_arms`."""
-    return f"ours: cvsa, {mode if mode == 'eager' else f'compiled ({mode})'}, frozen batch"
+    return f"ours: {mode if mode == 'eager' else f'compiled ({mode})'}, frozen batch"
 
 
 def _wait(hardware: Hardware) -> None:
