@@ -1,11 +1,11 @@
 """Trains several arms with several seeds on the same budget and compares them.
 
-    python -m trainer.compare --arms byol:rrc byol:saliencyswap cvsa:saliencyswap --seeds 3 --out runs/compare \\
+    python -m trainer.compare --arms byol:rrc cvsa:saliencyswap matching:saliencyswap --seeds 3 --out runs/compare \\
         -- --boxes cache/cub.h5 --root data/CUB_200_2011 --arch resnet10w16 --size 64 --epochs 20
 
-What stands after -- are flags of trainer.run, for all runs. An arm is METHOD:POLICY, or cvsa:saliencyswap:CONTROL with
-one of shuffled-masks, rolled-keys, direct-head. Flags of its own may follow it in the same argument, and win over those
-after --:
+What stands after -- are flags of trainer.run, for all runs. An arm is METHOD:POLICY, or METHOD:POLICY:CONTROL with
+shuffled-masks or rolled-keys, direct-head (of cvsa) or wrong-cells (of matching). Flags of its own may follow it in the
+same argument, and win over those after --:
 
     python -m trainer.compare --arms cvsa:saliencyswap 'cvsa:saliencyswap --own 0.25' --show 'kNN accuracy' -- ...
 
@@ -35,7 +35,8 @@ class CompareConfig:
     """Settings of `trainer.compare`."""
 
     arms: tuple[str, ...] = option(
-        ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap"), "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ..."
+        ("byol:rrc", "byol:saliencyswap", "cvsa:saliencyswap", "matching:saliencyswap"),
+        "METHOD:POLICY[:CONTROL] or 'THAT --FLAG VALUE' ...",
     )
     seeds: int = option(3, "how many seeds of each arm", least=1)
     first_seed: int = option(0, "the first of them; the others follow it", least=0)
