@@ -13,7 +13,9 @@ import mmap
 import os
 import threading
 import weakref
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,8 @@ class Ring:
         self._locks.drop(SETUP)
         self._left: dict[int, int] = {}  # members that were waited for in vain, and where they stood
         self._holds = [0] * SLOTS  # arrays of this member, by slot
-        self._guard = threading.RLock()  # an array may end in any thread, also in the middle of `_hold`
+        # An array may end in any thread and at any instant, also in the middle of what another thread does to its slot.
+        self._guard, self._ended = threading.Lock(), deque[int]()
         self._closed = False
 
     def members(self) -> int:
@@ -97,9 +100,10 @@ class Ring:
 
         All members read the same memory: it must not be written to.
         """
-        if not self.has(number):
+        contents = self.contents()
+        if number not in contents:
             return None
-        slot = self.contents().index(number)
+        slot = contents.index(number)
         # The lock orders this member's reads behind the writes of the member that made the batch.
         there = self._hold(slot)
         return there if int(self._numbers[slot]) == number else None
@@ -114,10 +118,12 @@ class Ring:
 
     def free(self) -> int | None:
         """A slot that nobody needs or holds, the oldest first, taken for `share` or `give_up`."""
-        for slot in np.argsort(self._numbers).tolist():
-            if not self._holds[slot] and not self._slow(int(self._numbers[slot])) and self._locks.take(_CONTENT + slot):
-                self._numbers[slot] = _NONE
-                return slot
+        with self._alone():
+            for slot in np.argsort(self._numbers).tolist():
+                unused = not self._holds[slot] and not self._slow(int(self._numbers[slot]))
+                if unused and self._locks.take(_CONTENT + slot):
+                    self._numbers[slot] = _NONE
+                    return slot
         return None
 
     def waits_for(self) -> list[int]:
@@ -155,7 +161,7 @@ class Ring:
             with suppress(FileNotFoundError):
                 self.path.unlink()
         del self._positions, self._numbers, self._map  # unmapped with the last array
-        with self._guard:
+        with self._alone():
             for lock in (_MEMBER + self.me, SETUP):
                 self._locks.drop(lock)
             self._closed = True
@@ -175,20 +181,37 @@ class Ring:
 
     def _hold(self, slot: int) -> np.ndarray | None:
         """The slot's memory, which nobody writes to as long as the array lives; None where one does so now."""
-        with self._guard:
+        with self._alone():
             if not self._holds[slot] and not self._locks.take(_CONTENT + slot, shared=True):
                 return None
             self._holds[slot] += 1
             memory = self.memory(slot)
-            weakref.finalize(memory, self._let_go, slot).atexit = False
+            weakref.finalize(memory, self._end_of_array, slot).atexit = False
         return memory
 
-    def _let_go(self, slot: int) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread at a time: to look at a slot's holds and to change its lock is one act."""
         with self._guard:
-            self._holds[slot] -= 1
-            if not self._holds[slot]:
-                self._locks.drop(_CONTENT + slot)
-            self._end()
+            yield
+        self._let_go()
+
+    def _end_of_array(self, slot: int) -> None:
+        self._ended.append(slot)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Lets go of what has ended, unless a thread (this one too) is within `_alone`: then it does so afterwards."""
+        while self._ended and self._guard.acquire(blocking=False):
+            try:
+                while self._ended:
+                    slot = self._ended.popleft()
+                    self._holds[slot] -= 1
+                    if not self._holds[slot]:
+                        self._locks.drop(_CONTENT + slot)
+                self._end()
+            finally:
+                self._guard.release()
 
     def _end(self) -> None:
         """Closes the file, and with it all locks, when the member has left and holds nothing."""

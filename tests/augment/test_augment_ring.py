@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from service_faults import batches, digest, opened
 
-from augment.service.ring import SLOTS, Ring
+from augment.service.ring import _CONTENT, SLOTS, Ring
 from precompute.base.errors import BadValue, UserError
 
 COUNT = 30
@@ -172,6 +172,63 @@ def test_what_is_read_is_never_written_to(tmp_path):
     assert reader.read(0) is None
     for ring in (writer, reader):
         ring.close()
+
+
+def lockable(ring):
+    """The slots that no other member reads or writes."""
+    found = [slot for slot in range(SLOTS) if ring._locks.take(_CONTENT + slot)]
+    for slot in found:
+        ring._locks.drop(_CONTENT + slot)
+    return found
+
+
+def test_a_slot_that_is_let_go_in_another_thread_is_taken_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A consumer's last array ends while the producer looks for a free slot: the lock must then be the producer's."""
+    writer, reader = Ring("x", 4096, tmp_path), Ring("x", 4096, tmp_path)
+    held = write(writer, 0)
+    for number in range(1, SLOTS):
+        write(writer, number)
+    for ring in (writer, reader):
+        ring.at(SLOTS)  # nobody needs any of them
+    drop, found = writer._locks.drop, []
+    looks = threading.Thread(target=lambda: found.append(writer.free()))
+
+    def slow_drop(byte):
+        if not looks.ident:
+            looks.start()
+            looks.join(timeout=0.3)  # as where the system lets the other thread run first
+        drop(byte)
+
+    monkeypatch.setattr(writer._locks, "drop", slow_drop)
+    del held
+    looks.join()
+    assert found[0] is not None
+    assert sorted(found + lockable(reader)) == list(range(SLOTS))
+    for ring in (writer, reader):
+        ring.close()
+
+
+def test_an_array_may_end_in_the_middle_of_a_hold(tmp_path, monkeypatch):
+    """The collector of cycles runs anywhere: what it ends is let go afterwards, no slot stays held or unlocked."""
+    ring, other = Ring("x", 4096, tmp_path), Ring("x", 4096, tmp_path)
+    first = write(ring, 0)
+    memory = ring.memory
+
+    def ends_first(slot):
+        nonlocal first
+        first = None
+        return memory(slot)
+
+    monkeypatch.setattr(ring, "memory", ends_first)
+    again = ring.read(0)
+    assert again is not None
+    assert ring.held == 1
+    assert len(lockable(other)) == SLOTS - 1
+    del again
+    assert ring.held == 0
+    assert len(lockable(other)) == SLOTS
+    for member in (ring, other):
+        member.close()
 
 
 def test_a_slot_that_a_member_needs_is_not_free(tmp_path):
