@@ -1,4 +1,4 @@
-"""Views to encoder: the CVSA trainer, its baselines and control arms, and the evaluation of what an encoder learned.
+"""Views to encoder: the training methods with their control arms, and the evaluation of what an encoder learned.
 
 `python -m trainer.run --help` trains; the parts can be used from one's own loop as well:
 

@@ -13,7 +13,7 @@ from precompute.base.errors import BadFile, UserError
 from precompute.base.program import stop_signal
 from trainer.config.run import RunConfig
 from trainer.engine.cost import peak_flops, peak_memory, step_flops
-from trainer.engine.diagnostics import collapse_warning, diagnose, matched, no_background
+from trainer.engine.diagnostics import collapse_warning, diagnose, matched, matching_warning, no_background
 from trainer.engine.optim import ema_momentum, learning_rate, set_lr
 from trainer.engine.start import AUTOCAST, Run, compile_networks, start
 from trainer.engine.state import TrainingState
@@ -175,7 +175,7 @@ def _log(run: Run, flops: float, health: dict[str, Tensor]) -> None:
     row = _row(run, flops, health)
     run.state.check_finite(row, run.out)
     run.say(log_line(row))
-    if warning := collapse_warning(row):
+    for warning in filter(None, (collapse_warning(row), matching_warning(row))):
         run.say(warning)
     if run.process.first:
         run.journal.add("step", **row)

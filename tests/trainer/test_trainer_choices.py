@@ -173,6 +173,9 @@ def test_a_machine_without_git_knows_no_commit(
             "--scale --temperature",
         ),
         (RunConfig.of(evaluate=False), "eval_split", "--eval-split"),
+        (RunConfig.of(policy="rrc", align_weight=0.0), "align_weight loss mask dense_weight", "--loss --mask"),
+        (RunConfig.of(method="instloc", policy="instloc", align_weight=0.0), "mask loss", "--loss"),
+        (RunConfig.of(contrast="cosine", dense_weight=0.0), "contrast dense_temperature", "--dense-temperature"),
     ],
 )
 def test_flags_without_an_effect_are_said(config: RunConfig, given: str, idle: str) -> None:

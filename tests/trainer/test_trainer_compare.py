@@ -58,7 +58,7 @@ def test_keys_that_matter_and_controls_that_are_missing_are_said(tmp_path: Path)
                 both = (*values, *reversed(values))
                 found["localisation"] = {name: {"auc": v[seed]} for name, v in zip(names, both, strict=True)}
             (folder / "evaluation.json").write_text(json.dumps(found))
-    result = summarise(arms, range(3), arms[1], tmp_path, [])
+    result = summarise(arms, range(3), arms[1], tmp_path, ["--maps", "maps"])
     said = table(result).splitlines()
     keys = [line for line in said if "another image's keys change" in line]
     assert [line.split(":", 2)[1] for line in keys] == ["saliencyswap", "copy-paste"] * 2
@@ -109,6 +109,7 @@ def test_a_table_of_some_measures(tmp_path: Path) -> None:
         (["--arms", "byol:rrc", "--against", "cvsa:saliencyswap"], "must be one of the arms"),
         (["--arms", "byol:rrc", "--", "--seed", "3"], "--seed after --"),
         (["--arms", "byol:rrc --seed 3"], "--seed --arms 'byol:rrc --seed 3'"),
+        (["--arms", "matching:rrc"], "--align-weight 0. Flags of an arm alone stand within its quotes"),
         (["--arms", "byol:rrc --init 'x"], "No closing quotation"),
         (["--arms", "byol:rrc --size 32", "byol:rrc  --size  32"], "one folder"),
         (["--arms", "byol:rrc", "--show", "accuracy"], "'kNN accuracy'"),

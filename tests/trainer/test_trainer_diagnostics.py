@@ -7,7 +7,14 @@ import torch
 from trainer_photos import PhotoBatch
 
 from trainer.engine.cost import peak_flops, step_flops
-from trainer.engine.diagnostics import collapse_warning, diagnose, feature_health, gradient_ratio, no_background
+from trainer.engine.diagnostics import (
+    collapse_warning,
+    diagnose,
+    feature_health,
+    gradient_ratio,
+    matching_warning,
+    no_background,
+)
 from trainer.methods.byol import Alignment, Byol
 from trainer.methods.loss_presets import LOSS_PRESETS
 from trainer.model.networks import Heads, build_model, freeze_stages
@@ -78,6 +85,13 @@ def test_collapse_is_noticed() -> None:
     assert "collapsing" in str(collapse_warning(sick))
     line = {k: v.item() for k, v in feature_health(torch.randn(64, 1) * torch.randn(1, 32)).items()}
     assert "collapsing" in str(collapse_warning(line))
+
+
+def test_a_dense_loss_without_cells_is_noticed() -> None:
+    nowhere = {"dense": 0.0, "matched": float("nan")}
+    assert "learns nothing" in str(matching_warning(nowhere))
+    assert matching_warning(nowhere | {"matched": 0.0}) is None
+    assert matching_warning({"matched": float("nan")}) is None  # of methods without that loss
 
 
 def test_flops_agree_with_the_findings() -> None:

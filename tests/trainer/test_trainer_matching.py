@@ -169,6 +169,11 @@ def test_its_settings_and_what_they_do_not_go_with() -> None:
     assert RunConfig.of(method="cvsa").loss.alignment.reduction == "sum"
     older = {**values_of(RunConfig.of(method="matching")), "reduction": None}  # as a checkpoint has it
     assert RunConfig.of(older).loss.reduction == "sum"
+    # None is "not given", and what is chosen has one name: runs of before and of now can be compared.
+    assert RunConfig.of(align_weight=None, reduction=None) == RunConfig.of(method="matching")
+    older = {**values_of(RunConfig.of(method="cvsa")), "reduction": None}
+    assert RunConfig.of(older) == RunConfig.of(method="cvsa", reduction="sum") == RunConfig.of(method="cvsa")
+    assert RunConfig.of(method="cvsa", loss="paper", reduction="mean").loss.reduction == "mean"
     RunConfig.of(method="matching", policy="rrc", align_weight=0.0)  # views without boxes
     with pytest.raises(BadValue, match=r"nothing to align with\. Use --policy saliencyswap, or --align-weight 0"):
         RunConfig.of(method="matching", policy="rrc")
@@ -180,3 +185,22 @@ def test_its_settings_and_what_they_do_not_go_with() -> None:
         with pytest.raises(BadValue, match=f"for --method {method}. {control} needs --method {able}$"):
             RunConfig.of(method=method, control=control)
     assert ("dense_weight", "--method matching") in RunConfig.of(method="cvsa").idle()
+
+
+@pytest.mark.parametrize(
+    ("control", "values", "acts"),
+    [
+        ("shuffled-masks", {"align_weight": 0.0}, False), ("shuffled-masks", {"dense_weight": 0.0}, True),
+        ("wrong-cells", {"dense_weight": 0.0}, False), ("wrong-cells", {"align_weight": 0.0}, True),
+        ("rolled-keys", {"align_weight": 0.0}, True), ("rolled-keys", {"dense_weight": 0.0}, True),
+        ("rolled-keys", {"align_weight": 0.0, "dense_weight": 0.0}, False),
+        ("direct-head", {"method": "cvsa", "align_weight": 0.0}, False),
+    ],
+)  # fmt: skip
+def test_a_control_of_a_term_without_weight_is_refused(control: str, values: dict, acts: bool) -> None:
+    """It would be the plain arm under another name."""
+    if acts:
+        assert RunConfig.of(control=control, **values).loss.control == control
+    else:
+        with pytest.raises(BadValue, match="It spoils a term whose weight is 0"):
+            RunConfig.of(control=control, **values)

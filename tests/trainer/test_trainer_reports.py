@@ -155,6 +155,9 @@ def test_compare_names_the_control_arms_that_are_missing(birds: list[str], tmp_p
     arms = ["byol:rrc", "cvsa:saliencyswap", "cvsa:saliencyswap:direct-head"]
     assert missing_controls(tuple(arms)) == ["cvsa:saliencyswap:shuffled-masks", "cvsa:saliencyswap:rolled-keys"]
     assert missing_controls(("byol:rrc",)) == []
+    assert missing_controls(("matching:rrc",), ["--align-weight", "0"]) == [
+        "matching:rrc:rolled-keys", "matching:rrc:wrong-cells",
+    ]  # fmt: skip
     flags = [*birds, *TINY, "--batch-size", "8", "--epochs", "1"]
     command = ["--arms", *arms, "--seeds", "1", "--out", str(tmp_path), "--", *flags]
     assert compare.program(command) == 0

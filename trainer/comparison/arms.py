@@ -32,7 +32,12 @@ class Arm:
 
     def config(self, seed: int) -> RunConfig:
         """The configuration of one run. UsageError for values that no run could have."""
-        return config_of(self.values_of(seed))
+        try:
+            return config_of(self.values_of(seed))
+        except UsageError as error:
+            raise UsageError(
+                f"arm {self.name!r}: {error}. Flags of an arm alone stand within its quotes: '{self.name} --FLAG VALUE'"
+            ) from error
 
 
 def arm_of(name: str, flags: list[str], out: Path) -> Arm:

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from precompute.base.errors import UsageError
 from trainer import record
-from trainer.comparison.arms import folder_of
+from trainer.comparison.arms import arm_of, folder_of
 from trainer.methods.registry import METHODS
 from trainer.record import metrics
 
@@ -80,7 +81,7 @@ def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path
         "measures": measures,
         "rolled_keys": _rolled(values, "C map"),
         "relative_rolled_keys": _rolled(values, "relative C map"),
-        "missing_controls": missing_controls(arms),
+        "missing_controls": missing_controls(arms, flags),
         "paper_cub_finetuned_top1": {arm: PAPER[arm] for arm in arms if arm in PAPER},
         "about": _about([folder for of_arm in folders.values() for folder in of_arm]),
     }
@@ -99,11 +100,22 @@ def _about(folders: list[Path]) -> dict[str, list[Any]]:
     return {key: sorted({h.get(key) for h in headers}, key=str) for key in ("commit", "torch", "python", "threads")}
 
 
-def missing_controls(arms: Sequence[str]) -> list[str]:
-    """The control arms that are not among `arms`, of every arm that aligns and has no flags of its own."""
+def missing_controls(arms: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
+    """The control arms that are not among `arms`, of every arm that aligns and has no flags of its own.
+
+    Those that would change nothing beside the `flags` of all arms are not missed.
+    """
     plain = [arm for arm in arms if re.fullmatch(r"[^: ]+:[^: ]+", arm) and METHODS[arm.split(":")[0]].aligns]
     wanted = [f"{arm}:{control}" for arm in plain for control in METHODS[arm.split(":")[0]].controls]
-    return [arm for arm in wanted if arm not in arms]
+    return [arm for arm in wanted if arm not in arms and _possible(arm, flags)]
+
+
+def _possible(arm: str, flags: Sequence[str]) -> bool:
+    try:
+        arm_of(arm, [*flags], Path()).config(0)
+    except UsageError:
+        return False
+    return True
 
 
 def paired(values: list[float], base: list[float]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from augment.views.policy import Policy
 from precompute.base.errors import BadValue, UsageError
 from precompute.base.options import build, group, option, option_of, values_of
 from trainer.methods.loss_presets import CONTRASTS, LOSS_PRESETS, REDUCTIONS, LossPreset, MatchLoss
-from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, methods_with
+from trainer.methods.registry import METHOD_OPTIONS, METHODS, MethodRecord, defaults_of, methods_with
 
 WIDEST = 65536  # of a head: more is a slip of the keyboard, which memory would pay for
 CONTROLS = ("none", *dict.fromkeys(control for record in METHODS.values() for control in record.controls))
@@ -87,10 +87,12 @@ class LossConfig:
     scale: str | None = option(None, "scale of the attention map; default by --loss", choices=("raw", "sqrt", "cosine"))
     temperature: float | None = option(None, "temperature of the cosine scale; default by --loss", above=0)
     reduction: str | None = option(
-        None, "over the cells of a map (scaled: the sum as if of 6x6); default by --loss, of matching scaled",
+        None, f"over the cells of a map (scaled: the sum as if of 6x6); default by --loss{defaults_of('reduction')}",
         choices=REDUCTIONS,
     )  # fmt: skip
-    align_weight: float | None = option(None, "weight of the alignment loss; default by --loss", least=0)
+    align_weight: float | None = option(
+        None, f"weight of the alignment loss; default by --loss{defaults_of('align_weight')}", least=0
+    )
     mask: str | None = option(None, "how masks reach the grid; default by --loss", choices=("cover", "bilinear"))
     align_stages: tuple[int, ...] = option((4,), "ResNet stages that are aligned: 3, 4 or both")
     control: str = option("none", "control arm: shows what the cross-view terms buy", choices=CONTROLS)
@@ -119,12 +121,19 @@ class LossConfig:
         """The losses of methods that match."""
         return MatchLoss(self.contrast, self.dense_weight, self.dense_temperature)
 
+    def acts_on(self, control: str, record: MethodRecord) -> bool:
+        """Whether a control changes anything: whether a term that it spoils has a weight."""
+        aligned, dense = self.alignment.weight > 0, record.matches and self.dense_weight > 0
+        return {"none": True, "wrong-cells": dense, "rolled-keys": aligned or dense}.get(control, aligned)
+
     def idle(self) -> Iterator[tuple[str, str]]:
         """(option, what it belongs to) for every option that changes nothing beside the others."""
         if self.control == "direct-head":
             yield "scale", "the attention map, and --control direct-head has none"
         if self.control == "direct-head" or self.alignment.scale != "cosine":
             yield "temperature", "--scale cosine of an attention map"
+        if self.contrast == "cosine" and not self.dense_weight:
+            yield "dense_temperature", "the InfoNCE losses, and there is none"
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,9 @@ class RunConfig:
             raise BadValue(
                 "control", control, f"{', '.join(controls)} for --method {method}", f"{control} needs --method {able}"
             )
+        if not self.loss.acts_on(control, self.model.record):
+            valid = [name for name in controls if self.loss.acts_on(name, self.model.record)]
+            raise BadValue("control", control, valid, "It spoils a term whose weight is 0, so it would change nothing")
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> "RunConfig":
@@ -224,15 +236,9 @@ class RunConfig:
 
         Raises BadValue for a value that no run could have.
         """
-        values = {**(values or {}), **more}
+        values = _with_defaults_of_method(values or {}, more)
         checked = build(Policy, {name: values[name] for name in ("size", "own") if name in values})
         values = {"blur_sigma": (0.1, max(2.0 * min(checked.size / 224, 1.0), 0.1)), **values}
-        record = METHODS.get(values.get("method", ModelConfig.method))
-        if record is not None:
-            values = {**record.defaults, **values}
-            preset = LOSS_PRESETS.get(values.get("loss", LossConfig.loss))
-            if preset and "reduction" in record.defaults and values["reduction"] is None:
-                values["reduction"] = preset.reduction  # an older run's: named, so that --reduction can keep it
         kind = KINDS.get(values.get("policy", Policy.name))
         if kind is not None and not kind.own_scenes:
             values["own"] = 0.0
@@ -253,6 +259,9 @@ class RunConfig:
             yield "maps", "--policy copy-paste"
         for name in sorted(METHOD_OPTIONS.difference(self.model.record.options)):
             yield name, f"--method {methods_with(name)}"
+        if self.model.record.aligns and not self.loss.alignment.weight:
+            for name in ("loss", "scale", "temperature", "reduction", "mask"):
+                yield name, "the alignment, and --align-weight is 0"
         optimizer = self.schedule.optimizer or self.model.record.optimizer
         if optimizer != "lars":
             yield "bias_lr", "--optimizer lars"
@@ -269,6 +278,28 @@ class RunConfig:
             for name in values_of(self)
             if name in given and name in idle
         ]
+
+
+def _with_defaults_of_method(stored: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, those of `more` first, and what the method has in place of None; `reduction` always has a name.
+
+    None in `stored` is an older run's, which had its preset's reduction.
+    """
+    values = {**stored, **more}
+    record, preset = (
+        METHODS.get(values.get("method", ModelConfig.method)),
+        LOSS_PRESETS.get(values.get("loss", LossConfig.loss)),
+    )
+    if record is None or not record.aligns or preset is None:
+        return values
+    defaults = {"reduction": preset.reduction, **record.defaults}
+    if "reduction" in stored:
+        defaults["reduction"] = stored["reduction"] or preset.reduction
+    return values | {
+        name: value
+        for name, value in defaults.items()
+        if values.get(name) is None and (name == "reduction" or name not in stored or name in more)
+    }
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> Iterator[tuple[str, Any, Any]]:

@@ -16,6 +16,8 @@ no_background  share of views whose rectangle leaves less than a twentieth of th
 Each rank diagnoses its rows of the batch; a log line has the means over the ranks.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -91,6 +93,16 @@ def gradient_ratio(part: Part, stage: int) -> Tensor:
     (align,) = torch.autograd.grad(weighted, z, retain_graph=True)
     (contrastive,) = torch.autograd.grad(part.terms["contrastive"], z, retain_graph=True)
     return align.float().norm() / contrastive.float().norm().clamp_min(1e-20)
+
+
+def matching_warning(row: dict[str, float]) -> str | None:
+    """A warning if a loss between cells had none to learn from in the step that was looked at, else None."""
+    if "dense" in row and math.isnan(row["matched"]):
+        return (
+            "warning: no cell of this step shows the object in both views, so the dense loss (0 then) learns nothing. "
+            "Are the objects smaller than a cell, or the boxes wrong? python -m precompute.inspect shows them"
+        )
+    return None
 
 
 def collapse_warning(row: dict[str, float]) -> str | None:

@@ -245,7 +245,7 @@ def described(state: TrainingState) -> str:
             keys = ", ".join(str(seen * grid**2) for grid in grids.values())
             lines.append(
                 f"matching: {m.contrast} of whole views, dense weight {m.weight:g}, temperature {m.temperature:g}; "
-                f"each cell against {keys} keys, at most {MOST_SIMILARITIES >> 18} MiB of similarities at a time"
+                f"each cell against {keys} keys, in parts of at most {MOST_SIMILARITIES >> 18} MiB of similarities"
             )
         if config.loss.control != "none":
             lines.append(f"control arm: {config.loss.control}")

@@ -85,11 +85,12 @@ class TrainingState:
         if bad:
             what = ", ".join(f"{k} {v}" for k, v in bad.items())
             good, path, _ = checkpoint.load_latest(out)
+            matching = "a higher --dense-temperature, " if self.config.model.record.matches else ""
             raise UserError(
                 f"training diverged before step {self.step} ({what}) and is stopped. Last good checkpoint: "
                 f"{path} (step {good['step']}). "
                 "A continuation keeps its settings, so it would diverge again. Begin anew with a lower --base-lr or "
-                "--align-weight, --loss stable or --amp off, from the weights so far if you like: "
+                f"--align-weight, {matching}--loss stable or --amp off, from the weights so far if you like: "
                 f"--init {path} --out NEW"
             )
 

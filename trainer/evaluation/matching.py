@@ -52,7 +52,7 @@ def matching(
 ) -> dict[str, Any] | None:
     """The figures of the encoder and of an untrained one as JSON values; prints them and draws some pairs.
 
-    None where the held-out split has fewer than two pictures, of which no pair of views can be made.
+    None where the held-out split has fewer than two pictures, of which no pair of views can be made, or a map one cell.
     """
     if len(bench.rows(bench.test_split)) < 2:
         say("matched cells: left out, a pair of views needs another picture as background")
@@ -67,6 +67,9 @@ def matching(
             # Of two views after each other: a batch has another mean than its halves.
             q, k = (maps(net, view).float() for view in batch.views[:2])
             found.append(most_similar(q, k))
+        if found[0].shape[1] == 1:
+            say("matched cells: left out, the encoder's map is a single cell")
+            return None
         match = match_of(batch, 0, found[0].shape[1])
         for name, places, truth in _ways(batch, match, found):
             shares.setdefault(name, []).append(share_matched(places, truth.points, truth.same))

@@ -22,8 +22,8 @@ from trainer.model.matched import middles
 from trainer.parallel.collectives import gather, own_rows, rank, world
 
 NEAR = 1.0  # cells: closer ones of the own image are no negatives
-# Similarities that are held at a time, 128 MiB: with more (512 views of 7×7 cells have 630 million) they are computed
-# in parts, and once more in the backward. The loss stays the same.
+# Similarities in one part, 128 MiB (its backward holds several such tables): with more (512 views of 7×7 cells have 630
+# million) they are computed in parts, and once more in the backward. The loss stays the same.
 MOST_SIMILARITIES = 2**25
 
 
@@ -40,14 +40,13 @@ def dense_nce(prediction: Tensor, keys: Tensor, match: Match, temperature: float
         similar = (p * F.normalize(sampled(maps, points), dim=-1)).sum(-1)
         own = torch.arange(len(p), device=p.device)[:, None].expand_as(weight)  # whose cell it is
         centres = middles(maps.shape[2:], maps.device).flatten(0, 1)
-        near = (points[:, :, None] - centres).norm(dim=-1) < NEAR  # [n, cells of q, cells of k]
         count = gather(weight.sum(dtype=p.dtype)[None]).mean().clamp_min(1)  # of cells, per rank
         # On a CPU a shape may depend on values, which saves arithmetic; elsewhere the host would wait for it.
         chosen: Any = weight.flatten().nonzero()[:, 0] if p.device.type == "cpu" else slice(None)
         every = gather(maps.flatten(2).transpose(1, 2).contiguous())  # [ranks · n, cells, d]
         losses = _in_parts(
             p.flatten(0, 1)[chosen], similar.flatten()[chosen], every, own.flatten()[chosen] + rank() * len(p),
-            near.flatten(0, 1)[chosen], temperature,
+            points.flatten(0, 1)[chosen], centres, temperature,
         )  # fmt: skip
         return (losses * weight.flatten()[chosen]).sum() / count
 
@@ -74,23 +73,28 @@ def wrong_cells(match: Match) -> Match:
     return Match(moved.view_as(match.points), match.same)
 
 
-def _in_parts(p: Tensor, similar: Tensor, every: Tensor, own: Tensor, near: Tensor, temperature: float) -> Tensor:
+def _in_parts(
+    p: Tensor, similar: Tensor, every: Tensor, own: Tensor, points: Tensor, centres: Tensor, temperature: float
+) -> Tensor:
     """The loss of every cell [Q], in as many parts as memory asks for."""
     rows = max(1, MOST_SIMILARITIES // every[..., 0].numel())
     if len(p) <= rows:
-        return _losses(p, similar, every, own, near, temperature)
-    parts = zip(*(x.split(rows) for x in (p, similar, own, near)), strict=True)
+        return _losses(p, similar, every, own, points, centres, temperature)
+    parts = zip(*(x.split(rows) for x in (p, similar, own, points)), strict=True)
     return torch.cat([
-        checkpoint(_losses, q, s, every, o, n, temperature, use_reentrant=False, preserve_rng_state=False)
-        for q, s, o, n in parts
+        checkpoint(_losses, q, s, every, o, u, centres, temperature, use_reentrant=False, preserve_rng_state=False)
+        for q, s, o, u in parts
     ])  # fmt: skip
 
 
-def _losses(p: Tensor, similar: Tensor, every: Tensor, own: Tensor, near: Tensor, temperature: float) -> Tensor:
+def _losses(
+    p: Tensor, similar: Tensor, every: Tensor, own: Tensor, points: Tensor, centres: Tensor, temperature: float
+) -> Tensor:
     """Of cells p [Q, d] with their positives' similarities [Q]: all keys [N, cells, d] are negatives but the near ones.
 
-    own [Q]: the image in `every` whose cells are at the distances behind near [Q, cells].
+    own [Q]: the image in `every` that the points [Q, 2] of these cells are in, among the centres [cells, 2] of its own.
     """
+    near = (points[:, None] - centres).norm(dim=-1) < NEAR  # [Q, cells]
     logits = (p @ every.flatten(0, 1).T).view(len(p), *every.shape[:2]) / temperature
     row = torch.arange(len(p), device=p.device)
     logits = logits.index_put((row, own), logits[row, own].masked_fill(near, -torch.inf))

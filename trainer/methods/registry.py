@@ -111,6 +111,11 @@ METHODS = {record.name: record for record in _read_records()}
 METHOD_OPTIONS = frozenset().union(*(record.options for record in METHODS.values()))  # not every method uses them
 
 
+def defaults_of(option: str) -> str:
+    """The methods with a default of their own for an option, for its help: ", of matching 0.1"."""
+    return "".join(f", of {name} {m.defaults[option]}" for name, m in METHODS.items() if option in m.defaults)
+
+
 def methods_with(option: str) -> str:
     """The methods that use an option, for a message: "cvsa and byol"."""
     *names, last = [record.name for record in METHODS.values() if option in record.options]
