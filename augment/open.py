@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -91,7 +90,6 @@ def _helped(here: BatchMaker, source: Source, share: Share) -> Maker:
 
 def _in_ring(here: BatchMaker, source: Source) -> Maker:
     """`here` as a member of its ring. Raises BadValue on another device, UserError where memory is missing."""
-    from augment.service.kept import MEMORY
     from augment.service.shared import RingMaker
     from augment.service.stream import Stream
 
@@ -101,8 +99,7 @@ def _in_ring(here: BatchMaker, source: Source) -> Maker:
             raise BadValue("ring", making.ring, f"left out for views on {making.device}: they are shared on a CPU")
         stream = Stream.of(source, here.images, here.schedule, making, f"{here.backend.name} {making.cache_side}")
         name = f"{making.ring} {stream.to_json()}"
-        folder = Path(making.cache_dir) if making.cache == "shared" and making.cache_dir else MEMORY
-        return RingMaker(here, name, making.ring_members, making.ring_patience, folder)
+        return RingMaker(here, name, making.ring_members, making.ring_patience, kept.memory_of(making))
     except BaseException:
         here.close()
         raise

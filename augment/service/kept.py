@@ -88,11 +88,16 @@ def _in_a_file(images: ImageSet, schedule: Schedule, making: Making, backend: st
     return kept
 
 
+def memory_of(making: Making) -> Path:
+    """The folder of what trainings on this machine share: memory, or what `cache_dir` names for cache "shared"."""
+    return MEMORY if making.cache != "shared" or making.cache_dir is None else Path(making.cache_dir)
+
+
 def _folder(making: Making, source: Source) -> Path:
-    if making.cache_dir is not None:
+    if making.cache == "shared":
+        folder = memory_of(making)
+    elif making.cache_dir is not None:
         folder = Path(making.cache_dir)
-    elif making.cache == "shared":
-        folder = MEMORY
     elif isinstance(source.boxes, BoxCache):
         raise BadValue("cache_dir", None, "a folder where `boxes` is an opened box file, which has no folder")
     else:

@@ -99,6 +99,7 @@ def test_readme_tells_what_other_runs_of_it_say(name: str, seeds: int, own: str)
     [
         ("matching", "cub25-matching"),
         ("longer", "cub25-longer"),
+        ("resnet18", "cub25-resnet18"),
         ("flowers", "flowers102"),
         ("flowers-longer", "flowers102-longer"),
     ],
@@ -124,3 +125,17 @@ def test_readme_tells_what_matching_gains_on_fresh_seeds(mark: str, file: str) -
         fall = result["relative_rolled_keys"][arm]
         told = f"{-fall['mean']:.3f} ({-fall['high']:.3f} to {-fall['low']:.3f})"
         assert told.replace("0.", ".") in text, arm
+
+
+def test_readme_tells_what_the_plain_sum_cost() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "cub25-resnet18-sum.json").read_text())
+    text = " ".join((ROOT / "trainer" / "README.md").read_text().split())
+    (told,) = (line for line in text.split("In the comparison of that time")[1:])
+    ours, theirs = "matching:saliencyswap", "cvsa:saliencyswap"
+    for measure, arm, words in (
+        ("probe AUC, off-centre crops", ours, "the probe had {}"),
+        ("probe AUC, off-centre crops", theirs, "where `cvsa` had {}"),
+        ("C map AUC, held-out views", ours, "C's AUC was {}"),
+        ("kNN accuracy", ours, "the kNN accuracy {}"),
+    ):
+        assert words.format(f"{result['measures'][measure][arm]['mean']:.3f}"[1:]) in told, words

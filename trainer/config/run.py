@@ -281,25 +281,16 @@ class RunConfig:
 
 
 def _with_defaults_of_method(stored: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, those of `more` first, and what the method has in place of None; `reduction` always has a name.
-
-    None in `stored` is an older run's, which had its preset's reduction.
-    """
+    """The values, those of `more` first, with the method's own defaults for None. `reduction` always has a name."""
     values = {**stored, **more}
-    record, preset = (
-        METHODS.get(values.get("method", ModelConfig.method)),
-        LOSS_PRESETS.get(values.get("loss", LossConfig.loss)),
-    )
+    record = METHODS.get(values.get("method", ModelConfig.method))
+    preset = LOSS_PRESETS.get(values.get("loss", LossConfig.loss))
     if record is None or not record.aligns or preset is None:
         return values
     defaults = {"reduction": preset.reduction, **record.defaults}
-    if "reduction" in stored:
-        defaults["reduction"] = stored["reduction"] or preset.reduction
-    return values | {
-        name: value
-        for name, value in defaults.items()
-        if values.get(name) is None and (name == "reduction" or name not in stored or name in more)
-    }
+    if stored.get("reduction", "") is None:  # an older run's, which had its preset's
+        defaults["reduction"] = preset.reduction
+    return values | {name: value for name, value in defaults.items() if values.get(name) is None}
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> Iterator[tuple[str, Any, Any]]:

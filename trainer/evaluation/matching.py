@@ -52,7 +52,8 @@ def matching(
 ) -> dict[str, Any] | None:
     """The figures of the encoder and of an untrained one as JSON values; prints them and draws some pairs.
 
-    None where the held-out split has fewer than two pictures, of which no pair of views can be made, or a map one cell.
+    None where the held-out split has fewer than two pictures, of which no pair of views can be made, or where the map
+    is a single cell.
     """
     if len(bench.rows(bench.test_split)) < 2:
         say("matched cells: left out, a pair of views needs another picture as background")
