@@ -175,7 +175,8 @@ def _log(run: Run, flops: float, health: dict[str, Tensor]) -> None:
     row = _row(run, flops, health)
     run.state.check_finite(row, run.out)
     run.say(log_line(row))
-    for warning in filter(None, (collapse_warning(row), matching_warning(row))):
+    images = run.settings.batch_size // (run.hardware.world * run.config.schedule.accumulate)  # of a diagnosed part
+    for warning in filter(None, (collapse_warning(row, images), matching_warning(row))):
         run.say(warning)
     if run.process.first:
         run.journal.add("step", **row)

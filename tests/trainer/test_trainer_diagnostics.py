@@ -81,10 +81,18 @@ def test_collapse_is_noticed() -> None:
     healthy, sick = ({k: v.item() for k, v in feature_health(x).items()} for x in (spread, point))
     assert healthy["feature_std"] == pytest.approx(1, abs=0.1)
     assert healthy["rank"] > 25
-    assert collapse_warning(healthy) is None
-    assert "collapsing" in str(collapse_warning(sick))
+    assert collapse_warning(healthy, 64) is None
+    assert "collapsing" in str(collapse_warning(sick, 64))
     line = {k: v.item() for k, v in feature_health(torch.randn(64, 1) * torch.randn(1, 32)).items()}
-    assert "collapsing" in str(collapse_warning(line))
+    assert "collapsing" in str(collapse_warning(line, 64))
+
+
+def test_few_images_are_no_collapse() -> None:
+    for images in (2, 3, 4):  # whose centred features span 1, 2, 3 directions
+        spread = torch.randn(images, 256)
+        healthy, sick = ({k: v.item() for k, v in feature_health(x).items()} for x in (spread, 1 + 1e-3 * spread))
+        assert collapse_warning(healthy, images) is None
+        assert "collapsing" in str(collapse_warning(sick, images))
 
 
 def test_a_dense_loss_without_cells_is_noticed() -> None:

@@ -105,9 +105,10 @@ def matching_warning(row: dict[str, float]) -> str | None:
     return None
 
 
-def collapse_warning(row: dict[str, float]) -> str | None:
-    """A warning if the features of the batch have become (nearly) one point or one line, else None."""
-    if row["feature_std"] < COLLAPSED_STD or row["rank"] < COLLAPSED_RANK:
+def collapse_warning(row: dict[str, float], images: int) -> str | None:
+    """A warning if the features of the `images` of a part have become (nearly) one point or one line, else None."""
+    lowest = min(COLLAPSED_RANK, 0.75 * (images - 1))  # n centred features span n - 1 directions: 2 images one line
+    if row["feature_std"] < COLLAPSED_STD or row["rank"] < lowest:
         return (
             f"warning: features are collapsing (std {row['feature_std']:.3f}, effective rank {row['rank']:.1f}): "
             "images become indistinguishable. A lower --base-lr or --align-weight, or a larger batch, may help"
