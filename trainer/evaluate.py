@@ -98,7 +98,7 @@ def evaluate(weights: str, config: EvaluateConfig) -> dict[str, Any]:
     from trainer.evaluation.gallery import write_gallery
     from trainer.model.encoders import load_any
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # of random weights
     trained = trained_at(weights)
     encoder, arch, size, remark = load_any(weights, config.arch, config.size or trained)
     print(remark)
@@ -161,10 +161,13 @@ def _protocols(config: EvaluateConfig, bench: "Bench") -> tuple[str, ...]:
 
 
 def _measure(name: str, encoder: "Encoder", bench: "Bench", config: EvaluateConfig) -> dict[str, Any]:
-    """One protocol's result, printed too."""
+    """One protocol's result, printed too; the same whether others ran before it."""
+    import torch
+
     from trainer.evaluation import protocols
     from trainer.record import figures
 
+    torch.manual_seed(config.seed)
     if name == "localise":
         result = protocols.localise(encoder, bench)
         print(figures.localisation_table(result))

@@ -52,7 +52,7 @@ def test_files_that_went_bad_are_left_out_of_the_evaluation_and_named(
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert set(bad.values()) < set(found["left_out"])
     cache = BoxCache.open(flags[1])
-    assert found["knn"]["images"] == len(cache.indices("test")) - 2
+    assert found["knn"]["images"] == found["matching"]["pairs"] == len(cache.indices("test")) - 2
     assert all(path in (tmp_path / "run" / "MODEL_CARD.md").read_text() for path in found["left_out"])
     evaluation = [row for row in metrics.read(tmp_path / "run" / metrics.NAME) if row["kind"] == "evaluation"]
     assert evaluation[0]["left_out"] == found["left_out"]

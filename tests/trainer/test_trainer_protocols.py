@@ -13,9 +13,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_runs import assert_equal
 
-from augment import eval_images, open_views
+from augment import Policy, eval_images, open_views
 from augment.request import Making
 from precompute.base.errors import UserError
+from trainer import evaluate
 from trainer.engine.data import open_data
 from trainer.evaluation import bench as benches
 from trainer.evaluation import protocols, run_report
@@ -200,3 +201,43 @@ def test_batches_without_any_label_stop_no_training(bench: Bench) -> None:
     for protocol in (protocols.linear, protocols.finetune):
         found = protocol(build_encoder("resnet10w4"), few, quiet, epochs=1, lr=0.01)
         assert found["images"] == 3
+
+
+def test_a_large_split_is_sampled_over_all_its_classes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether files lie sorted by class, or one of each class in turn."""
+    for labels in (torch.arange(48_000) // 240, torch.arange(48_000) % 200):
+        assert len(set(labels[benches.some(48_000)].tolist())) == 200
+    assert benches.some(2000).tolist() == list(range(2000))
+    monkeypatch.setattr(benches, "MOST_IMAGES", 12)
+    assert len(bench.rows("test")) == 48
+    sample, of = bench.sampled(), benches.some(48)
+    assert sample.rows("test").tolist() == bench.rows("test")[of].tolist()
+    assert (sample.rows("test").diff() > 0).all()
+    encoder = build_encoder("resnet10w4").eval()
+    assert len(protocols._cells(encoder, sample, "test", crops=False)[0]) == 12
+    assert protocols.localise(encoder, bench)["probe"]["images"] <= 12
+    bank, queries = (protocols.features(encoder, bench, split) for split in ("train", "test"))
+    mean = bank[0].mean(0)
+    expected = protocols.class_auc(queries[0][of] - mean, queries[1][of], bank[0] - mean, bank[1])
+    assert protocols.knn(encoder, bench)["class_auc"] == pytest.approx(expected)
+
+
+def test_a_left_out_picture_is_in_no_view(bench: Bench) -> None:
+    """Another one would stand in for a file that went bad, and count twice."""
+    gone = [bench.data.cache.path(row) for row in bench.rows("test").tolist()[3:5]]
+    known = replace(bench, left_out=dict.fromkeys(gone, "damaged")).sampled()
+    assert len(known.rows("test")) == 46
+    views = known.every_view("test", Policy(size=32), seed=0)
+    seen = [bench.data.cache.path(row) for batch in views for row in batch.sources.tolist()]
+    assert len(seen) == len(set(seen)) == 46
+    assert not set(seen) & set(gone)
+
+
+def test_a_protocol_is_the_same_after_another_one(bench: Bench, capsys: pytest.CaptureFixture) -> None:
+    config = evaluate.EvaluateConfig(finetune_epochs=2, finetune_lr=0.05, linear_epochs=1, seed=5)
+    encoder, said = build_encoder("resnet10w4"), []
+    for name in ("finetune", "linear", "finetune"):
+        evaluate._measure(name, encoder, bench, config)
+        said.append(capsys.readouterr().out)
+    assert "cross-entropy" in said[0]
+    assert said[0] == said[2]

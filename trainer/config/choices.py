@@ -86,7 +86,7 @@ def decide(config: RunConfig, images: int, feature_width: int, hardware: Hardwar
     hidden, conv_hidden = _head_widths(config, feature_width, reasons)
     queue = record.queue_length(images)
     if record.queue and queue < QUEUE:
-        reasons.append(f"queue of {queue} keys: a longer one would hold older keys of the query's own image")
+        reasons.append(f"queue of {queue} keys: one of each image, as many as the set has")
     return Settings(
         images=images,
         batch_size=batch,

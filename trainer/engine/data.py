@@ -92,9 +92,14 @@ class Data:
                 f"all {len(judged)} pictures of --eval-split {held_out} are in --train-split {train} too "
                 f"({path} {reason}): nothing is held out. Name another split, or remove the copies"
             )
-        splits = np.full(len(cache), 2, np.uint8)
-        splits[fitted], splits[judged], splits[twins] = 0, 1, 2
-        return replace(self, cache=replace(cache, splits=splits, split_names=(train, held_out, "neither"))), equal
+        return self.of_rows({train: fitted, held_out: judged[~np.isin(judged, twins)]}), equal
+
+    def of_rows(self, rows: dict[str, np.ndarray]) -> "Data":
+        """These data with just these splits, by name, of these rows each. All pictures keep their rows."""
+        splits = np.full(len(self.cache), len(rows), np.uint8)
+        for number, of_split in enumerate(rows.values()):
+            splits[of_split] = number
+        return replace(self, cache=replace(self.cache, splits=splits, split_names=(*rows, "neither")))
 
     @property
     def nothing_held_out(self) -> str:

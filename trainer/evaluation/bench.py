@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,14 @@ from precompute.base.program import count
 from trainer.engine.data import Data
 
 MOST_IMAGES = 2000  # of a split, for localisation: its standard error is then well below a hundredth
+
+
+def some(count: int) -> Tensor:
+    """At most MOST_IMAGES of the indices below `count`, ascending: always the same random ones.
+
+    Neither the first ones nor every n-th: files lie sorted by class, or one of each class in turn.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MOST_IMAGES].sort().values
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,21 @@ class Bench:
             share=Share(drop_last=drop_last),
         )  # fmt: skip
 
-    def some_views(self, split: str, policy: Policy, seed: int, maps: str | None = None) -> Iterator[Batch]:
-        """Batches of `views`, each image once, until they have `MOST_IMAGES`."""
-        seen = 0
+    def every_view(self, split: str, policy: Policy, seed: int, maps: str | None = None) -> Iterator[Batch]:
+        """Batches of `views`, each image once."""
         with self.views(split, policy, self.batch, seed, maps=maps, drop_last=False) as loader:
-            for batch in loader:
-                yield batch
-                seen += len(batch)
-                if seen >= MOST_IMAGES:
-                    break
+            yield from loader
+
+    def sampled(self) -> "Bench":
+        """The same with at most MOST_IMAGES of each split, and without what is left out so far.
+
+        In views another picture would stand in for one that went bad, and count twice.
+        """
+        cache, rows = self.data.cache, {}
+        for split in (self.train_split, self.test_split):
+            good = [row for row in self.rows(split).tolist() if cache.path(row) not in self.left_out]
+            rows[split] = np.array(good, int)[some(len(good)).numpy()]
+        return replace(self, data=self.data.of_rows(rows))
 
     @property
     def remark(self) -> str:

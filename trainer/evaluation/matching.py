@@ -55,6 +55,7 @@ def matching(
     None where the held-out split has fewer than two pictures, of which no pair of views can be made, or where the map
     is a single cell.
     """
+    bench = bench.sampled()
     if len(bench.rows(bench.test_split)) < 2:
         say("matched cells: left out, a pair of views needs another picture as background")
         return None
@@ -62,7 +63,7 @@ def matching(
     untrained.eval()
     shares: dict[str, list[Tensor]] = {}
     cells, shown = [], []
-    for batch in bench.some_views(bench.test_split, RunConfig.of(size=bench.size).views, seed):
+    for batch in bench.every_view(bench.test_split, RunConfig.of(size=bench.size).views, seed):
         found = []
         for net in (untrained, encoder):
             # Of two views after each other: a batch has another mean than its halves.

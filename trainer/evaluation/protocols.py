@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from augment import Policy
 from precompute.base.errors import UserError
-from trainer.evaluation.bench import MOST_IMAGES, Bench
+from trainer.evaluation.bench import Bench, some
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.localise import (
     box_masks,
@@ -51,9 +51,10 @@ def knn(encoder: Encoder, bench: Bench, k: int = 20) -> dict[str, Any]:
     bank, labels = features(encoder, bench, bench.train_split)
     queries, truth = features(encoder, bench, bench.test_split)
     queries, bank = queries - bank.mean(0), bank - bank.mean(0)
+    of = some(len(truth))
     return {
         "accuracy": knn_accuracy(queries, truth, bank, labels, k), "images": len(truth),
-        "class_auc": class_auc(queries[:MOST_IMAGES], truth[:MOST_IMAGES], bank, labels),
+        "class_auc": class_auc(queries[of], truth[of], bank, labels),
     }  # fmt: skip
 
 
@@ -160,9 +161,10 @@ def localise(encoder: Encoder, bench: Bench) -> dict[str, Any]:
     `probe` is a linear probe per cell fitted on the training split's boxes (a direct head: it has no keys to roll),
     `shuffled probe` the same fitted on other images' boxes; `energy` the length of the features, which needs no label.
     Each on whole images, on those whose box is off-centre, and (`crops`) on windows that push the box to the side,
-    where a centre prior has little to say; MaxBoxAcc for IoU 0.3, 0.5, 0.7.
+    where a centre prior has little to say; MaxBoxAcc for IoU 0.3, 0.5, 0.7. Of a large split a sample of its images.
     """
     encoder.eval()
+    bench = bench.sampled()
     whole = _figures(encoder, bench, crops=False)
     return {**whole, "crops": _figures(encoder, bench, crops=True)}
 
@@ -193,7 +195,7 @@ def _figures(encoder: Encoder, bench: Bench, crops: bool) -> dict[str, Any]:
 
 
 def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps [N, C, H, W], share of each cell that the box covers [N, H, W], boxes [N, 4] of a split's first images."""
+    """Maps [N, C, H, W], share of each cell that the box covers [N, H, W], boxes [N, 4] of a split's images."""
     cells, masks, all_boxes = [], [], []
     source = replace(bench, size=round(bench.size * 1.5)) if crops else bench
     for pictures, rows in source.images(split, "whole"):
@@ -207,8 +209,6 @@ def _cells(encoder: Encoder, bench: Bench, split: str, crops: bool) -> tuple[Ten
         cells.append(z)
         masks.append(box_masks(boxes, z.shape[-1]))
         all_boxes.append(boxes)
-        if sum(map(len, cells)) >= MOST_IMAGES:
-            break
     return _finite(torch.cat(cells)), torch.cat(masks), torch.cat(all_boxes)
 
 

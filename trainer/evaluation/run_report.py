@@ -90,9 +90,9 @@ def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[st
     rows: dict[str, Figures] = {}
     more: dict[str, Any] = {}
     views: list[SeenView] = []
+    probed = localise(state.method.online.encoder, bench)  # before the views: it finds the files that went bad
     if getattr(state.method, "alignment", None) is not None:
-        rows, more, views = _correspondence(state, bench)
-    probed = localise(state.method.online.encoder, bench)
+        rows, more, views = _correspondence(state, bench.sampled())
     if probed["probe"]["images"] == 0:
         say(f"localisation: left out, {NOTHING_TO_FIND}")
         return None, []
@@ -203,4 +203,4 @@ def _views(state: TrainingState, bench: Bench, split: str) -> Iterator[Batch]:
     config = state.config
     # C maps of views that are wholly the object say nothing, so methods trained on such are shown the usual ones.
     policy = config.views if config.views.kind.pastes else RunConfig.of(size=bench.size).views
-    return bench.some_views(split, policy, config.run.seed + 1, config.maps_used)
+    return bench.every_view(split, policy, config.run.seed + 1, config.maps_used)
