@@ -65,6 +65,16 @@ def test_readme_shows_the_committed_comparison() -> None:
                 "probe AUC, off-centre crops",
             ),
         ),
+        (
+            "settings-rate",
+            "settings-rate",
+            (
+                "kNN accuracy",
+                "matched cells, held-out views",
+                "probe AUC, off-centre crops",
+                "relative C map AUC, held-out views",
+            ),
+        ),
         ("matching", "cub25-matching", MATCHING),
         ("flowers", "flowers102", MATCHING),
     ],
@@ -125,6 +135,20 @@ def test_readme_tells_what_matching_gains_on_fresh_seeds(mark: str, file: str) -
         fall = result["relative_rolled_keys"][arm]
         told = f"{-fall['mean']:.3f} ({-fall['high']:.3f} to {-fall['low']:.3f})"
         assert told.replace("0.", ".") in text, arm
+
+
+def test_readme_tells_what_a_greater_rate_gains() -> None:
+    result = json.loads((ROOT / "trainer" / "results" / "settings-rate.json").read_text())
+    below = (ROOT / "trainer" / "README.md").read_text().split("<!-- /settings-rate -->")[1].split("Fresh seeds")[0]
+    twice, both = (f"matching:saliencyswap {flags}" for flags in ("--base-lr 38.4", "--align-stages 3 4"))
+    matched = "matched cells, held-out views"
+    relative, probe = "relative C map AUC, held-out views", "probe AUC, off-centre crops"
+    for measure, arm in (
+        (matched, twice), (relative, twice), (probe, twice), ("kNN accuracy", twice), (matched, both)
+    ):  # fmt: skip
+        gain = result["measures"][measure][arm]["paired"]
+        told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        assert told.replace("0.", ".") in " ".join(below.split()), (measure, arm)
 
 
 def test_readme_tells_what_the_plain_sum_cost() -> None:
