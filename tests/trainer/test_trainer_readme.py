@@ -163,3 +163,19 @@ def test_readme_tells_what_the_plain_sum_cost() -> None:
         ("kNN accuracy", ours, "the kNN accuracy {}"),
     ):
         assert words.format(f"{result['measures'][measure][arm]['mean']:.3f}"[1:]) in told, words
+
+
+def test_the_first_readme_tells_the_same_of_matching() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    gains = []
+    for file in ("cub25-longer", "flowers102-longer", "cub25-matching", "flowers102"):
+        measures = json.loads((ROOT / "trainer" / "results" / f"{file}.json").read_text())["measures"]
+        arms = "matching:saliencyswap", "cvsa:saliencyswap"
+        gains.append(
+            {name: paired(*(of[arm]["values"] for arm in arms)) for name, of in measures.items() if arms[0] in of}
+        )
+    matched, knn, probe = "matched cells, held-out views", "kNN accuracy", "probe AUC, off-centre crops"
+    told = [", ".join(f"{gain[name]['mean']:+.3f}" for gain in gains[:2]) for name in (matched, knn, probe)]
+    short = " and ".join(f"{-gain[probe]['mean']:.3f}" for gain in gains[2:])
+    for word in (f"in matched cells ({told[0]})", f"kNN accuracy ({told[1]})", f"({told[2]} in the probe's AUC", short):
+        assert word.replace("0.", ".") in text, word
