@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_runs import TINY, assert_same_run, rows_of
+from trainer_runs import TINY, assert_same_run, other_boxes, rows_of
 
 from precompute.base.errors import UserError
 from trainer.config.run import RunConfig
@@ -69,6 +69,19 @@ def test_a_run_goes_on_in_another_folder(unbroken: Path, copy: Path, tmp_path: P
     os.remove(copy / metrics.NAME)
     assert program(["--resume", str(copy)]) == 0
     assert [row["kind"] for row in metrics.read(copy / metrics.NAME)] == ["config", "step"]
+
+
+@pytest.mark.parametrize(
+    ("what", "match"), [("labels", "splits or labels"), ("splits", "splits or labels"), ("boxes", "pictures or boxes")]
+)
+def test_a_run_does_not_go_on_with_other_held_out_pictures_or_labels(
+    what: str, match: str, copy: Path, demo_boxes: Path, tmp_path: Path
+) -> None:
+    other = other_boxes(demo_boxes, tmp_path / "other.h5", what)
+    before = (copy / metrics.NAME).read_bytes()
+    with pytest.raises(UserError, match=rf"--boxes \S+other.h5: .*was trained with other {match}, .*another --out"):
+        program(["--resume", str(copy), *other])
+    assert (copy / metrics.NAME).read_bytes() == before
 
 
 def test_a_kill_after_falling_back_leaves_the_good_checkpoint(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

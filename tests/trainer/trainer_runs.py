@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from precompute.base.boxfile import BoxCache, write
 from precompute.base.program import main
 from trainer.record import checkpoint, metrics
 
@@ -49,6 +52,20 @@ def _run_into(log: Path, threads: int, command: list[str]) -> None:
         os.dup2(descriptor, stream)
     torch.set_num_threads(threads)
     main(program, command)
+
+
+def other_boxes(boxes: Path, out: Path, what: str) -> list[str]:
+    """Flags of the box file with something of its held-out pictures changed: labels, splits or boxes."""
+    cache = BoxCache.open(boxes)
+    test = cache.indices("test")
+    column = getattr(cache, what).copy()
+    if what == "splits":
+        column[test[20:]] = len(cache.split_names)
+    else:
+        column[test] = np.roll(column[test], 5, 0)
+    names = (*cache.split_names, "spare") if what == "splits" else cache.split_names
+    write(out, replace(cache, split_names=names, **{what: column}))
+    return ["--boxes", str(out)]
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

@@ -36,11 +36,11 @@ def _check_begun(config: RunConfig, data: Data) -> None:
     if not (folder / record.METRICS).exists():
         return
     header = metrics.header(folder / record.METRICS)
-    was, given = header["about"]["data"], data.identity()
-    if any(was[key] != given[key] for key in ("digest", "name", "images") if key in was):
+    was, given = header["about"]["data"], data.cache
+    if other := data.other_than(was):
         raise UserError(
-            f"{folder} was trained on other pictures or boxes ({was['name']}, {was['images']} images) than those now "
-            f"given ({given['name']}, {given['images']}): no fair comparison. Give the same, or name another --out"
+            f"{folder} was trained on other {other} ({was['name']}, {was['images']} images) than those now given "
+            f"({given.dataset}, {len(given)}): no fair comparison. Give the same, or name another --out"
         )
     saved, now = values_of(RunConfig.of(header["config"])), values_of(config)
     # Maps and further backgrounds are places, but nothing else here says which pictures they are.

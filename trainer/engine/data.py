@@ -1,6 +1,8 @@
 """Which images a run trains on: a box file and its folder, named or the demo set."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ import numpy as np
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import BadValue, UserError
 from precompute.base.program import command
+
+# What the keys of an identity tell.
+_TOLD = {"pictures or boxes": ("digest", "name", "images"), "splits or labels": ("sorting",)}
 
 
 @dataclass(frozen=True)
@@ -123,12 +128,28 @@ class Data:
             ) from error  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        """Name, size and origin of the set, for a run's header, and a digest of its pictures and boxes."""
+        """Name, size and origin of the set, for a run's header; digests of pictures and boxes, and of their sorting."""
         from augment.stream.imageset import ImageSet
 
         digest = ImageSet([(self.cache, self.root)]).digest(np.arange(len(self.cache)))
         provenance = dict(self.cache.provenance)
-        return {"name": self.cache.dataset, "images": len(self.cache), "provenance": provenance, "digest": digest}
+        return {
+            "name": self.cache.dataset, "images": len(self.cache), "provenance": provenance, "digest": digest,
+            "sorting": self._sorting(),
+        }  # fmt: skip
+
+    def _sorting(self) -> str:
+        """A 16-digit digest of the split and the class of every picture."""
+        cache = self.cache
+        fingerprint = hashlib.sha256(json.dumps([cache.split_names, cache.class_names]).encode())
+        for column in (cache.splits, cache.labels):
+            fingerprint.update(np.ascontiguousarray(column, "<i4").tobytes())
+        return fingerprint.hexdigest()[:16]
+
+    def other_than(self, was: Mapping[str, Any]) -> str | None:
+        """What differs from the identity `was` of a run's header, in words. Older headers do not tell everything."""
+        now = self.identity()
+        return next((what for what, keys in _TOLD.items() if any(was.get(k, now[k]) != now[k] for k in keys)), None)
 
 
 def open_data(dataset: str | None, boxes: str | None, root: str | None, say: Callable[[str], None]) -> Data:

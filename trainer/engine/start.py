@@ -14,6 +14,7 @@ import torch
 
 from augment import Share, Source, open_views
 from augment.views.policy import Policy
+from precompute.base.errors import UserError
 from precompute.base.options import as_json
 from precompute.base.program import count
 from precompute.base.ranks import Process
@@ -32,7 +33,7 @@ from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
 from trainer.model.weights import load_encoder
 from trainer.parallel import collectives
 from trainer.parallel.batchnorm import count_on_the_host, synchronise_batch_norm
-from trainer.record import CHECKPOINT
+from trainer.record import CHECKPOINT, METRICS, metrics
 from trainer.record.checkpoint import Resumed
 from trainer.record.folder import run_folder
 from trainer.record.metrics import Journal
@@ -204,11 +205,23 @@ def compile_networks(method: Method, mode: str | None) -> None:
 def _go_on(run: Run, resumed: Resumed) -> None:
     state = run.state
     state.restore(resumed)
+    _check_data(run, resumed.path)
     run.saver.saved = state.step
     left = "" if state.step < run.settings.steps else ": nothing is left to train"
     run.say(f"resumed at step {state.step} of {run.settings.steps} from {resumed.path}{left}")
     if resumed.remark:
         run.say("note: " + resumed.remark)
+
+
+def _check_data(run: Run, path: Path) -> None:
+    """UserError where the run of the checkpoint `path` began with other data, as far as its metrics.jsonl tells."""
+    rows = metrics.read(path.with_name(METRICS)) if path.with_name(METRICS).exists() else []
+    was = next((row["about"].get("data", {}) for row in rows if row["kind"] == "config"), {})
+    if other := run.data.other_than(was):
+        raise UserError(
+            f"--boxes {run.data.boxes}: {path} was trained with other {other}, and a continuation must keep them. "
+            "Give the box file of then, or start a new run with another --out"
+        )
 
 
 def _open_journal(run: Run, resumed: Resumed | None) -> None:
