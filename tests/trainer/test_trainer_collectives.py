@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -101,6 +102,18 @@ def test_three_processes_equal_one(folder: Path, demo_boxes: Path, demo_root: Pa
     assert [text.count("training: ") for text in said] == [1, 0, 0]  # the first process alone talks
     assert (folder / "three" / "evaluation.json").exists()
     assert_same_training(tmp_path / "one", folder / "three")
+
+
+def test_a_run_that_goes_on_with_fewer_processes_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(folder / "three", tmp_path / "three")
+    for note in (True, False):
+        assert program(["--resume", str(tmp_path / "three"), "--no-evaluate"]) == 0
+        said = capsys.readouterr().out
+        assert ("note: begun with 3 ranks, now with 1; only as many as then are bit-equal" in said) == note
+        header = tmp_path / "three" / "metrics.jsonl"
+        header.write_text(header.read_text().replace('"world": 3, ', ""))  # as an older run's
 
 
 def test_the_first_is_alone_in_the_block_and_the_others_follow(seen: dict[str, list[Any]]) -> None:

@@ -231,10 +231,16 @@ def _open_journal(run: Run, resumed: Resumed | None) -> None:
     if resumed is None:
         run.journal.begin(header)
         return
-    began = run.journal.rewind(run.state.step, header, resumed.path.parent)["about"].get("threads")
-    if began != (now := about["threads"]):
+    was = about | run.journal.rewind(run.state.step, header, resumed.path.parent)["about"]  # older ones tell less
+    if was["threads"] != about["threads"]:
         run.say(
-            f"note: begun with {began} threads, now there are {now}; on a CPU only OMP_NUM_THREADS={began} is bit-equal"
+            f"note: begun with {was['threads']} threads, now there are {about['threads']}; on a CPU only "
+            f"OMP_NUM_THREADS={was['threads']} is bit-equal"
+        )
+    if was["world"] != about["world"]:
+        run.say(
+            f"note: begun with {count(was['world'], 'rank')}, now with {about['world']}; "
+            "only as many as then are bit-equal"
         )
 
 
@@ -279,6 +285,7 @@ def surroundings(data: Data, policy: Policy) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "world": collectives.world(),
         "data": data.identity(),
         "policy": policy.to_json(),
     }
