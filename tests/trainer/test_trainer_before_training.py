@@ -185,6 +185,25 @@ def test_views_without_both_kinds_of_cells_have_no_figure_of_rolled_keys(
     assert "nan" not in (tmp_path / "run" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("pictures", "match"),
+    [(1, "its controls need another held-out picture; split 'test' has 1"), (4, "there are no held-out images with")],
+)
+def test_why_a_run_has_no_localisation(
+    pictures: int, match: str, demo_boxes: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A single held-out picture, with its box; several, of which no box is known."""
+    cache = BoxCache.open(demo_boxes)
+    test, splits, scores = cache.indices("test"), cache.splits.copy(), cache.scores.copy()
+    splits[test[pictures:]] = 2
+    if pictures > 1:
+        scores[test] = 0
+    write(tmp_path / "few.h5", replace(cache, splits=splits, scores=scores, split_names=(*cache.split_names, "spare")))
+    flags = ["--boxes", str(tmp_path / "few.h5"), "--root", str(demo_root), *SHORT]
+    assert run.program([*flags, "--out", str(tmp_path / "run")]) == 0
+    assert f"localisation: left out, {match}" in capsys.readouterr().out
+
+
 def test_a_file_that_fails_a_run_is_told_with_its_way_out(
     spoilt: tuple[list[str], dict[str, str]], tmp_path: Path
 ) -> None:

@@ -84,7 +84,11 @@ def _knn(encoder: Encoder, untrained: Encoder, bench: Bench, say: Say) -> dict[s
 def _localisation(state: TrainingState, bench: Bench, say: Say) -> tuple[dict[str, Any] | None, list[SeenView]]:
     """The figures of all score maps on held-out images, as JSON values, and some views with their C maps."""
     scores = bench.data.cache.scores[bench.rows(bench.test_split).numpy()]
-    if len(scores) < 2 or (scores <= 0).all():
+    if len(scores) < 2:
+        held_out = f"split {bench.test_split!r} has {len(scores)}"
+        say(f"localisation: left out, its controls need another held-out picture; {held_out}")
+        return None, []
+    if (scores <= 0).all():
         say("localisation: left out, there are no held-out images with boxes")
         return None, []
     rows: dict[str, Figures] = {}
