@@ -23,6 +23,7 @@ from trainer.parallel import collectives
 from trainer.parallel.stop_vote import StopVote
 from trainer.record.checkpoint import Resumed
 from trainer.record.export import save_encoder
+from trainer.record.folder import evaluation_in
 from trainer.record.metrics import SHARERS, log_line
 from trainer.record.model_card import write_card
 
@@ -220,7 +221,7 @@ def finish(run: Run) -> None:
     compile_networks(method, None)  # evaluation sees each shape a few times only
     path = save_encoder(method.online.encoder, run.out, run.config)
     run.say(f"encoder: {path} (torchvision's key names; {run.config.model.arch} without fc)")
-    evaluation = None
+    evaluation = evaluation_in(run.out)  # of a run that was done before: it keeps that where none is wanted now
     if run.held_out is not None:
         from trainer.evaluation.run_report import evaluate_run
 
@@ -230,5 +231,6 @@ def finish(run: Run) -> None:
             more = ("--on-bad", "replace") if isinstance(error.__cause__, BadFile) else ()
             run.say(f"trained and saved, but not evaluated. For that: {collectives.resuming(run.out, *more)}")
             raise
+    if evaluation is not None:
         run.journal.add("evaluation", step=run.state.step, **evaluation)
     run.say(f"model card: {write_card(run.out, evaluation)}")

@@ -1,5 +1,6 @@
 """Going on with a run that ended badly: before its first checkpoint, on a full disk, with files lost or altered."""
 
+import json
 import os
 import resource
 import shutil
@@ -17,7 +18,7 @@ from precompute.base.errors import UserError
 from trainer.config.run import RunConfig
 from trainer.engine.state import Saver
 from trainer.model.resnets import build_encoder
-from trainer.record import WRITTEN, checkpoint, export, metrics
+from trainer.record import FINDINGS, WRITTEN, checkpoint, export, metrics
 from trainer.record.folder import run_folder
 from trainer.run import program
 
@@ -82,6 +83,31 @@ def test_a_run_does_not_go_on_with_other_held_out_pictures_or_labels(
     with pytest.raises(UserError, match=rf"--boxes \S+other.h5: .*was trained with other {match}, .*another --out"):
         program(["--resume", str(copy), *other])
     assert (copy / metrics.NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", ["anew", "from an earlier step", "elsewhere"])
+def test_what_is_found_of_another_run_does_not_stay(begun: str, flags: list[str], copy: Path) -> None:
+    """`trainer.compare` would call the run done by it."""
+    for name in FINDINGS:
+        (copy / name).write_text("{}")
+    flags = flags if begun == "anew" else ["--resume", str(copy), "--no-evaluate"]
+    if begun == "anew":
+        for name in (metrics.NAME, checkpoint.NAME, checkpoint.PREVIOUS, export.NAME):
+            (copy / name).unlink()
+    elif begun == "from an earlier step":
+        os.rename(copy / checkpoint.PREVIOUS, copy / checkpoint.NAME)
+    else:
+        other = copy.with_name("other")
+        other.mkdir()
+        for name in FINDINGS:
+            os.rename(copy / name, other / name)
+        header = json.dumps({"kind": "config", "config": {}, "settings": {}, "about": {"torch": "another run's"}})
+        (other / metrics.NAME).write_text(header + "\n")  # which was stopped before its first checkpoint
+        copy = other
+    assert program([*flags, "--out", str(copy)]) == 0
+    assert {name for name in FINDINGS if (copy / name).exists()} == {"MODEL_CARD.md"}
+    assert "Not evaluated" in (copy / "MODEL_CARD.md").read_text()
+    assert metrics.header(copy / metrics.NAME)["about"]["torch"] == torch.__version__
 
 
 def test_a_kill_after_falling_back_leaves_the_good_checkpoint(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

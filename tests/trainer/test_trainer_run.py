@@ -129,6 +129,17 @@ def test_a_finished_run_resumes_to_its_evaluation(unbroken: Path) -> None:
     assert after == before
 
 
+def test_a_finished_run_keeps_its_evaluation_where_none_is_wanted(unbroken: Path, tmp_path: Path) -> None:
+    """What is said of it stays one: evaluation.json, metrics.jsonl and the card."""
+    out = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    assert program(["--resume", str(out), "--no-evaluate"]) == 0
+    for name in ("evaluation.json", metrics.NAME, "MODEL_CARD.md"):
+        assert (out / name).read_text() == (unbroken / name).read_text()
+    (out / "evaluation.json").write_text("[]")  # damaged, so there is none
+    assert program(["--resume", str(out), "--no-evaluate"]) == 0
+    assert "Not evaluated" in (out / "MODEL_CARD.md").read_text()
+
+
 def test_mistakes_name_themselves(flags: list[str], unbroken: Path, tmp_path: Path) -> None:
     def fails(*more: str, match: str, kind: type = UserError) -> None:
         with pytest.raises(kind, match=match):

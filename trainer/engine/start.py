@@ -33,7 +33,7 @@ from trainer.model.resnets import ONEDNN, build_encoder, feature_widths, grid_of
 from trainer.model.weights import load_encoder
 from trainer.parallel import collectives
 from trainer.parallel.batchnorm import count_on_the_host, synchronise_batch_norm
-from trainer.record import CHECKPOINT, METRICS, metrics
+from trainer.record import CHECKPOINT, FINDINGS, METRICS, metrics
 from trainer.record.checkpoint import Resumed
 from trainer.record.folder import run_folder
 from trainer.record.metrics import Journal
@@ -225,7 +225,13 @@ def _check_data(run: Run, path: Path) -> None:
 
 
 def _open_journal(run: Run, resumed: Resumed | None) -> None:
-    """Begins metrics.jsonl, or takes it back to the step that the run goes on from."""
+    """Begins metrics.jsonl, or takes it back to the step that the run goes on from.
+
+    What was found of another run in the folder, or of a later step, is removed.
+    """
+    if resumed is None or resumed.path.parent.resolve() != run.out.resolve() or run.state.step < run.settings.steps:
+        for name in FINDINGS:
+            (run.out / name).unlink(missing_ok=True)
     about = surroundings(run.data, run.config.views)
     header = {"config": as_json(run.config), "settings": as_json(run.settings), "about": about}
     if resumed is None:

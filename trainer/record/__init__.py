@@ -8,4 +8,5 @@ EVALUATION = "evaluation.json"
 FIGURE = "localisation.png"
 MATCHES = "matches.png"
 CARD = "MODEL_CARD.md"
-WRITTEN = (METRICS, CHECKPOINT, PREVIOUS, ENCODER, EVALUATION, FIGURE, MATCHES, CARD)  # all of them
+FINDINGS = (EVALUATION, FIGURE, MATCHES, CARD)  # what is said of a run that is done
+WRITTEN = (METRICS, CHECKPOINT, PREVIOUS, ENCODER, *FINDINGS)  # all of them

@@ -1,9 +1,11 @@
 """The folder of a run: one run's files, and one process that trains into it."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from precompute.base.errors import BadValue, UserError
 from precompute.base.files import lock, sweep
@@ -39,6 +41,15 @@ def run_folder(out: Path, resumed: Path | None, first: bool, say: Callable[[str]
         raise
     finally:
         os.close(handle)
+
+
+def evaluation_in(folder: Path) -> dict[str, Any] | None:
+    """What evaluation.json says of the run; None where it is missing or damaged."""
+    try:
+        found = json.loads((folder / record.EVALUATION).read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _make_room(out: Path, resumed: Path | None, say: Callable[[str], None]) -> None:

@@ -37,9 +37,9 @@ class Journal:
     def rewind(self, step: int, header: dict[str, Any], origin: Path) -> dict[str, Any]:
         """Drops what lies after `step` (it will be done again), broken lines, and evaluations; returns the first line.
 
-        A run that goes on in another folder takes the lines from its `origin`; `header` where there are none.
+        The lines are those of its `origin`, also where it goes on in another folder; `header` where there are none.
         """
-        source = self.path if self.path.exists() else origin / NAME
+        source = origin / NAME
         rows = read(source) if source.exists() else []
         kept = [row for row in rows if row["kind"] == "step" and row["step"] <= step]
         first = next((row for row in rows if row["kind"] == "config"), {"kind": "config", **header})

@@ -101,12 +101,12 @@ def _results(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "Not evaluated (`python -m trainer.evaluate encoder.safetensors ...`).\n"
     text = ""
-    if knn := evaluation["knn"]:
+    if knn := evaluation.get("knn"):
         text += (
             f"- kNN (k=20) top-1 {knn['accuracy']:.4f} of {knn['images']}; untrained net {knn['untrained']:.4f}, "
             f"most frequent class {knn['majority']:.4f}\n"
         )
-    if localisation := evaluation["localisation"]:
+    if localisation := evaluation.get("localisation"):
         text += "\n| map | AUC per cell | pointing | energy in box |\n|---|---|---|---|\n"
         for name, figures in localisation.items():
             if isinstance(figures, dict) and "auc" in figures:
