@@ -28,6 +28,7 @@ from trainer.comparison.table import MEASURES, summarise, table
 from trainer.config.choices import let_idle_threads_sleep
 from trainer.config.command_line import continued
 from trainer.config.run import RunConfig
+from trainer.record.folder import evaluation_in
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def _run_all(arms: Sequence[Arm], config: CompareConfig) -> int:
 
 def _done(arm: Arm, seed: int) -> bool:
     folder = folder_of(arm.name, seed, arm.out)
-    return (folder / record.EVALUATION).exists() and (folder / record.CARD).exists()  # the card is written last
+    written = all((folder / name).exists() for name in (record.METRICS, record.CARD))  # the card is the last of a run
+    return written and evaluation_in(folder) is not None
 
 
 def run_one(arm: Arm, seed: int, ring: tuple[str, int] = ("", 2)) -> int:

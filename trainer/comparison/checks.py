@@ -1,6 +1,7 @@
 """Mistakes that would spoil a comparison, looked for before its first arm trains for hours."""
 
 from pathlib import Path
+from typing import Any
 
 from precompute.base.errors import UserError
 from precompute.base.options import values_of
@@ -9,6 +10,7 @@ from trainer.config.run import FREE, RunConfig, changed
 from trainer.engine.data import Data, open_data
 from trainer.engine.start import rehearse, unsaid
 from trainer.record import checkpoint, metrics
+from trainer.record.folder import evaluation_in
 
 
 def check_arm(runs: list[RunConfig]) -> None:
@@ -33,10 +35,8 @@ def _begun(config: RunConfig) -> bool:
 def _check_begun(config: RunConfig, data: Data) -> None:
     """UserError where the run in the folder has other settings or other data: no fair comparison."""
     folder = Path(config.run.out)
-    if not (folder / record.METRICS).exists():
-        return
-    header = metrics.header(folder / record.METRICS)
-    was, given = header["about"]["data"], data.cache
+    header = _header(folder)
+    was, given = header["about"].get("data", {}), data.cache
     if other := data.other_than(was):
         raise UserError(
             f"{folder} was trained on other {other} ({was['name']}, {was['images']} images) than those now given "
@@ -49,3 +49,19 @@ def _check_begun(config: RunConfig, data: Data) -> None:
             f"{folder} was trained with {flag} {old}, and now it would be {flag} {new}. "
             "Give the same flags, or name another --out"
         )
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    """What the run was, by metrics.jsonl or else by its checkpoint, from which a run can be evaluated again.
+
+    UserError where one of its files is missing or damaged that only a checkpoint could make again.
+    """
+    path = folder / record.METRICS
+    whole = {path: path.exists(), folder / record.EVALUATION: evaluation_in(folder) is not None}
+    bad = [str(file) for file, is_whole in whole.items() if not is_whole]
+    if bad and not checkpoint.any_in(folder):
+        raise UserError(
+            f"{', '.join(bad)}: missing or damaged, and there is no checkpoint to make it again. "
+            f"Take another copy, or remove {folder}: then the run is trained anew"
+        )
+    return metrics.header(path) if path.exists() else {**checkpoint.to_resume(folder).state, "about": {}}

@@ -1,7 +1,5 @@
 """What finished runs say about their arms: means, spreads, paired differences, and a table of them."""
 
-import functools
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import Any
 from precompute.base.errors import UsageError
 from trainer import record
 from trainer.comparison.arms import arm_of, folder_of
+from trainer.comparison.evaluations import read_evaluations
 from trainer.methods.registry import METHODS
 from trainer.record import metrics
 
@@ -53,9 +52,10 @@ PAPER = {"byol:rrc": 64.85, "cvsa:saliencyswap": 66.88}
 def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path, flags: list[str]) -> dict[str, Any]:
     """Mean, standard deviation and values of every measure and arm, and paired differences to the arm `against`."""
     folders = {arm: [folder_of(arm, seed, out) for seed in seeds] for arm in arms}
+    evaluations = read_evaluations(folder for of_arm in folders.values() for folder in of_arm)
     values: dict[str, dict[str, list[float]]] = {}
     for arm in arms:
-        documents = [json.loads((folder / record.EVALUATION).read_text()) for folder in folders[arm]]
+        documents = [evaluations[folder] for folder in folders[arm]]
         for name, path in MEASURES.items():
             figures = [figure for document in documents if (figure := _at(document, path)) is not None]
             if len(figures) == len(documents):
@@ -83,7 +83,7 @@ def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path
         "relative_rolled_keys": _rolled(values, "relative C map"),
         "missing_controls": missing_controls(arms, flags),
         "paper_cub_finetuned_top1": {arm: PAPER[arm] for arm in arms if arm in PAPER},
-        "about": _about([folder for of_arm in folders.values() for folder in of_arm]),
+        "about": _about(list(evaluations)),
     }
 
 
@@ -173,8 +173,11 @@ def _from(result: dict[str, Any]) -> str:
 
 
 def _at(document: dict[str, Any], path: tuple[str, ...]) -> float | None:
-    """The figure at `path` in nested dictionaries; None where a key is missing, or null."""
-    return functools.reduce(lambda inner, key: (inner or {}).get(key), path, document)  # type: ignore[return-value]
+    """The figure at `path` in nested dictionaries; None where there is no number."""
+    found: Any = document
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, int | float) else None
 
 
 def _spread(figures: dict[str, Any]) -> str:
