@@ -80,11 +80,10 @@ def program(argv: list[str] | None = None) -> int:
     out = Path(config.out)
     refuse_taken(flags, "after --")
     arms = [arm_of(name, flags, out) for name in config.arms]
-    from trainer.comparison.checks import check_arm
+    from trainer.comparison.checks import check_arms
     from trainer.comparison.plot import plot
 
-    for arm in arms:  # mistakes show before the first arm has trained for hours
-        check_arm([arm.config(seed) for seed in config.all_seeds])
+    check_arms(arms, config.all_seeds)  # mistakes show before the first arm has trained for hours
     if (status := _run_all(arms, config)) != 0:
         print("the comparison is not done: give the same trainer.compare command again to go on with it")
         return status

@@ -13,8 +13,8 @@ from precompute.base.errors import UserError
 from precompute.base.options import as_json
 from trainer import compare
 from trainer.comparison.arms import arm_of, folder_of
-from trainer.comparison.checks import check_arm
-from trainer.comparison.table import summarise
+from trainer.comparison.checks import check_arm, check_arms
+from trainer.comparison.table import summarise, table
 from trainer.engine.data import Data
 from trainer.record import CHECKPOINT, EVALUATION, METRICS, PREVIOUS
 
@@ -92,3 +92,50 @@ def test_figures_of_another_kind_are_no_figures(tmp_path: Path) -> None:
     assert summarise(["byol:rrc"], range(2), "byol:rrc", tmp_path, [])["measures"] == {}
     with pytest.raises(UserError, match=r"seed2/evaluation.json is missing or damaged\. Give the same"):
         summarise(["byol:rrc"], range(3), "byol:rrc", tmp_path, [])
+
+
+def test_arms_of_other_held_out_pictures_are_refused_before_they_train(
+    flags: list[str], demo_boxes: Path, tmp_path: Path
+) -> None:
+    by_labels = " ".join(other_boxes(demo_boxes, tmp_path / "other.h5", "labels"))
+    out = tmp_path / "runs"
+    for own, match in (
+        ("--train-split test/fit --eval-split test/dev", "on split test and arm .* on split test/dev with other"),
+        (by_labels, "on split test and arm .* on split test with other pictures or labels.*Give all arms the same"),
+    ):
+        with pytest.raises(UserError, match=match):
+            compare.program(["--arms", "byol:rrc", f"byol:rrc {own}", "--seeds", "1", "--out", str(out), "--", *flags])
+    assert not out.exists()
+    by_boxes = " ".join(other_boxes(demo_boxes, tmp_path / "boxes.h5", "boxes"))  # of the same pictures: as detectors'
+    check_arms([arm_of(name, flags, out) for name in ("byol:rrc", f"byol:rrc {by_boxes}")], range(1))
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        ({"eval_split": "val"}, "seed0 was evaluated on split test and .*seed1 on split val: no fair comparison"),
+        ({"knn": {"accuracy": 0.5, "images": 20}}, "on 60 pictures and .*seed1 on 20 pictures: .*Remove evaluation.js"),
+    ],
+    ids=("split", "images"),
+)
+def test_evaluations_of_other_pictures_are_not_paired(
+    other: dict[str, Any], match: str, begun: Callable, tmp_path: Path
+) -> None:
+    usual = {"eval_split": "test", "knn": {"accuracy": 0.5, "images": 60}}
+    for seed, more in enumerate(({}, other)):
+        begun("byol:rrc", seed, usual | more)
+    with pytest.raises(UserError, match=match):
+        summarise(["byol:rrc"], range(2), "byol:rrc", tmp_path, [])
+
+
+def test_pictures_that_some_evaluations_left_out_are_named(begun: Callable, tmp_path: Path) -> None:
+    bad = {"twin.jpg": "equals another"}, {"twin.jpg": "equals another", "bad\n.jpg": "changed since"}
+    for seed, left_out in enumerate(bad):
+        knn = {"accuracy": 0.5, "images": 60 - len(left_out)}
+        begun("byol:rrc", seed, {"eval_split": "test", "knn": knn, "left_out": left_out})
+    result = summarise(["byol:rrc"], range(2), "byol:rrc", tmp_path, [])
+    assert result["left_out"] == {"byol-rrc-seed1": ["bad\n.jpg"]}
+    for shown in ((), ("kNN accuracy",)):
+        (note,) = (line for line in table(result, shown).splitlines() if line.startswith("note: 1 run left out pict"))
+        assert "(byol-rrc-seed1)" in note
+    assert summarise(["byol:rrc"], range(1), "byol:rrc", tmp_path, [])["left_out"] == {}

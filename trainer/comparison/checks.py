@@ -1,11 +1,13 @@
 """Mistakes that would spoil a comparison, looked for before its first arm trains for hours."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from precompute.base.errors import UserError
 from precompute.base.options import values_of
 from trainer import record
+from trainer.comparison.arms import Arm
 from trainer.config.run import FREE, RunConfig, changed
 from trainer.engine.data import Data, open_data
 from trainer.engine.start import rehearse, unsaid
@@ -13,11 +15,30 @@ from trainer.record import checkpoint, metrics
 from trainer.record.folder import evaluation_in
 
 
-def check_arm(runs: list[RunConfig]) -> None:
-    """UserError where one of an arm's runs could not be done, or would not be comparable."""
+class Checked(NamedTuple):
+    """What the runs of an arm are evaluated on."""
+
+    held_out: str  # a split's name
+    judged: str  # digest of its pictures and classes
+
+
+def check_arms(arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    """UserError where a run could not be done, or where runs would not be comparable."""
+    first, *others = [(arm, check_arm([arm.config(seed) for seed in seeds])) for arm in arms]
+    for arm, checked in others:
+        if checked.judged != first[1].judged:
+            raise UserError(
+                f"arm {first[0].name!r} is evaluated on split {first[1].held_out} and arm {arm.name!r} on split "
+                f"{checked.held_out} with other pictures or labels: no fair comparison. Give all arms the same "
+                "--eval-split, and box files of the same held-out pictures and labels"
+            )
+
+
+def check_arm(runs: list[RunConfig]) -> Checked:
+    """What the runs of an arm have in common. UserError where one could not be done, or would not be comparable."""
     wanted = runs[0].data
     data = open_data(wanted.dataset, wanted.boxes, wanted.root, unsaid)
-    if data.held_out(wanted.train_split, wanted.eval_split) is None:
+    if (held_out := data.held_out(wanted.train_split, wanted.eval_split)) is None:
         raise UserError(data.nothing_held_out)
     for config in runs:
         if _begun(config):
@@ -25,6 +46,7 @@ def check_arm(runs: list[RunConfig]) -> None:
     # A run that was begun may do without the file of --init.
     if new := [config for config in runs if not _begun(config)]:
         rehearse(new[0], data)
+    return Checked(held_out, data.judged(held_out))
 
 
 def _begun(config: RunConfig) -> bool:

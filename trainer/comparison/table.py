@@ -10,7 +10,7 @@ from typing import Any
 from precompute.base.errors import UsageError
 from trainer import record
 from trainer.comparison.arms import arm_of, folder_of
-from trainer.comparison.evaluations import read_evaluations
+from trainer.comparison.evaluations import left_out_by_some, left_out_note, read_evaluations
 from trainer.methods.registry import METHODS
 from trainer.record import metrics
 
@@ -79,6 +79,7 @@ def summarise(arms: Sequence[str], seeds: Sequence[int], against: str, out: Path
         "against": against,
         "flags": flags,
         "measures": measures,
+        "left_out": left_out_by_some(evaluations),
         "rolled_keys": _rolled(values, "C map"),
         "relative_rolled_keys": _rolled(values, "relative C map"),
         "missing_controls": missing_controls(arms, flags),
@@ -151,6 +152,8 @@ def table(result: dict[str, Any], show: tuple[str, ...] = ()) -> str:
             if arm != result["against"] and figures["paired"] is not None:
                 line += f"  ({_difference(figures['paired'])})"
             lines.append(line)
+    if by_some := result.get("left_out"):  # older results do not tell
+        lines.append(left_out_note(by_some))
     if show:
         return "\n".join(lines)
     for key, what in (("rolled_keys", "C"), ("relative_rolled_keys", "relative C")):

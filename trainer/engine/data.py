@@ -57,6 +57,13 @@ class Data:
             )
         return held_out
 
+    def judged(self, split: str) -> str:
+        """A 16-digit digest of a split's pictures and their classes' names, in whatever order they are."""
+        cache, names = self.cache, [*self.cache.class_names, None]  # the last is of label -1
+        rows = self.cache.indices(self.split(split)).tolist()
+        pictures = sorted((cache.hashes[row].tobytes().hex(), json.dumps(names[cache.labels[row]])) for row in rows)
+        return hashlib.sha256(json.dumps(pictures).encode()).hexdigest()[:16]
+
     def check_classes(self, train: str, held_out: str, remedy: str) -> None:
         """UserError with the `remedy` where both splits have labels and not one class in common."""
         fitted, judged = self._classes(train), self._classes(held_out)
