@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,47 @@ def test_pictures_that_some_evaluations_left_out_are_named(begun: Callable, tmp_
         (note,) = (line for line in table(result, shown).splitlines() if line.startswith("note: 1 run left out pict"))
         assert "(byol-rrc-seed1)" in note
     assert summarise(["byol:rrc"], range(1), "byol:rrc", tmp_path, [])["left_out"] == {}
+
+
+CHOSEN = {"batch_size": 16, "steps": 3, "amp": "off", "peak_lr": 2.4, "log_every": 1}  # by the flags, on a CPU
+
+
+@pytest.mark.parametrize(
+    ("arms", "settings", "match"),
+    [
+        (
+            ("byol:rrc",),
+            {"amp": "bf16"},
+            "byol-rrc-seed0 and .*byol-rrc-seed1 have other settings: amp bf16 and off: no",
+        ),
+        (("byol:rrc",), {"peak_lr": 0.6}, "byol-rrc-seed0 and .*seed1 have other settings: peak_lr 0.6 and 2.4: .*-lr"),
+        (("byol:rrc",), {"log_every": 7}, None),
+        (
+            ("simclr:rrc",),
+            {"amp": "bf16", "steps": 4},
+            "byol-rrc-seed0 and .*simclr-rrc-seed0 have .*: steps 4 and 3: ",
+        ),
+        (("simclr:rrc --amp off",), {"amp": "bf16"}, None),
+        (
+            ("simclr:rrc --amp off", "mocov2:rrc"),
+            {"amp": "bf16"},
+            "byol-rrc-seed0 and .*mocov2-rrc-seed0 .*bf16 and off",
+        ),
+        (("simclr:rrc --epochs 2", "mocov2:rrc"), {"peak_lr": 0.6}, None),
+    ],
+    ids=str,
+)
+def test_runs_that_chose_other_settings_are_refused(
+    arms: tuple[str, ...],
+    settings: dict[str, Any],
+    match: str | None,
+    flags: list[str],
+    begun: Callable,
+    tmp_path: Path,
+) -> None:
+    """An earlier run on another device beside those that would train here."""
+    begun("byol:rrc", settings=CHOSEN | settings)
+    seeds = range(2 if arms == ("byol:rrc",) else 1)
+    names = dict.fromkeys(("byol:rrc", *arms))
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        check_arms([arm_of(name, flags, tmp_path) for name in names], seeds)

@@ -24,6 +24,7 @@ class Arm:
     name: str  # as it was given
     values: dict[str, Any]  # of its runs, by flag name
     given: Collection[str]  # the names of those that were given
+    own: Collection[str]  # the names of those that are its own
     out: Path
 
     def values_of(self, seed: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def arm_of(name: str, flags: list[str], out: Path) -> Arm:
     values, given, _ = parse([*flags, *own])
     # Also runs that were trained without are evaluated: what is compared comes from the evaluation.
     fixed = {"method": method, "policy": policy, "control": control, "evaluate": True}
-    return Arm(name, {**values, **fixed}, tuple(given), out)
+    return Arm(name, {**values, **fixed}, tuple(given), tuple(parse(own)[0]), out)
 
 
 def split_arm(name: str) -> tuple[list[str], list[str]]:

@@ -1,11 +1,11 @@
 """Mistakes that would spoil a comparison, looked for before its first arm trains for hours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from precompute.base.errors import UserError
-from precompute.base.options import values_of
+from precompute.base.options import as_json, values_of
 from trainer import record
 from trainer.comparison.arms import Arm
 from trainer.config.run import FREE, RunConfig, changed
@@ -14,12 +14,21 @@ from trainer.engine.start import rehearse, unsaid
 from trainer.record import checkpoint, metrics
 from trainer.record.folder import evaluation_in
 
+# Settings that all arms must have alike, and the flags that set them.
+_SET_BY = {
+    "batch_size": {"batch_size"},
+    "steps": {"batch_size", "epochs", "train_split", "boxes", "dataset"},
+    "amp": {"amp"},
+}
+
 
 class Checked(NamedTuple):
-    """What the runs of an arm are evaluated on."""
+    """What the runs of an arm have in common."""
 
-    held_out: str  # a split's name
+    held_out: str  # the split that they are evaluated on
     judged: str  # digest of its pictures and classes
+    folder: Path  # of the first whose settings are known
+    settings: dict[str, Any]  # which it chose, as `metrics.jsonl` has them
 
 
 def check_arms(arms: Sequence[Arm], seeds: Sequence[int]) -> None:
@@ -32,6 +41,10 @@ def check_arms(arms: Sequence[Arm], seeds: Sequence[int]) -> None:
                 f"{checked.held_out} with other pictures or labels: no fair comparison. Give all arms the same "
                 "--eval-split, and box files of the same held-out pictures and labels"
             )
+    for name, by in _SET_BY.items():  # where a flag of the arm's own sets it, it is what is compared
+        usual = [checked for arm, checked in (first, *others) if not by.intersection(arm.own)]
+        for checked in usual[1:]:
+            _hold(usual[0].folder, usual[0].settings, checked.folder, checked.settings, (name,))
 
 
 def check_arm(runs: list[RunConfig]) -> Checked:
@@ -40,13 +53,25 @@ def check_arm(runs: list[RunConfig]) -> Checked:
     data = open_data(wanted.dataset, wanted.boxes, wanted.root, unsaid)
     if (held_out := data.held_out(wanted.train_split, wanted.eval_split)) is None:
         raise UserError(data.nothing_held_out)
-    for config in runs:
-        if _begun(config):
-            _check_begun(config, data)
+    chosen = {Path(config.run.out): _check_begun(config, data) for config in runs if _begun(config)}
     # A run that was begun may do without the file of --init.
     if new := [config for config in runs if not _begun(config)]:
-        rehearse(new[0], data)
-    return Checked(held_out, data.judged(held_out))
+        chosen[Path(new[0].run.out)] = as_json(rehearse(new[0], data))
+    folder, settings = next(iter(chosen.items()))
+    for other, now in chosen.items():
+        _hold(folder, settings, other, now, [name for name in settings if name not in FREE])
+    return Checked(held_out, data.judged(held_out), folder, settings)
+
+
+def _hold(folder: Path, was: dict[str, Any], other: Path, now: dict[str, Any], names: Iterable[str]) -> None:
+    """UserError where two runs chose other settings of these `names`. Older runs may lack some."""
+    both = [name for name in names if name in was and name in now]
+    if differing := [f"{name} {was[name]} and {now[name]}" for name in both if was[name] != now[name]]:
+        raise UserError(
+            f"{folder} and {other} have other settings: {'; '.join(differing)}: no fair comparison. Where no flag sets "
+            "them, a run chooses them by its device. Train all on the same kind of device, or name another --out and "
+            "give them to all runs after -- (such as --batch-size, --amp, --base-lr)"
+        )
 
 
 def _begun(config: RunConfig) -> bool:
@@ -54,8 +79,8 @@ def _begun(config: RunConfig) -> bool:
     return checkpoint.any_in(out) or (out / record.EVALUATION).exists()
 
 
-def _check_begun(config: RunConfig, data: Data) -> None:
-    """UserError where the run in the folder has other settings or other data: no fair comparison."""
+def _check_begun(config: RunConfig, data: Data) -> dict[str, Any]:
+    """The settings of the run in the folder. UserError where it has other flags or data: no fair comparison."""
     folder = Path(config.run.out)
     header = _header(folder)
     was, given = header["about"].get("data", {}), data.cache
@@ -71,6 +96,7 @@ def _check_begun(config: RunConfig, data: Data) -> None:
             f"{folder} was trained with {flag} {old}, and now it would be {flag} {new}. "
             "Give the same flags, or name another --out"
         )
+    return header["settings"]
 
 
 def _header(folder: Path) -> dict[str, Any]:

@@ -97,11 +97,11 @@ def start(config: RunConfig, resumed: Resumed | None = None, notes: Iterable[str
         yield run
 
 
-def rehearse(config: RunConfig, data: Data) -> None:
-    """Prepares a run in this process without a folder, and ends it: UserError where the run could not begin."""
+def rehearse(config: RunConfig, data: Data) -> Settings:
+    """The settings of a run that is prepared in this process, without a folder. UserError where it could not begin."""
     hardware, _ = find_hardware(config.making.device)
-    with prepare(config, data, hardware, Process(), unsaid):
-        pass
+    with prepare(config, data, hardware, Process(), unsaid) as (state, _):
+        return state.settings
 
 
 @contextmanager
