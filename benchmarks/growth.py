@@ -41,9 +41,11 @@ QUANTITIES = {
 
 def check(over: str, values: Sequence[float]) -> None:
     """BadValue for values that `over` cannot have."""
-    kind = "numbers" if over == "image" else "whole numbers"
-    if len(values) < 2 or min(values) <= 0 or (over != "image" and any(v != int(v) for v in values)):
-        raise BadValue("values", tuple(values), f"at least two positive {kind}")
+    whole = over != "image"
+    fit = all(0 < v < math.inf and (not whole or v == int(v)) for v in values)
+    if not fit or len(values) < 2 or len(set(values)) < len(values):
+        kind = "whole" if whole else "finite"
+        raise BadValue("values", tuple(values), f"at least two positive {kind} numbers, none of them twice")
     for value in values if over == "size" else ():
         build(JobSettings, {"size": int(value)})  # BadValue
 

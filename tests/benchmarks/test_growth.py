@@ -1,5 +1,7 @@
 """What throughput --over varies: slopes against known laws, photographs of another size, jobs of as many images."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,12 @@ def test_a_job_takes_as_many_images_at_every_value():
     with pytest.raises(BadValue, match="two positive whole numbers"):
         growth.check("threads", (0.5, 1))
     growth.check("image", (0.5, 1))
+
+
+@pytest.mark.parametrize("over", growth.QUANTITIES)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 0, -1, 64])
+def test_values_that_are_no_numbers_or_come_twice_are_refused(over, wrong):
+    kind = "finite" if over == "image" else "whole"
+    for values in ((64, wrong), (wrong, 64)):
+        with pytest.raises(BadValue, match=f"two positive {kind} numbers, none of them twice"):
+            growth.check(over, values)

@@ -60,6 +60,7 @@ def test_small_real_runs(module, more, boxes, demo_root, tmp_path, run_here):
     [
         ("throughput", ["--over", "batch", "--values", "3"], "at least two"),
         ("throughput", ["--over", "batch", "--values", "1.5", "2"], "whole numbers"),
+        ("throughput", ["--over", "size", "--values", "64", "nan"], "--values 64.0 nan: must be at least two positive"),
         ("throughput", ["--values", "1", "2"], "--values 1.0 2.0: must be left out without --over"),
         ("throughput", ["--over", "threads", "--scope", "apply"], "--scope apply: must be loader with --over threads"),
         ("stream", ["--peers", "opencw"], "--peers opencw"),
