@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.views.policy import Policy
-from benchmarks.program import Photographs, parse
+from benchmarks.program import Photographs, check_device, parse
 from benchmarks.stages import run_stage, write
 from precompute.base.errors import BadValue
 from precompute.base.options import group, option, option_of
@@ -56,7 +56,8 @@ def program(argv: list[str] | None = None) -> int:
     """Runs the stages; exit status 0 all done, 1 something failed or was left, 2 usage."""
     settings = parse(FirstContactSettings, "benchmarks.first_contact", __doc__, argv)
     began, folder = time.monotonic(), Path(settings.out)
-    root = settings.photographs.cache().folder(settings.photographs.root)
+    check_device(settings.device)
+    root = settings.photographs.check().folder(settings.photographs.root)
     environment = {
         "PYTHONUNBUFFERED": "1",
         # The tests of the decoder take the photographs that the rest is measured on.

@@ -9,15 +9,15 @@ from benchmarks.harness import Arm
 from benchmarks.program import Output, Photographs
 from precompute.base.options import group, option, option_of
 
+SCOPES = ("pictures", "batches", "jobs", "ray", "transport")
+
 
 @dataclass(frozen=True)
 class ServiceSettings:
     """The program's settings and their only defaults."""
 
     photographs: Photographs = group(Photographs, "photographs")
-    scope: tuple[str, ...] = option(
-        (), "what is measured; default: all of it", choices=("pictures", "batches", "jobs", "ray", "transport")
-    )
+    scope: tuple[str, ...] = option((), "what is measured; default: all of it", choices=SCOPES)
     images: int = option(768, "images of an epoch: those of the set, again and again where it has fewer", least=1)
     batch: int = option(64, "source images of a batch", least=1)
     size: int = option_of(Policy, "size")

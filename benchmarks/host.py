@@ -25,7 +25,7 @@ from augment.views.policy import Policy
 from benchmarks import harness
 from benchmarks.child import ROOT, Child
 from benchmarks.harness import Arm
-from benchmarks.program import Output, Photographs, head, parse
+from benchmarks.program import Output, Photographs, enough, head, parse
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
@@ -76,8 +76,7 @@ def program(argv: list[str] | None = None) -> int:
 
 def measure(settings: HostSettings) -> dict[str, Any]:
     """The result."""
-    if len(images := settings.photographs.images()) < (needed := settings.batch * settings.batches):
-        raise UserError(f"{needed} images are needed, the box file has {len(images)}: lower --batch or --batches")
+    enough(len(settings.photographs.images()), needed := settings.batch * settings.batches)
     builds = {OURS: ROOT} | ({} if settings.against is None else {OTHER: Path(settings.against)})
     inside = "CPU time of the host's threads; no kernel runs, nothing is decoded"
     with ExitStack() as stack:

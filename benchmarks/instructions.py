@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import Policy
-from benchmarks.program import Output, Photographs, parse
-from precompute.base.errors import UserError
+from benchmarks.program import Output, Photographs, enough, parse
 from precompute.base.files import replacing
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
@@ -87,8 +86,7 @@ def count(settings: InstructionsSettings) -> dict[str, Any]:
 
     boxes = settings.photographs.cache()
     pool, facts = Pool.of(boxes), harness.facts()
-    if len(pool.widths) < (needed := settings.batch * settings.batches):
-        raise UserError(f"{needed} images are needed, the box file has {len(pool.widths)}: lower --batch or --batches")
+    enough(len(pool.widths), settings.batch * settings.batches)
     cases = {}
     for name, (cached, colour, dtype) in CASES.items():
         policy = Policy(size=settings.size, colour=colour)

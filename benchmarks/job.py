@@ -16,7 +16,7 @@ from augment.views.plan import Plan
 from augment.views.policy import COLOURS, Policy
 from augment.views.schedule import Schedule
 from benchmarks.peers import Peer
-from benchmarks.program import BACKENDS, JobSettings, backend_of
+from benchmarks.program import BACKENDS, JobSettings, backend_of, enough
 from precompute.base.device import find_device
 from precompute.base.errors import UserError
 
@@ -46,8 +46,7 @@ class Job:
 def make_job(images: ImageSet, policy: Policy, settings: JobSettings) -> Job:
     """Plans and files of one epoch of batch · batches images. UserError where there are not so many."""
     needed = settings.batch * settings.batches
-    if len(images) < needed:
-        raise UserError(f"{needed} images are needed, the box file has {len(images)}: lower --batch or --batches")
+    enough(len(images), needed)
     rows = np.arange(needed)  # an epoch of a loader is one repeat
     schedules = {c: Schedule(policy.replace(colour=c), rows, settings.batch, seed=0, drop_last=True) for c in COLOURS}
     plans = {c: [s.plan(images.pool, 0, k) for k in range(settings.batches)] for c, s in schedules.items()}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from augment.views.policy import Policy
 from benchmarks import harness
-from benchmarks.program import JobSettings, Photographs, parse
+from benchmarks.program import JobSettings, Photographs, check_device, parse
 from precompute.base.errors import UserError
 from precompute.base.options import group, option, option_of
 from precompute.base.program import main
@@ -47,6 +47,7 @@ class KernelsSettings:
 def program(argv: list[str] | None = None) -> int:
     """Prints a JSON line a kernel; exit status 0 done, 1 one is at fault, 2 usage."""
     settings = parse(KernelsSettings, "benchmarks.kernels", __doc__, argv)
+    check_device(settings.device)
     if settings.run:
         if settings.device == "cpu":
             os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported

@@ -12,7 +12,8 @@ from augment.request import Making, Source
 from augment.views.policy import COLOURS, Policy
 from benchmarks import harness, results
 from benchmarks.peers import find
-from precompute.base.errors import BadValue
+from precompute.base.device import find_device
+from precompute.base.errors import BadValue, UserError
 from precompute.base.options import Parser, add_options, as_json, option, option_of, read_options
 from precompute.base.program import check_out
 
@@ -48,6 +49,14 @@ class Photographs:
         from augment.stream.imageset import ImageSet
 
         return ImageSet.open(self.box_file, self.root)
+
+    def check(self, needed: int = 0) -> "BoxCache":
+        """`cache()`, before other processes begin, without torch. UserError where the folder or images are missing."""
+        cache = self.cache()
+        if not (folder := cache.folder(self.root)).exists():
+            raise UserError(f"{folder}: no such folder; name by --root the one that the box file's paths begin in")
+        enough(len(cache), needed)
+        return cache
 
     def flags(self) -> list[str]:
         """How another program is told of them."""
@@ -116,6 +125,18 @@ class JobSettings:
     def unit(self) -> str:
         """What arms are compared by: the clock on CUDA, else CPU time, since others may use the same cores."""
         return "wall_ms" if self.device == "cuda" else "cpu_ms"
+
+
+def enough(count: int, needed: int) -> None:
+    """UserError where a job needs more images than there are."""
+    if count < needed:
+        raise UserError(f"{needed} images are needed, the box file has {count}: lower --batch or --batches")
+
+
+def check_device(device: str) -> None:
+    """BadValue for "cuda" where torch sees no GPU, before other processes begin. For "cpu" torch is not imported."""
+    if device == "cuda":
+        find_device(device)
 
 
 def backend_of(item: str) -> tuple[str, str]:

@@ -20,25 +20,30 @@ from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.goals import Measured, ServiceSettings
+from benchmarks.goals import SCOPES, Measured, ServiceSettings
+from benchmarks.peers import missing
 from benchmarks.program import head, parse
 from benchmarks.results import rows
+from precompute.base.errors import UserError
 from precompute.base.program import main
 
 
 def program(argv: list[str] | None = None) -> int:
     """Measures and prints; exit status 0 done, 1 failed, 2 usage."""
     settings = parse(ServiceSettings, "benchmarks.service", __doc__, argv)
-    settings.photographs.cache()  # a mistake shows here, not in another process
+    settings.photographs.check()  # a mistake shows here, not in another process
+    scopes = settings.scope or SCOPES
+    if "ray" in scopes and (why := missing("ray")):
+        raise UserError(f"scope ray: {why}")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are begun
 
-    from benchmarks.sharing import SCOPES
+    from benchmarks import sharing
 
     documents = []
-    for scope in settings.scope or SCOPES:
+    for scope in scopes:
         settings.output.say(f"{scope}: {settings.repeats} repeats")
         with ExitStack() as stack:
-            documents.append(result(settings, scope, SCOPES[scope](settings, stack)))
+            documents.append(result(settings, scope, sharing.SCOPES[scope](settings, stack)))
     settings.output.deliver(documents, table)
     return 0
 

@@ -184,8 +184,6 @@ def counted(arm: Any, seed: int, ring: tuple[str, int]) -> int:
 
 def ray(settings: ServiceSettings, stack: ExitStack) -> Measured:
     """A training with a helper on Ray."""
-    if why := missing("ray"):
-        raise UserError(f"scope ray: {why}")
     inside = "files on disk to two normalised views; the training's process, and all of Ray's"
     sums: list[list[int]] = []
 

@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.program import Photographs, parse
+from benchmarks.program import Photographs, check_device, parse
 from benchmarks.stages import run_limited
 from precompute.base.errors import BadValue
 from precompute.base.options import group, option
@@ -54,6 +54,7 @@ class SuiteSettings:
 def program(argv: list[str] | None = None) -> int:
     """Runs what is missing; exit status 0 all there, 1 something failed or was left, 2 usage."""
     settings = parse(SuiteSettings, "benchmarks.suite", __doc__, argv)
+    check_device(settings.device)
     began = time.monotonic()
     ended: dict[str, list[str]] = {"failed": [], "cut off": [], "left for want of time": []}
     todo = [] if settings.device == "cpu" or settings.only else _checks(settings)
@@ -67,7 +68,7 @@ def program(argv: list[str] | None = None) -> int:
             todo.append((name, [*_command(settings, name), "--out", str(path)]))
     environment = {"PYTHONUNBUFFERED": "1"}
     if settings.device == "cuda":  # the tests of the decoder take the photographs that the rest is measured on
-        root = settings.photographs.cache().folder(settings.photographs.root)
+        root = settings.photographs.check().folder(settings.photographs.root)
         environment |= {"GPU_TESTS_BOXES": settings.photographs.box_file, "GPU_TESTS_ROOT": str(root)}
     for name, command in todo:
         rest = None if settings.minutes is None else 60 * settings.minutes - (time.monotonic() - began)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from augment.views.policy import NAMES as POLICY_NAMES
 from augment.views.policy import Policy
 from benchmarks import growth, harness
-from benchmarks.program import JobSettings, Output, Photographs, head, parse
+from benchmarks.program import JobSettings, Output, Photographs, check_device, head, parse
 from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import as_json, group, option, option_of
@@ -80,9 +80,12 @@ class ThroughputSettings:
 
 
 def program(argv: list[str] | None = None) -> int:
-    """Parses the command line, checks the peers, measures, prints; exit status 0 done, 1 failed, 2 usage."""
+    """Parses the command line, checks what it names, measures, prints; exit status 0 done, 1 failed, 2 usage."""
     settings = parse(ThroughputSettings, "benchmarks.throughput", __doc__, argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    job = settings.job
+    check_device(job.device)
+    settings.photographs.check(0 if settings.over else job.batch * job.batches)  # --over takes images again and again
     if settings.rounds == 1:
         documents = [measure_scope(settings, scope) for scope in settings.scope]
     else:

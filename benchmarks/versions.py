@@ -90,9 +90,6 @@ class Side(Child):
     """The process of one checkout."""
 
     def __init__(self, checkout: Path) -> None:
-        """UserError where there is no checkout."""
-        if not (checkout / "augment" / "backends").is_dir():
-            raise UserError(f"{checkout}: no checkout of this project, or one from before augment/backends")
         self.commit = harness.commit(checkout)
         super().__init__("versions_worker.py", checkout)
 
@@ -109,13 +106,16 @@ def program(argv: list[str] | None = None) -> int:
 
 
 def measure(settings: VersionsSettings) -> dict[str, Any]:
-    """The result. UserError where a side's process ends."""
+    """The result. UserError where there is no older checkout, or a side's process ends."""
+    assert settings.old is not None
+    if not ((old := Path(settings.old).resolve()) / "augment" / "backends").is_dir():
+        raise UserError(f"{old}: no checkout of this project, or one from before augment/backends")
     chosen = {name: CASES[name] for name in settings.cases or CASES}
+    settings.photographs.check()
     arms: dict[str, Arm] = {}
     digests: dict[str, set[str]] = {}
     about: dict[str, Any] = {}
-    assert settings.old is not None
-    checkouts = {"before": Path(settings.old).resolve(), "ours": ROOT}
+    checkouts = {"before": old, "ours": ROOT}
     with ExitStack() as stack:
         values = {name: _values(settings, case, stack) for name, case in chosen.items()}
         for number in range(settings.rounds):

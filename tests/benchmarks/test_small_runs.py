@@ -82,3 +82,14 @@ def test_usage_errors(module, arguments, said, run_here):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_service_refuses_what_another_process_would(run_here, demo_boxes, demo_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.sharing.Readers", lambda *_: pytest.fail("a process was begun"))
+    done = run_here("benchmarks.service", "--boxes", demo_boxes, "--root", tmp_path / "no")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no such folder" in done.stderr
+    monkeypatch.setattr("benchmarks.peers._found", lambda module: False)
+    done = run_here("benchmarks.service", "--boxes", demo_boxes, "--root", demo_root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "scope ray: ray not installed" in done.stderr

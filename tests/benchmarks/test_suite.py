@@ -23,6 +23,19 @@ def test_recipes_are_understood(device: str, name: str, tmp_path: Path) -> None:
     assert "missing" in str(caught.value) or "CUDA" in str(caught.value)
 
 
+@pytest.mark.parametrize("module", ["suite", "first_contact", "kernels"])
+def test_nothing_is_begun_for_a_gpu_that_is_not_there(module: str, tmp_path: Path, run_here, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("suite.run_limited", "suite.Photographs.cache", "first_contact.run_stage"):
+        monkeypatch.setattr(f"benchmarks.{name}", lambda *_: pytest.fail("something was begun"))
+    out = [] if module == "kernels" else ["--out", tmp_path]
+    done = run_here(f"benchmarks.{module}", "--device", "cuda", *out)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--device cuda: must be one that is there" in done.stderr
+
+
 def test_every_committed_result_has_a_recipe() -> None:
     without = {"boxes-scale"}  # its program is a test now: tests/precompute/test_box_file_at_scale.py
     names = {path.stem.partition("@")[0] for path in results.FOLDER.glob("*.json")}

@@ -36,6 +36,21 @@ def test_unknown_names_are_usage_errors(run_here, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_what_no_round_could_do_is_refused_before_the_first(run_here, demo_boxes, demo_root, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("benchmarks.throughput._round", lambda *_: pytest.fail("a round was begun"))
+    for root, flags, said in (
+        (demo_root, ["--device", "cuda"], "--device cuda: must be one that is there"),
+        (demo_root, ["--batch", 25], "100 images are needed, the box file has 96: lower --batch or --batches"),
+        (demo_root / "no", [], "no such folder"),
+    ):
+        done = run_here("benchmarks.throughput", "--boxes", demo_boxes, "--root", root, *flags)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+
+
 def test_a_scope_without_arms_says_so(run_here, demo_boxes, demo_root):
     flags = ["--scope", "apply", "--backends", "dali", "--peers", "none", "--rounds", "1", "--batch", "4"]
     done = run_here("benchmarks.throughput", "--boxes", demo_boxes, "--root", demo_root, *flags)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import report, results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -38,7 +40,8 @@ def test_a_checkout_beside_itself(boxes, demo_root, tmp_path, run_module):
     assert not list(boxes.parent.glob("tmp*"))  # the folder of the cache's file
 
 
-def test_what_is_no_checkout(boxes, tmp_path, run_here):
+def test_what_is_no_checkout(boxes, tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr("benchmarks.versions._values", lambda *_: pytest.fail("pictures were written"))
     done = run_here("benchmarks.versions", "--boxes", boxes)
     assert done.returncode == 2
     assert "--old None: must be the folder of an older checkout" in done.stderr
