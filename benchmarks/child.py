@@ -11,10 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from precompute.base import parent
 from precompute.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # of this checkout
-START = "import json, runpy, sys; runpy.run_path(sys.argv[1])['serve'](**json.loads(sys.argv[2]))"
+# It ends with its parent, by this checkout's code: others may be older than that.
+START = """import json, runpy, sys
+runpy.run_path(sys.argv[3])["end_with_parent"]()
+runpy.run_path(sys.argv[1])["serve"](**json.loads(sys.argv[2]))"""
 
 
 class Child:
@@ -30,7 +34,7 @@ class Child:
         own = python.exists() and checkout.resolve() != ROOT
         command = [str(python) if own else sys.executable, "-P", "-c", START, str(Path(__file__).with_name(worker))]
         self._process = subprocess.Popen(
-            [*command, json.dumps(given)],
+            [*command, json.dumps(given), parent.__file__],
             env=os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.harness import Arm, process_and_family_seconds, settle
 from precompute.base.errors import UserError
+from precompute.base.parent import end_with_parent
 
 
 class Readers:
@@ -67,6 +68,7 @@ class Readers:
 
 
 def _serve(pipe: Any, kind: type, given: dict[str, Any]) -> None:
+    end_with_parent()
     worker: Any = None
     name, arguments = "", ()
     while True:

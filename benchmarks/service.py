@@ -25,6 +25,7 @@ from benchmarks.peers import missing
 from benchmarks.program import head, parse
 from benchmarks.results import rows
 from precompute.base.errors import UserError
+from precompute.base.parent import ASKED
 from precompute.base.program import main
 
 
@@ -35,7 +36,7 @@ def program(argv: list[str] | None = None) -> int:
     scopes = settings.scope or SCOPES
     if "ray" in scopes and (why := missing("ray")):
         raise UserError(f"scope ray: {why}")
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are begun
+    os.environ |= {"OMP_NUM_THREADS": "1", ASKED: "1"}  # of the processes that are begun
 
     from benchmarks import sharing
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.base.files import replacing
+from precompute.base.parent import ASKED
 
 TAIL = 4000  # characters that are kept of what a program says
 
@@ -29,7 +30,7 @@ def run_limited(
     """
     process = subprocess.Popen(
         [sys.executable, *command],
-        env=os.environ | environment,
+        env=os.environ | environment | {ASKED: "1"},
         stdout=out,
         stderr=None if out is None else subprocess.STDOUT,
         start_new_session=True,

@@ -31,6 +31,7 @@ from benchmarks.program import JobSettings, Output, Photographs, check_device, h
 from benchmarks.results import CEILINGS, merged, rows, unit_of
 from precompute.base.errors import BadValue, UserError
 from precompute.base.options import as_json, group, option, option_of
+from precompute.base.parent import ASKED
 from precompute.base.program import main
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def _round(settings: ThroughputSettings, number: int) -> list[dict[str, Any]]:
         if value not in (None, []):
             options += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     command = [sys.executable, *(f"-W{w}" for w in sys.warnoptions), "-m", "benchmarks.throughput", *options, "--json"]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE if number else None, text=True)
+    environment, errors = os.environ | {ASKED: "1"}, subprocess.PIPE if number else None
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     if run.returncode:
         print(run.stderr or "", file=sys.stderr, end="")
         raise SystemExit(run.returncode)  # its message is on stderr

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.readers import Worker
 from precompute.base.errors import UserError
+from precompute.base.parent import end_with_parent
 
 PAGE = 4096
 BLOCKS = 256  # batches of a data set of Ray Data's; then it begins another
@@ -143,6 +144,7 @@ class Flight(Carrier):
 
 def serve_flight(count: int, pipe: Any) -> None:
     """A Flight server that streams a batch of `count` bytes without end; its port goes to `pipe`."""
+    end_with_parent()
     pa: Any = importlib.import_module("pyarrow")
     flight: Any = importlib.import_module("pyarrow.flight")
     batch = pa.record_batch([pa.array(payload(count))], names=["crops"])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -11,10 +10,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from precompute.base.errors import UserError
+from precompute.base.parent import ASKED, end_with_parent
 
 T = TypeVar("T")
-PARENT = os.getppid()  # as early as can be: the launcher may die while this process imports
-LOOK_EVERY = 1.0  # seconds between two looks at the launcher
 GRACE = 30.0  # seconds to save and end in, as torchrun gives them
 JOIN_WITHIN = 120.0  # seconds to reach the launcher's store; the other ranks may then take longer
 
@@ -136,19 +134,13 @@ def _of_this_start(store: Any, rank: int, world: int) -> Any:
 def end_with_launcher() -> None:
     """Lets this process end soon after torchrun has: one that waits for a dead launcher would sleep for hours.
 
-    SIGHUP asks the training loop to save; whatever is left after `GRACE` seconds is killed. Every system with processes
-    has a parent's number to look at; Linux alone has a signal for its death, which could not wait for the saving.
+    SIGHUP asks the training loop to save; whatever is left after `GRACE` seconds is killed. A process that a benchmark
+    began ends with that one: what it measures nobody would read, and it would disturb what is measured next.
     """
-
-    def watch() -> None:
-        while os.getppid() == PARENT:
-            time.sleep(LOOK_EVERY)
-        os.kill(os.getpid(), signal.SIGHUP)
-        time.sleep(GRACE)
-        os.kill(os.getpid(), signal.SIGKILL)
-
     if launched():
-        threading.Thread(target=watch, name="watch-launcher", daemon=True).start()
+        end_with_parent(signal.SIGHUP, GRACE)
+    elif os.environ.get(ASKED):
+        end_with_parent()
 
 
 def this_process() -> Process:
