@@ -10,6 +10,7 @@ Boxes count from 1, both ends inside: no number is 0, and some boxes end at the 
 """
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -78,11 +79,13 @@ def _pictures(root: Path, split: str) -> str | None:
     return next((f"{folder}/" for folder in folders if (root / folder).is_dir()), None)
 
 
-def _index(root: Path, folder: str, table: Path) -> dict[str, str]:
-    """Of a table's pictures in folders of classes: their names, and their paths below `folder`."""
-    if table.suffix != ".csv":
-        return {}
-    return {path.name: path.relative_to(root / folder).as_posix() for path in sorted((root / folder).glob("*/*.*"))}
+def _index(root: Path, folder: str, table: Path) -> dict[str, list[str]]:
+    """Of a table's pictures in folders of classes: their paths below `folder` by their names."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for path in sorted((root / folder).glob("*/*.*")) if table.suffix == ".csv" else ():
+        if not (root / folder / path.name).is_file():  # else the name is a path
+            paths[path.name].append(path.relative_to(root / folder).as_posix())
+    return paths
 
 
 def _listing(dataset: Dataset, root: Path, names: list[str], rows: Iterator[Row]) -> Listing:
@@ -94,7 +97,7 @@ def _listing(dataset: Dataset, root: Path, names: list[str], rows: Iterator[Row]
 
 
 def _rows(
-    cars: Iterable[_Car], file: str, paths: dict[str, str], folder: str, classes: int, split: str = "train"
+    cars: Iterable[_Car], file: str, paths: dict[str, list[str]], folder: str, classes: int, split: str = "train"
 ) -> Iterator[Row]:
     """The rows of one table; a column `test` decides the split where there is one."""
     for number, car in enumerate(cars, 1):
@@ -110,7 +113,9 @@ def _rows(
             box = Box((x1 - 1, y1 - 1, x2, y2), where)
         if car.test is not None:
             split = {0: "train", 1: "test"}.get(_whole(car.test), f"test = {car.test}")
-        name = paths.get(car.path, car.path)
+        name, *others = paths.get(car.path, [car.path])
+        if others:
+            fault = f"{where}: several pictures have this name: {name} and {others[0]}"
         yield Row(folder + name, label, split, box, fault=fault, where=where)
 
 

@@ -14,6 +14,7 @@ folders hold pictures without a label, which belong to the split "train".
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from precompute.base.errors import UserError
@@ -50,34 +51,46 @@ def read_labelled(root: Path, file: Path) -> Listing:
     """The pictures below `root` with the labels, and perhaps the splits, of a CSV file (`labels.read_labels`)."""
     notes: Counter[str] = Counter()
     known, pictures = read_labels(file), find_pictures(root, notes)
-    by_key: dict[str, list[int]] = defaultdict(list)
+    whole: dict[str, list[int]] = defaultdict(list)  # pictures by their paths, with and without an ending
+    ends: dict[str, list[int]] = defaultdict(list)  # those whose path ends with a path of the file
     for i, row in enumerate(pictures):
-        for name in {row.path, row.path.rpartition("/")[2]}:
-            for key in (name, os.path.splitext(name)[0]):
-                by_key[key].append(i)
-    rows, used = [row._replace(label=None) for row in pictures], set()
-    for key, (label, split) in known.items():
-        # Its very path, else its name anywhere below the root.
-        found = by_key.get(key) or by_key.get(key.rpartition("/")[2]) or []
-        exact = [i for i in found if key in (pictures[i].path, os.path.splitext(pictures[i].path)[0])]
-        if len(found := exact or found) > 1:
+        for path in {row.path, os.path.splitext(row.path)[0]}:
+            whole[path].append(i)
+            for end in filter(known.__contains__, _ends(path)):
+                ends[end].append(i)
+    rows, used, matched = [row._replace(label=None) for row in pictures], {}, 0
+    for key, value in known.items():
+        # A picture's very path, else the end of one, else a path that one is the end of: a folder both name must agree.
+        found = whole.get(key) or ends.get(key) or next((whole[end] for end in _ends(key) if end in whole), [])
+        if len(found) > 1:
             both = " or ".join(pictures[i].path for i in found[:2])
             raise UserError(f"--labels {file}: {key} may be {both}: name more of its path")
         for i in found:
-            rows[i] = pictures[i]._replace(label=label, split=split)
-            used.add(key)
+            if known[other := used.setdefault(i, key)] != value:
+                raise UserError(
+                    f"--labels {file}: {other} and {key} are both {pictures[i].path}, but differ: remove one"
+                )
+            rows[i] = pictures[i]._replace(label=value[0], split=value[1])
+            matched += 1
     if not used:
         first = next(iter(known), "it has no lines")
         raise UserError(f"--labels {file}: none of its {len(known)} paths ({first}, ...) is a picture below {root}")
     if bare := sum(row.label is None for row in rows):
         notes[f"pictures without a label in {file.name}: in train where it says no split"] = bare
-    if absent := len(known) - len(used):
+    if absent := len(known) - matched:
         notes[f"lines of {file.name} whose picture is not there"] = absent
     splits = {row.split for row in rows}
     names = (*(s for s in SPELLINGS if s in splits), *sorted(splits - SPELLINGS.keys()))
     if len(names) > 255:
         raise UserError(f"--labels {file}: {len(names)} splits; a split is a part of the set, such as train or test")
     return listing_of(DATASET, root, rows, splits=names, notes=notes)
+
+
+def _ends(path: str) -> Iterator[str]:
+    """The path without its first folder, without its first two, and so on."""
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
 
 
 def _labelled(rows: list[Row], notes: Counter[str]) -> list[Row]:

@@ -16,6 +16,7 @@ from precompute.datasets.listing import BadRow, Box, Listing
 from precompute.datasets.rows import Dataset, Row, listing_of, walk_pictures
 
 _PICTURES = ("{split}", "Data/CLS-LOC/{split}")
+_SHARED = "pictures whose XML file is not known: its name is that of several pictures"
 _XMLS = ("bbox/{split}", "bbox_{split}", "Annotations/CLS-LOC/{split}", "Annotation", "Annotations")
 
 
@@ -33,10 +34,14 @@ def _rows(root: Path, split: str, folder: str, notes: Counter[str]) -> Iterator[
     xml_folder = _first(root, _XMLS, split)
     xmls = [] if xml_folder is None else (root / xml_folder).rglob("*.xml")
     present = {xml.relative_to(root / str(xml_folder)).with_suffix("").as_posix() for xml in xmls}
-    for row in walk_pictures(root, notes, folder):
+    rows = [*walk_pictures(root, notes, folder)]
+    stems = [os.path.splitext(row.path[len(folder) + 1 :])[0] for row in rows]
+    xml_of = [next((x for x in (stem, stem.rpartition("/")[2]) if x in present), None) for stem in stems]
+    takers = Counter(xml_of)
+    for row, stem, xml in zip(rows, stems, xml_of, strict=True):
+        if xml not in (stem, None) and takers[xml] > 1:  # beside each other in one folder, not below their classes
+            xml, notes[_SHARED] = None, notes[_SHARED] + 1
         inner = row.path[len(folder) + 1 :]
-        stem = os.path.splitext(inner)[0]
-        xml = next((x for x in (stem, stem.rpartition("/")[2]) if x in present), None)
         file = None if xml is None else f"{xml_folder}/{xml}.xml"
         label, fault = inner.split("/")[0] if "/" in inner else None, row.fault
         if label is None and file is not None:

@@ -88,7 +88,7 @@ def test_cub_without_boxes_or_splits(gone, demo_root, tmp_path):
 TABLES = {
     "filename,label\na/1.jpg,cat\na/2.jpg,dog\nb/3.jpg,cat\n": ["train"] * 3,
     "image_id;breed;split\n1;cat;train\n2;dog;valid\n3;cat;testing\n": ["train", "val", "test"],
-    "species\tfile name\ncat\t1.jpg\ndog\tx\\2.jpg\ncat\tb/3.jpg\n": ["train"] * 3,
+    "species\tfile name\ncat\t1.jpg\ndog\ta\\2.jpg\ncat\tb/3.jpg\n": ["train"] * 3,
     "\ufeffpath,class,set\r\n./a/1.jpg,cat,train\r\na/2.jpg,dog,train\r\nb/3.jpg,cat,fold7\r\n": ["train"] * 2
     + ["fold7"],
     "a/1.jpg,cat\na/2.jpg,dog\nb/3.jpg,cat\n": ["train"] * 3,
@@ -118,6 +118,58 @@ def test_pictures_and_lines_that_have_no_other(tmp_path):
     table.write_text("file,label\n1.jpg,cat\n")
     with pytest.raises(UserError, match=r"1\.jpg may be a/1\.jpg or b/1\.jpg: name more of its path"):
         read_dataset("folder", tmp_path, labels=str(table))
+
+
+LAB = "dog/1.jpg,dog,train\ndog/2.jpg,dog,train\ncat/1.jpg,cat,test\ncat/2.jpg,cat,test\ncat/9.jpg,cat,train\n"
+
+
+@pytest.mark.parametrize("lines", [LAB, "\n".join(reversed(LAB.splitlines())), LAB.replace(".jpg", "")])
+def test_a_line_labels_no_picture_of_another_folder(lines, tmp_path):
+    pictures(tmp_path, "dog/1.jpg", "dog/2.jpg", "cat/9.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label,split\n{lines}")
+    listing = read_dataset("folder", tmp_path, labels=str(table))
+    assert seen(listing) == {path: ("train", path[:3]) for path in ("dog/1.jpg", "dog/2.jpg", "cat/9.jpg")}
+    assert listing.notes["lines of labels.csv whose picture is not there"] == 2
+
+
+@pytest.mark.parametrize("key", ["a/1.jpg", "x/a/1", "/home/me/set/x/a/1.jpg", "set\\x\\a\\1.jpg"])
+def test_a_line_may_name_less_or_more_of_a_path(key, tmp_path):
+    pictures(tmp_path, "x/a/1.jpg", "x/b/1.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label\n{key},cat\n")
+    listing = read_dataset("folder", tmp_path, labels=str(table))
+    assert seen(listing) == {"x/a/1.jpg": ("train", "cat"), "x/b/1.jpg": ("train", None)}
+    table.write_text(f"path,label\n{key},cat\nx/a/1.jpg,dog\n")
+    with pytest.raises(UserError, match=r"and x/a/1\.jpg are both x/a/1\.jpg, but differ: remove one"):
+        read_dataset("folder", tmp_path, labels=str(table))
+
+
+def test_pictures_of_one_name_share_no_line_of_a_table_of_cars(tmp_path):
+    pictures(tmp_path, *(f"car_data/train/{name}" for name in ("A/1.jpg", "B/1.jpg", "B/2.jpg", "3.jpg", "B/3.jpg")))
+    (tmp_path / "names.csv").write_text("A\nB\n")
+    (tmp_path / "anno_train.csv").write_text("1.jpg,1,2,30,40,1\n2.jpg,1,2,30,40,2\n3.jpg,1,2,30,40,2\n")
+    listing = read_dataset("cars", tmp_path)
+    assert seen(listing) == {f"car_data/train/{path}": ("train", "B") for path in ("B/2.jpg", "3.jpg")}
+    assert [bad.reason for bad in listing.quarantine] == [
+        "anno_train.csv row 1: several pictures have this name: A/1.jpg and B/1.jpg"
+    ]
+
+
+def test_pictures_of_one_name_share_no_xml_file(tmp_path):
+    pictures(tmp_path, *(f"train/{name}.JPEG" for name in ("n1/1", "n2/1", "n1/2", "n1/3", "n2/3")))
+    (tmp_path / "bbox/train/n1").mkdir(parents=True)
+    box = "<xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>20</ymax>"
+    for name in ("1", "2", "3", "n1/3"):
+        text = f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"
+        (tmp_path / f"bbox/train/{name}.xml").write_text(text)
+    listing = read_dataset("imagenet", tmp_path)
+    files = dict(zip(listing.paths, listing.files, strict=True))
+    assert files == {
+        "train/n1/1.JPEG": None, "train/n2/1.JPEG": None, "train/n1/2.JPEG": "bbox/train/2.xml",
+        "train/n1/3.JPEG": "bbox/train/n1/3.xml", "train/n2/3.JPEG": "bbox/train/3.xml",
+    }  # fmt: skip
+    assert listing.notes["pictures whose XML file is not known: its name is that of several pictures"] == 2
 
 
 @pytest.mark.parametrize(
