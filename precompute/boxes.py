@@ -203,7 +203,7 @@ def _write(settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings
     from precompute.scan import Scan
     from precompute.shards import merge
 
-    plan = ranks.decide(lambda: _decide(settings, listing, scan_settings))
+    plan = ranks.decide(lambda: _decide(settings, listing, scan_settings, say))
     if plan is None:
         return False
     provenance, shards, keep = plan
@@ -232,7 +232,7 @@ def _write(settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings
 
 
 def _decide(
-    settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings"
+    settings: BoxSettings, listing: Listing, scan_settings: "ScanSettings", say: Say
 ) -> "tuple[dict[str, Any], Shards, KeptMaps | None] | None":
     """Provenance, shards and the folder for maps of a new file; None where the file that is there will do."""
     from precompute.kept_maps import KeptMaps
@@ -244,7 +244,7 @@ def _decide(
     provenance = {"config": config, "fingerprint": lasting, "annotations": annotations(listing)}
     provenance["versions"] = versions(scan_settings)
     shards = Shards(settings.path, digest([provenance, passing, device]), len(listing), settings.shard)
-    old = None if settings.rebuild else reusable(settings.path, provenance, listing)
+    old = None if settings.rebuild else reusable(settings.path, provenance, listing, say)
     keep = None
     if settings.keep_maps is not None:
         about = {name: config[name] for name in ("dataset", "detector", "grid")}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 from precompute.base.boxfile import BoxCache
 from precompute.base.errors import UserError
 from precompute.base.maps import check_maps, find_map, map_names
-from precompute.datasets.listing import Listing
+from precompute.datasets.listing import Box, Listing
 from precompute.scan import ScanSettings
-from precompute.shards import size_and_time
+from precompute.shards import annotations, size_and_time
 
 REVISION = 1  # of this package's meaning: another number makes older files and shards stale
 
@@ -56,10 +57,11 @@ def versions(settings: ScanSettings) -> dict[str, str]:
     return numbers
 
 
-def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCache | None:
+def reusable(out: Path, provenance: dict[str, Any], listing: Listing, say: Callable[[str], Any]) -> BoxCache | None:
     """The file that is there, if it is what this run would make; None where there is none.
 
-    Raises UserError, with both values and the remedy, where it was made otherwise or is damaged.
+    `say` is told where an older file does not show all of that. Raises UserError, with both values and the remedy,
+    where it was made otherwise or is damaged.
     """
     if not out.exists():
         return None
@@ -76,8 +78,15 @@ def reusable(out: Path, provenance: dict[str, Any], listing: Listing) -> BoxCach
         raise UserError(f"{out} exists and was made with other settings ({pairs}). {remedy}")
     if old.provenance.get("fingerprint") != provenance["fingerprint"]:
         raise UserError(f"{out} exists, but the pictures have changed since: {difference(old, listing)}. {remedy}")
-    if old.provenance.get("annotations") != provenance["annotations"]:
+    noted, now = str(old.provenance.get("annotations")), provenance["annotations"]
+    if older := ":" not in noted:
+        now = annotations(listing, version=1)
+    if noted != now:
         raise UserError(f"{out} exists, but classes, labels, splits or boxes of {listing.root} have changed. {remedy}")
+    boxes = listing.boxes or ()
+    if older and (any(listing.files) or any(isinstance(box, Box) and box.size for box in boxes)):
+        say(f"{out} is of an earlier version, which did not note all that its annotated boxes are made of: if you have "
+            "mended files of annotations or of sizes since, make it again with --rebuild")  # fmt: skip
     return old
 
 

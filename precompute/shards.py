@@ -56,8 +56,11 @@ def fingerprint(listing: Listing) -> tuple[str, str]:
     return lasting.hexdigest(), passing.hexdigest()
 
 
-def annotations(listing: Listing) -> str:
-    """A hash of what the set's own files say: classes, labels, splits, boxes and their faults."""
+def annotations(listing: Listing, version: int = 2) -> str:
+    """A hash of what the set's own files say: classes, labels, splits, boxes with their sizes, and their faults.
+
+    Version 1, of older box files, leaves out sizes and the contents of files that only one picture's box is read from.
+    """
     boxes = listing.boxes or ()
     faults = [(i, box) for i, box in enumerate(boxes) if isinstance(box, str)]
     edges = np.array([box.edges if isinstance(box, Box) else (math.nan,) * 4 for box in boxes], np.float64)
@@ -67,7 +70,21 @@ def annotations(listing: Listing) -> str:
     for column in (listing.labels, listing.splits):
         digest.update(column.tobytes())
     digest.update(b"none" if listing.boxes is None else edges.tobytes())
-    return digest.hexdigest()
+    if version == 1:
+        return digest.hexdigest()
+    digest.update(json.dumps([[box.size, box.same_shape] for box in boxes if isinstance(box, Box)]).encode())
+    for file in map(listing.annotation_path, range(len(listing))):
+        if file is not None:
+            digest.update(_contents(listing.root / file))
+    return f"{version}:{digest.hexdigest()}"
+
+
+def _contents(path: Path) -> bytes:
+    """A hash of a file's contents; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 class Shards:
