@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def read_files(dataset: Dataset, root: Path, files: Sequence[Path], *, named: bo
     rows: list[Row] = []
     used: set[str] = set()
     notes: Counter[str] = Counter()
+    written: dict[str, set[str]] = defaultdict(set)  # paths that were looked for by their names alone, as in the files
     absent = []
     for file in files:
         content = _read_json(file, needed=named or file.parent.name == "annotations")
@@ -55,10 +56,13 @@ def read_files(dataset: Dataset, root: Path, files: Sequence[Path], *, named: bo
         folder = _folder_of(root, file, split, content)
         if folder is None:
             # Tools write where the pictures were on their own machine: then the names alone must do.
-            for image in content["images"]:
-                if isinstance(image, dict) and isinstance(name := image.get("file_name"), str):
-                    image["file_name"] = name.replace("\\", "/").rpartition("/")[2]
+            moved = [image for image in content["images"] if isinstance(image, dict)]
+            moved = [(image, name) for image in moved if isinstance(name := image.get("file_name"), str)]
+            for image, name in moved:
+                image["file_name"] = name.replace("\\", "/").rpartition("/")[2]
             folder = _folder_of(root, file, split, content)
+            for image, name in moved:
+                written[f"{folder}{image['file_name']}"].add(name.replace("\\", "/"))
             what = f"pictures of {file.name} that are looked for by their names alone, as its folders are not there"
             notes[what] = 0 if folder is None else len(content["images"])
         if folder is None:
@@ -73,6 +77,10 @@ def read_files(dataset: Dataset, root: Path, files: Sequence[Path], *, named: bo
         )
     if absent:
         notes[f"annotation files whose pictures are not there ({', '.join(absent)})"] = len(absent)
+    for i, row in enumerate(rows):
+        if len(names := sorted(written.get(row.path, ()))) > 1:
+            fault = f"{row.where}: several pictures of this name in other folders ({names[0]!r}, {names[1]!r})"
+            rows[i] = row._replace(fault=row.fault or fault)
     in_order = sorted(categories, key=lambda name: (int(i) if (i := categories[name]).isdigit() else math.inf, i))
     splits = tuple(name for name in SPELLINGS if name in used)
     classes = {name: name for name in in_order}

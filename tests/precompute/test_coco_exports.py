@@ -36,6 +36,19 @@ def exported(root: Path) -> list:
 RIGHT = [((1, 2, 11, 12), "bird"), ((1, 2, 12, 12), "bird")]
 
 
+@pytest.mark.parametrize("files", [["my.json"], ["train.json", "val.json"]])
+def test_a_name_that_several_folders_had_is_of_none_of_them(files, tmp_path):
+    pictures(tmp_path / "pics", "1.jpg", "2.jpg")
+    names = ["C:\\data\\cat\\1.jpg", "C:\\data\\dog\\1.jpg", "C:\\data\\dog\\2.jpg"]
+    for file, part in zip(files, [names] if len(files) == 1 else [names[:1], names[1:]], strict=True):
+        coco(tmp_path / file, part)
+    listing = read_dataset("coco", tmp_path, annotations=[str(tmp_path / file) for file in files])
+    assert listing.paths == ["pics/2.jpg"]
+    assert [bad.path for bad in listing.quarantine] == ["pics/1.jpg"] * 2
+    for bad in listing.quarantine:
+        assert "several pictures of this name in other folders ('C:/data/cat/1.jpg', 'C:/data/dog/1.jpg')" in bad.reason
+
+
 def text_ids(content):
     for note in content["annotations"]:
         note["image_id"] = str(note["image_id"])
