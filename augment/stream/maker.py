@@ -11,6 +11,7 @@ Three batches are under way at once: one is rendered, the next is begun, and the
 Nothing here refers to the loader, so a loader that is dropped without being closed can end its threads.
 """
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,7 +173,7 @@ class BatchMaker:
         rows = plan.images.tolist()
         files = self._contents(rows)
         if any(data is None for data in files.values()):  # `None in` would compare the contents of buffers
-            plan, replaced = self.replanned(plan, place[0], *self._stand_ins(plan, place[0], files))
+            plan, replaced = self.replanned(plan, place[0], *self._stand_ins(plan, place, files))
         bad = tuple(row for row, data in files.items() if data is None)
         plan = self.with_opacities(plan)
         return Prepared(place, plan, [files[row] or b"" for row in plan.images.tolist()], bad, replaced)
@@ -212,15 +213,20 @@ class BatchMaker:
         again = draw(s.policy, pool, sources, backgrounds, seed=s.seed, epoch=epoch, keys=plan.sources)
         return again, int((again.sources != plan.sources).sum() + (again.backgrounds != plan.backgrounds).sum())
 
-    def _stand_ins(self, plan: Plan, epoch: int, files: dict[int, Data | None]) -> tuple[np.ndarray, np.ndarray]:
+    def _stand_ins(self, plan: Plan, place: Place, files: dict[int, Data | None]) -> tuple[np.ndarray, np.ndarray]:
         """Sources and backgrounds of the plan with good images in place of bad ones; adds to `files`."""
+        epoch, boxed = place[0], self.images.pool.has_box
         sources, backgrounds = plan.sources.copy(), plan.backgrounds.copy()
         for i, row in enumerate(plan.sources.tolist()):
-            sources[i] = self._good(epoch, row, files)
+            sources[i] = good = self._good(epoch, row, files)
             for v, other in enumerate(plan.backgrounds[i].tolist()):
-                # A view in its own scene stays in one, that of the stand-in: it needs no other image.
-                own = other == row
-                backgrounds[i, v] = sources[i] if own else self._good(epoch, other, files, int(sources[i]))
+                if other == row and (boxed[good] or not self.schedule.policy.kind.pastes):
+                    # A view in its own scene stays in one, that of the stand-in: it needs no other image.
+                    backgrounds[i, v] = good
+                    continue
+                if other == row:  # no scene of its own without a box: the background that it would have had
+                    other = int(self.schedule.pick(*place)[1][i, v])
+                backgrounds[i, v] = self._good(epoch, other, files, good)
         return sources, backgrounds
 
     def _good(self, epoch: int, row: int, files: dict[int, Data | None], without: int | None = None) -> int:
@@ -229,9 +235,7 @@ class BatchMaker:
         def allowed(other: int) -> bool:
             return without is None or not self.schedule.alike(other, without)
 
-        if files[row] is not None and allowed(row):
-            return row
-        for other in filter(allowed, self.schedule.stand_ins(row, epoch)):
+        for other in filter(allowed, itertools.chain([row], self.schedule.stand_ins(row, epoch))):
             if other not in files:
                 files[other] = self._read(other)
             if files[other] is not None:
