@@ -4,8 +4,10 @@ The box is the mask's extent. In a trimap 1 is the animal, 2 the background, 3 t
 as the annotators' doubt; it counts as foreground, so that the box holds the whole animal.
 """
 
+import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +48,7 @@ def read_ecssd(dataset: Dataset, root: Path) -> Listing:
     )
     return listing_of(
         dataset, root, rows, splits=("test",), boxes_in="masks", notes=notes,
-        read_box=lambda root, file: extent(grey(root, file) > 127, file),
-        read_mask=lambda root, file: grey(root, file) > 127,
+        read_box=lambda root, file: extent(light(root, file), file), read_mask=light,
     )  # fmt: skip
 
 
@@ -68,18 +69,35 @@ def extent(mask: "np.ndarray", file: str) -> Box:
     return Box(edges, file, (mask.shape[1], mask.shape[0]), same_shape=True)
 
 
+@contextlib.contextmanager
+def _named(file: str) -> Iterator[None]:
+    """What goes wrong with a mask becomes BadRow."""
+    from precompute.base.pixels import BadImage
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadRow(f"{file}: its mask is not there") from None
+    except (OSError, ValueError, SyntaxError, BadImage) as error:
+        raise BadRow(f"{file}: its mask cannot be read: {error}") from error
+
+
+def light(root: Path, file: str) -> "np.ndarray":
+    """Where a mask is light, bool [H, W], however its file says so. Raises BadRow where it cannot be read."""
+    from precompute.base import pixels
+
+    with _named(file):
+        # With its palette applied, 1 bit made black and white, and 16 bits made 8.
+        return pixels.decode((root / file).read_bytes()).max(-1) > 127
+
+
 def grey(root: Path, file: str) -> "np.ndarray":
-    """A mask's values uint8 [H, W]. Raises BadRow where it cannot be read."""
+    """A mask's values uint8 [H, W], those of a palette its indices. Raises BadRow where it cannot be read."""
     import numpy as np
     from PIL import Image
 
-    try:
-        with Image.open(os.path.join(root, file)) as picture:
-            values = np.asarray(picture)
-    except FileNotFoundError:
-        raise BadRow(f"{file}: its mask is not there") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadRow(f"{file}: its mask cannot be read: {error}") from error
+    with _named(file), Image.open(os.path.join(root, file)) as picture:
+        values = np.asarray(picture)
     return values[..., 0] if values.ndim == 3 else values
 
 

@@ -1,5 +1,6 @@
 """Annotations that make no sense: each is named with its file and value, its picture left out, the rest goes on."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -127,8 +128,6 @@ def test_a_mask_of_another_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_a_box_file_never_holds_what_is_no_number(demo_boxes: Path, tmp_path: Path) -> None:
-    import dataclasses
-
     from precompute.base import boxfile as format
 
     cache = BoxCache.open(demo_boxes)
@@ -173,3 +172,22 @@ def test_the_readmes_rates_are_the_results() -> None:
     for what in ("read", "pass over"):
         for kind in ("tar shards", "a zip", "a deflated zip"):
             assert f"{result['ratios'][f'{what} {kind} / files']['median']:.2f}" in text, (what, kind)
+
+
+def test_a_mask_says_its_foreground_in_any_mode(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "ground_truth_mask").mkdir()
+    (tmp_path / "images").mkdir()
+    source = sorted((shared_data / "ECSSD" / "ground_truth_mask").glob("*.png"))[0]
+    with Image.open(source) as file:
+        mask = file.convert("L").point(lambda value: 255 * (value > 127))
+    palette = mask.point(lambda value: value // 255)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    deep = Image.fromarray(np.asarray(mask).astype(np.uint16) * 257)
+    shapes = [mask, mask.convert("1"), palette, mask.convert("LA"), mask.convert("RGB"), mask.convert("RGBA"), deep]
+    for i, shape in enumerate(shapes):
+        picture(tmp_path / "images" / f"{i}.jpg")
+        shape.save(tmp_path / "ground_truth_mask" / f"{i}.png")
+    listing = read_dataset("ecssd", tmp_path)
+    for i, shape in enumerate(shapes):
+        assert listing.box(i) == dataclasses.replace(listing.box(0), where=listing.files[i]), shape.mode
+        assert (listing.mask(i) == (np.asarray(mask) > 127)).all(), shape.mode
