@@ -9,7 +9,7 @@ from typing import Any
 
 from precompute.base.errors import UserError
 from precompute.datasets.extents import extent_of
-from precompute.datasets.listing import Box, Listing
+from precompute.datasets.listing import Box, Listing, rank
 from precompute.datasets.rows import SPELLINGS, Archive, Dataset, Row, four_numbers, listing_of, split_of
 
 Objects = dict[str, dict[str, Any]]
@@ -153,7 +153,7 @@ def _rows(file: Path, folder: str, split: str, content: dict[str, Any], categori
             key = str(note["image_id"])
             best = largest.get(key)
             # Of equal areas the first counts. A box that makes no sense counts as the largest: its picture is left out.
-            if not note.get("iscrowd") and (best is None or _area(note) > _area(best)):
+            if not note.get("iscrowd") and (best is None or _rank(note) > _rank(best)):
                 largest[key] = note
         if largest and not any(str(image["id"]) in largest for image in content["images"]):
             raise UserError(f"{file}: not one annotation belongs to a picture: an image_id is {next(iter(largest))!r}, "
@@ -198,10 +198,10 @@ def _bbox(note: dict[str, Any]) -> Any:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _area(note: dict[str, Any]) -> float:
-    """Infinite where the box makes no sense."""
+def _rank(note: dict[str, Any]) -> tuple[bool, float]:
+    """`rank`; infinite where the box makes no sense."""
     box = four_numbers(_bbox(note) or (0, 0, 0, 0))
-    return math.inf if box is None else box[2] * box[3]
+    return (True, math.inf) if box is None else rank(*box[2:])
 
 
 _TREE = """

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from precompute.datasets.listing import BadRow, Box, Listing
+from precompute.datasets.listing import BadRow, Box, Listing, rank
 from precompute.datasets.rows import Dataset, Row, listing_of, walk_pictures
 
 _PICTURES = ("{split}", "Data/CLS-LOC/{split}")
@@ -68,7 +68,7 @@ def largest_box(root: Path, xml: str) -> Box | None:
         raise BadRow(f"{xml}: a box or size in it is not a number ({error})") from error
     if not boxes:
         return None
-    return Box(max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1])), xml, shape)
+    return Box(max(boxes, key=lambda b: rank(b[2] - b[0], b[3] - b[1])), xml, shape)
 
 
 def _parse(root: Path, xml: str) -> ElementTree.Element:

@@ -99,6 +99,11 @@ class Listing:
         return None if file is None or self.read_mask is None else self.read_mask(self.root, file)
 
 
+def rank(width: float, height: float) -> tuple[bool, float]:
+    """By which the largest of several boxes is taken: any of a pixel or more before those that are of no use."""
+    return min(width, height) >= 1, width * height
+
+
 def clip_box(box: Box, width: int, height: int, orientation: int = 1) -> tuple[tuple[float, float, float, float], bool]:
     """The box in [0, 1] of a picture of width × height pixels as seen, and whether it had to be clipped.
 
@@ -124,8 +129,10 @@ def clip_box(box: Box, width: int, height: int, orientation: int = 1) -> tuple[t
     x0, y0, x1, y1 = x0 * across, y0 * down, x1 * across, y1 * down
     inside = left, top, right, bottom = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
     if right - left < 1 or bottom - top < 1:
-        kind = "has no area" if x1 - x0 < 1 or y1 - y0 < 1 else f"lies outside the picture of {width}x{height} pixels"
-        raise BadRow(f"{written} {kind}")
+        fault = f"lies outside the picture of {width}x{height} pixels"
+        if min(x1 - x0, y1 - y0) < 1:
+            fault = "has no area" if min(x1 - x0, y1 - y0) <= 0 else "is less than a pixel wide or high"
+        raise BadRow(f"{written} {fault}")
     return (left / width, top / height, right / width, bottom / height), inside != (x0, y0, x1, y1)
 
 

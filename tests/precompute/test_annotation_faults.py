@@ -104,7 +104,7 @@ def test_imagenet_boxes_that_are_none(tmp_path: Path) -> None:
 
 
 def test_messages_say_boxes_as_they_are_written() -> None:
-    with pytest.raises(BadRow, match=r"the box x 9, y 1, width 0\.5, height 9 has no area"):
+    with pytest.raises(BadRow, match=r"the box x 9, y 1, width 0\.5, height 9 is less than a pixel wide or high"):
         clip_box(Box((9, 1, 9.5, 10), "a.xml", (120, 80)), 60, 40)
     for broken in (float("nan"), float("inf")):
         with pytest.raises(BadRow, match="is not of finite numbers"):
@@ -191,3 +191,25 @@ def test_a_mask_says_its_foreground_in_any_mode(shared_data: Path, tmp_path: Pat
     for i, shape in enumerate(shapes):
         assert listing.box(i) == dataclasses.replace(listing.box(0), where=listing.files[i]), shape.mode
         assert (listing.mask(i) == (np.asarray(mask) > 127)).all(), shape.mode
+
+
+def test_an_object_of_less_than_a_pixel_is_none_where_there_are_others(tmp_path: Path) -> None:
+    coco(tmp_path, [[1, 1, 0.5, 30]])
+    listing = read_dataset("coco", tmp_path)
+    with pytest.raises(BadRow, match="is less than a pixel wide or high"):
+        clip_box(listing.box(0) or Box((0, 0, 9, 9), ""), 60, 40)
+    file = next(tmp_path.rglob("*.json"))
+    content = json.loads(file.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 9, "bbox": [2, 3, 2, 4]})
+    file.write_text(json.dumps(content))
+    box = read_dataset("coco", tmp_path).box(0)
+    assert box is not None
+    assert box.edges == (2, 3, 4, 7)
+    picture(tmp_path / "x" / "train" / "n01" / "a.JPEG")
+    (tmp_path / "x" / "bbox" / "train" / "n01").mkdir(parents=True)
+    text = "".join(f"<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{1 + w}</xmax><ymax>{1 + h}</ymax></bndbox>"
+                   for w, h in ((0.5, 30), (2, 4), (-9, -9)))  # fmt: skip
+    (tmp_path / "x" / "bbox" / "train" / "n01" / "a.xml").write_text(f"<annotation>{text}</annotation>")
+    box = read_dataset("imagenet", tmp_path / "x").box(0)
+    assert box is not None
+    assert box.edges == (1, 1, 3, 5)
