@@ -30,9 +30,9 @@ class PreviewConfig:
     out: str = option("views.png", "the sheet; its ending says the format")
     count: int = option(8, "sources, one row each", least=1)
     epoch: int = option(0, "epoch of the plan", least=0)
-    seed: int = option(0, "seed of the plan", least=0)
+    seed: int = option(0, "seed of the plan", least=0, most=2**64 - 1)
     outlines: bool = option(True, "draw the boxes and the pasted rectangles")
-    json: bool = option(False, "print what was drawn as one JSON document")
+    json: bool = option(False, "print what was drawn as one JSON document as the last line")
     policy: Policy = group(Policy, "policy")
     making: Making = group(
         Making,

@@ -61,7 +61,8 @@ class Batch:
 
     @property
     def k(self) -> Tensor:
-        """The second view."""
+        """The second view. IndexError where there is one alone."""
+        self._known(1)
         return self.views[1]
 
     @property
@@ -131,7 +132,9 @@ class Batch:
 
     def _known(self, view: int) -> None:
         if not -len(self.views) <= view < len(self.views):
-            raise IndexError(f"view {view}: the batch has views 0 to {len(self.views) - 1}")
+            raise IndexError(
+                f"view {view}: the batch has views 0 to {len(self.views) - 1}. Policy(views=...) makes more"
+            )
 
     def to(self, where: device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on another device."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from numbers import Real
 
 import numpy as np
 import torch
@@ -48,10 +49,11 @@ def eval_images(
     """
     if crop not in CROPS:
         raise BadValue("crop", crop, CROPS)
-    numbers = {"size": whole("size", size), "batch_size": whole("batch_size", batch_size), "resize": resize}
-    for name, value in numbers.items():
-        if not value >= 1:
+    for name, value in (("size", size), ("batch_size", batch_size)):
+        if whole(name, value) < 1:
             raise BadValue(name, value, "at least 1")
+    if not isinstance(resize, Real) or not 1 <= resize <= 100:
+        raise BadValue("resize", resize, "a number within 1 and 100")
     normal = Policy(mean=mean, std=std)  # checks them
     source = Source.of(source, root, split="test")
     images = ImageSet.open(source.boxes, source.root)

@@ -151,6 +151,8 @@ class Policy:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "Policy":
         """Raises UserError for names that this version does not know, ValueError for values."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"policy={values!r}: must be a mapping of values by name, as Policy.to_json gives it")
         known = {f.name for f in dataclasses.fields(Policy)}
         if unknown := sorted(set(values) - known):
             raise UserError(f"unknown policy value {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -78,7 +78,15 @@ def make_detector(name: str, *, device: str = "cpu", weights: str | None = None)
     else:
         module, kind = DETECTORS[name].where.split(":")
         factory = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
-    detector = factory(device=device, weights=weights) if takes_weights else factory(device=device)
+    arguments = {"device": device} | ({"weights": weights} if takes_weights else {})
+    try:
+        detector = factory(**arguments)
+    except TypeError as error:
+        if ":" not in name:
+            raise
+        given = " and ".join(f"{argument}=" for argument in arguments)
+        raise UserError(f"--source {name}: must be a class that is called with {given} ({error}); see "
+                        "precompute.saliency.Detector") from error  # fmt: skip
     missing = [part for part in ("side", "batch", "gamma", "describe", "__call__") if not hasattr(detector, part)]
     if missing:
         raise UserError(f"--source {name}: has no {', '.join(missing)} (see precompute.saliency.Detector)")

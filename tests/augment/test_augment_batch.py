@@ -1,5 +1,6 @@
 """What a batch tells of its views."""
 
+import dataclasses
 from dataclasses import fields
 
 import numpy as np
@@ -34,6 +35,12 @@ def test_a_batch_prints_as_one_line_and_knows_its_views(cub):
     for ask in (lambda: batch.masks(2, 7), lambda: batch.boxes(2), lambda: batch.patch_masks(-3)):
         with pytest.raises(IndexError, match="the batch has views 0 to 1"):
             ask()
+    one = dataclasses.replace(batch, views=batch.views[:1])
+    with pytest.raises(IndexError, match=r"view 1: the batch has views 0 to 0\. Policy\(views=\.\.\.\) makes more"):
+        _ = one.k
+    for nothing in (None, "x", [32]):
+        with pytest.raises(UserError, match=r"policy=.*: must be a mapping of values by name"):
+            loader.load_state_dict(loader.state_dict() | {"policy": nothing})
 
 
 def test_mistakes_in_arguments_are_named(cub):

@@ -289,7 +289,8 @@ def test_unknown_names_are_answered_with_the_known(demo, tmp_path):
         open_with(boxes, tmp_path, batch_size=8, device="cpu")
     with pytest.raises(UserError, match="center, box, whole"):
         eval_images(boxes, root, crop="middle")
-    for values in ({"resize": 0.5}, {"mean": (0.5, 0.5)}, {"std": (0, 0, 0)}):
+    for values in ({"resize": 0.5}, {"resize": float("inf")}, {"resize": "2"}, {"resize": 10**400}, {"size": 0},
+                   {"mean": (0.5, 0.5)}, {"std": (0, 0, 0)}):  # fmt: skip
         with pytest.raises(UserError, match=f"{next(iter(values))}=.*: must be"):
             eval_images(boxes, root, **values)
 

@@ -38,6 +38,7 @@ def test_mistakes_are_named(demo_root, demo_boxes, tmp_path, capsys):
     for arguments, words, status in [
         ([], "--boxes None: must be the box file. Name it, and --root DIR", 2),
         (["--boxes", demo_boxes, "--root", demo_root, "--size", 2], "--size 2: must be", 2),
+        (["--boxes", demo_boxes, "--root", demo_root, "--seed", 10**23], "--seed 100000000000000000000000: must be", 2),
         (["--boxes", demo_boxes, "--root", demo_root, "--out", "x.txt"], ".png", 2),
         (["--boxes", demo_boxes, "--out", tmp_path], "must end in .png", 2),
         (["--boxes", demo_boxes, "--out", demo_boxes / "x.png"], "is no folder that can be written to", 2),

@@ -238,6 +238,7 @@ def test_a_detector_from_elsewhere(run_here, demo_root, tmp_path):
     for name, status, reason in (
         (f"{__name__}:NoDetector", 1, "has no side, describe"),
         (f"{__name__}:Nobody", 1, "module:Class of something that can be imported (module"),
+        ("json:JSONDecoder", 1, "--source json:JSONDecoder: must be a class that is called with device= ("),
         ("no_such_module:X", 1, "No module named 'no_such_module'"),
         ("best", 2, "must be one of auto, gt, maps, geodesic-colour"),
     ):
