@@ -4,7 +4,14 @@ What is imported here every run's process imports too.
 """
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +23,7 @@ from trainer.comparison.arms import arm_of
 from trainer.comparison.jobs import side_by_side, waves
 from trainer.config.run import RunConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("byol:saliencyswap", "cvsa:saliencyswap")
 
 
@@ -108,3 +116,38 @@ def test_files_of_equal_weights_are_equal(tmp_path: Path) -> None:
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         assert file.metadata()["arch"] == config.model.arch
         assert file.get_tensor("conv1.weight").equal(encoder.state_dict()["conv1.weight"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here: processes cannot be seen")
+def test_runs_of_a_killed_comparison_save_and_end(demo_boxes: Path, demo_root: Path, tmp_path: Path) -> None:
+    """A folder that one still trains in would be locked against the comparison that goes on."""
+    flags = ["--boxes", demo_boxes, "--root", demo_root, "--arch", "resnet10w8", "--size", 32, "--epochs", 9999,
+             "--batch-size", 16, "--device", "cpu", "--workers", 1, "--save-every", 10**6]  # fmt: skip
+    command = ["trainer.compare", "--jobs", 2, "--seeds", 1, "--out", tmp_path, "--arms", *ARMS, "--", *flags]
+    log = tmp_path / "log"
+    with log.open("wb") as said:
+        comparison = subprocess.Popen(
+            [sys.executable, "-m", *map(str, command)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    begun: list[str] = []
+    try:
+        wait(lambda: all(f"[{name} seed 0] epoch 2" in log.read_text() for name in ARMS))
+        begun = subprocess.run(["pgrep", "-P", str(comparison.pid)], capture_output=True, text=True).stdout.split()
+        comparison.kill()
+        comparison.wait()
+        wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in begun))
+    finally:
+        comparison.kill()
+        for pid in begun:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    assert log.read_text().count("and saved. Go on with") == 2
+
+
+def wait(until: Callable[[], object]) -> None:
+    """Fails after two minutes."""
+    deadline = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -90,8 +91,12 @@ def _on_cpu(run: Run) -> bool:
 
 
 def _child(run: Callable[..., int], arm: Arm, seed: int, ring: Ring) -> None:
+    from precompute.base.parent import end_with_parent
     from precompute.base.program import main
+    from precompute.base.ranks import GRACE
 
+    # It saves and ends where the comparison was killed: its folder would stay locked against the next one.
+    end_with_parent(signal.SIGHUP, GRACE)
     sys.stdout = _Named(sys.stdout, f"[{arm.name} seed {seed}] ")
     main(lambda _: run(arm, seed, ring))
 
