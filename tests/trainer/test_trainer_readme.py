@@ -76,6 +76,16 @@ def test_readme_shows_the_committed_comparison() -> None:
             ),
         ),
         ("matching", "cub25-matching", MATCHING),
+        (
+            "matching-more",
+            "cub25-matching-more",
+            (
+                "kNN accuracy",
+                "matched cells, held-out views",
+                "probe AUC, off-centre crops",
+                "own keys beat another image's",
+            ),
+        ),
         ("flowers", "flowers102", MATCHING),
     ],
 )
@@ -135,6 +145,33 @@ def test_readme_tells_what_matching_gains_on_fresh_seeds(mark: str, file: str) -
         fall = result["relative_rolled_keys"][arm]
         told = f"{-fall['mean']:.3f} ({-fall['high']:.3f} to {-fall['low']:.3f})"
         assert told.replace("0.", ".") in text, arm
+
+
+def test_readme_tells_what_twelve_seeds_say() -> None:
+    first, more = (
+        json.loads((ROOT / "trainer" / "results" / f"cub25-matching{name}.json").read_text())["measures"]
+        for name in ("", "-more")
+    )
+    below = (ROOT / "trainer" / "README.md").read_text().split("<!-- /matching-more -->")[1].split("```")[0]
+    ours, byol, cvsa = "matching:saliencyswap", "byol:rrc", "cvsa:saliencyswap"
+    knn, probe, own = "kNN accuracy", "probe AUC, off-centre crops", "own keys beat another image's"
+    cases = [
+        (knn, byol),
+        (probe, byol),
+        (knn, cvsa),
+        (probe, cvsa),
+        ("matched cells, held-out views", cvsa),
+        (own, cvsa),
+    ]
+    for measure, other in cases:
+        gains = [paired(*(more[measure][arm]["values"] for arm in (ours, other)))]
+        if other == byol:
+            gains.append(
+                paired(*(first[measure][arm]["values"] + more[measure][arm]["values"] for arm in (ours, other)))
+            )
+        for gain in gains:
+            told = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+            assert told.replace("0.", ".") in " ".join(below.split()), (measure, other)
 
 
 def test_readme_tells_what_a_greater_rate_gains() -> None:
