@@ -48,7 +48,11 @@ def read(dataset: Dataset, root: Path) -> Listing:
 
 
 def read_labelled(root: Path, file: Path) -> Listing:
-    """The pictures below `root` with the labels, and perhaps the splits, of a CSV file (`labels.read_labels`)."""
+    """The pictures below `root` with the labels, and perhaps the splits, of a CSV file (`labels.read_labels`).
+
+    A line labels the picture whose path it names, with or without its ending; else the one whose path ends with it, or
+    that it ends with. UserError where a line may be two pictures, or two lines disagree on one.
+    """
     notes: Counter[str] = Counter()
     known, pictures = read_labels(file), find_pictures(root, notes)
     whole: dict[str, list[int]] = defaultdict(list)  # pictures by their paths, with and without an ending

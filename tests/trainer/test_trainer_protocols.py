@@ -220,6 +220,10 @@ def test_a_large_split_is_sampled_over_all_its_classes(bench: Bench, monkeypatch
     mean = bank[0].mean(0)
     expected = protocols.class_auc(queries[0][of] - mean, queries[1][of], bank[0] - mean, bank[1])
     assert protocols.knn(encoder, bench)["class_auc"] == pytest.approx(expected)
+    monkeypatch.setattr(run_report, "MOST_IMAGES", 12)
+    said: list[str] = []
+    run_report._knn(encoder, encoder, bench, said.append)
+    assert said[1].startswith("same-class retrieval AUC (of 12 of them): ")
 
 
 def test_a_left_out_picture_is_in_no_view(bench: Bench) -> None:

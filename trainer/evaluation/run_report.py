@@ -14,7 +14,7 @@ from precompute.base.files import replacing
 from trainer.config.run import RunConfig
 from trainer.engine.data import Data
 from trainer.engine.state import TrainingState
-from trainer.evaluation.bench import Bench
+from trainer.evaluation.bench import MOST_IMAGES, Bench
 from trainer.evaluation.localise import Figures, centre_prior, figures, fit_probe, mean_and_error, probe_maps
 from trainer.evaluation.matching import matching
 from trainer.evaluation.pictures import SHOWN, SeenView, draw_run
@@ -77,7 +77,9 @@ def _knn(encoder: Encoder, untrained: Encoder, bench: Bench, say: Say) -> dict[s
         f"kNN (k=20, {result['images']} held-out images): {result['accuracy']:.3f}; the same net untrained "
         f"{result['untrained']:.3f}; the most frequent class {result['majority']:.3f}"
     )
-    say(f"same-class retrieval AUC: {shown(result['class_auc'])}; untrained {shown(result['untrained_class_auc'])}")
+    sample = f" (of {MOST_IMAGES} of them)" if result["images"] > MOST_IMAGES else ""
+    auc, auc_before = (shown(x["class_auc"]) for x in (result, before))
+    say(f"same-class retrieval AUC{sample}: {auc}; untrained {auc_before}")
     return result
 
 
